@@ -57,7 +57,7 @@ clean: ## remove environments, caches and builds
 
 # Environments: a stamp per layer, so that the demo does not wait for the tests' tools.
 
-$(VENV)/.torch:
+$(VENV)/.torch-$(TORCH):
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; name a Python: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -67,7 +67,7 @@ $(VENV)/.torch:
 	@$(PIP) torch==$(TORCH)
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.torch $(PINS)
+$(VENV)/.demo: $(VENV)/.torch-$(TORCH) $(PINS)
 	@echo "installing what translating needs"
 	@$(PIP) torch==$(TORCH) -c .ci/constraints.txt -e '.[codegen,examples]'
 	@touch $@
