@@ -1,0 +1,203 @@
+"""What a user installs: dependencies, import time, the wheel, and a tidy repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(
+    *command: str | Path, cwd: Path = ROOT, pythonpath: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; the test fails with its output if the command does."""
+    env = os.environ | {"PYTHONPATH": str(pythonpath)}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{command[0]} failed:\n{done.stdout}{done.stderr}"
+    return done
+
+
+def run_python(code: str) -> str:
+    """What ``code`` prints in a fresh interpreter."""
+    return run(sys.executable, "-c", code).stdout
+
+
+WITHOUT_TOOLS = """
+import sys
+for tool in "libcst", "jinja2", "black", "rich", "codegen":
+    sys.modules[tool] = None  # importing it raises ImportError
+import torch, higher
+assert "generated" not in sys.modules, "to be imported when an optimizer is asked for"
+model = torch.nn.Linear(2, 1)
+opt = torch.optim.NAdam(model.parameters())
+lr = torch.tensor(0.1, requires_grad=True)
+with higher.innerloop_ctx(model, opt, override={"lr": [lr]}) as (fmodel, diffopt):
+    diffopt.step(fmodel(torch.ones(3, 2)).square().sum())
+    fmodel(torch.ones(3, 2)).square().sum().backward()
+assert lr.grad.abs() > 0
+"""
+
+
+def test_the_runtime_needs_torch_alone() -> None:
+    """Differentiating through NAdam works where none of the translator's tools are."""
+    run_python(WITHOUT_TOOLS)
+
+
+# Processor time: what else the machine does is not higher's doing.
+IMPORT_TIME = """
+import time, torch
+start = time.process_time()
+import higher
+print(time.process_time() - start)
+"""
+
+
+def test_importing_higher_is_quick() -> None:
+    """At most 50 ms beyond importing torch."""
+    seconds = [float(run_python(IMPORT_TIME)) for _ in range(3)]
+    assert statistics.median(seconds) < 0.05, f"importing higher took {seconds} s"
+
+
+@pytest.fixture(scope="module")
+def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's contents, as an install would lay them out."""
+    build = tmp_path_factory.mktemp("wheel")
+    backend = "import sys, hatchling.build; hatchling.build.build_wheel(sys.argv[1])"
+    run(sys.executable, "-c", backend, build)
+    (wheel,) = build.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(build / "site")
+    return build / "site"
+
+
+def test_the_wheel_holds_the_packages_and_templates(unpacked_wheel: Path) -> None:
+    """All that the packages' folders hold, the templates, and nothing beside them."""
+    top_level = {path.name for path in unpacked_wheel.iterdir()}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {
+        "codegen",
+        "generated",
+        "higher",
+    }
+    tracked = {
+        path.replace("templates/", "codegen/templates/", 1)
+        for path in tracked_files()
+        if path.startswith(("higher/", "codegen/", "generated/", "templates/"))
+    }
+    missing = {path for path in tracked if not (unpacked_wheel / path).is_file()}
+    assert not missing
+
+
+def test_the_wheel_translates(unpacked_wheel: Path, tmp_path: Path) -> None:
+    """Installed from the wheel, the translator writes what the repository holds."""
+    output = tmp_path / "nadam.py"
+    run(
+        *(sys.executable, "-m", "codegen", "torch.optim.NAdam"),
+        *("--no-verify", "-o", output),
+        cwd=tmp_path,
+        pythonpath=unpacked_wheel,
+    )
+    assert "class DifferentiableNAdam" in output.read_text()
+
+
+def tracked_files() -> list[str]:
+    """The repository's files, relative to its root; skips where git can't tell."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip(f"git cannot list the files: {listed.stderr.strip()}")
+    return [name for name in listed.stdout.split("\0") if (ROOT / name).is_file()]
+
+
+TOP_LEVEL = {
+    *("higher", "codegen", "templates", "generated"),
+    *("tests", "examples", "benchmarks", "docs", ".ci", ".github"),
+    *("pyproject.toml", "Makefile", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *("LICENSE", ".gitignore", ".pre-commit-config.yaml", ".pre-commit-hooks.yaml"),
+}
+
+
+def test_the_top_level_stays_small() -> None:
+    """A new file at the top has to be a decision."""
+    assert {name.split("/")[0] for name in tracked_files()} - TOP_LEVEL == set()
+
+
+# Written in pieces, so that this file does not contain them.
+MACHINE_PATHS = [
+    ("work",),
+    ("root",),
+    ("home", r"\w+"),
+    ("Users", r"\w+"),
+    ("tmp", "v"),
+]
+REGISTRY_HOSTS = [
+    ("pypi", "org"),
+    ("pypi", "python", "org"),
+    ("pythonhosted", "org"),
+    ("pytorch", "org", "whl"),
+    ("npmjs", "org"),
+]
+NOT_PORTABLE = re.compile(
+    r"(?<![\w.$})/-])("
+    + "|".join("/" + "/".join(path) + r"(?=/|$|[\s\"'`])" for path in MACHINE_PATHS)
+    + ")|"
+    + "|".join(r"\b" + r"[./]".join(host) + r"\b" for host in REGISTRY_HOSTS)
+)
+
+
+def test_nothing_names_a_machine_or_a_registry() -> None:
+    """Paths of the machine a file was written on, or hosts a user may not reach."""
+    found = [
+        f"{name}:{number}: {match[0]}"
+        for name in tracked_files()
+        for number, line in enumerate(read_lines(ROOT / name), start=1)
+        if (match := NOT_PORTABLE.search(line))
+    ]
+    assert not found, "\n".join(found)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The file's lines; none if it isn't text."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        return []
+
+
+def test_the_drift_workflow_finds_the_pin() -> None:
+    """It moves the Makefile's torch with a line of sed, which has to match."""
+    workflow = (ROOT / ".github/workflows/drift.yml").read_text()
+    (pattern,) = re.findall(r'sed -i "s/(.+?)/', workflow)
+    assert len(re.findall(pattern, (ROOT / "Makefile").read_text(), re.M)) == 1
+
+
+def test_continuous_integration_reports_the_tests_status(tmp_path: Path) -> None:
+    """.ci/run calls `make test`, without input, and ends with its status."""
+    make = tmp_path / "make"
+    make.write_text('#!/bin/sh\necho "$@"; cat; exit 7\n')
+    make.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", ROOT / ".ci/run"],
+        env=os.environ | {"PATH": path},
+        input="typed",
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (7, "test\n")
