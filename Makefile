@@ -9,7 +9,7 @@ ARGS   ?=
 
 # .venv, or .venv-torch-2.15.0, .venv-python3.12, .venv-torch-2.15.0-python3.12
 VENV := .venv$(if $(filter-out $(PINNED_TORCH),$(TORCH)),-torch-$(TORCH))$(if \
-	$(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+	$(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON)))
 PY   := $(VENV)/bin/python
 PIP  := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -q
 PINS := pyproject.toml .ci/constraints.txt

@@ -155,7 +155,7 @@ REGISTRY_HOSTS = [
 ]
 NOT_PORTABLE = re.compile(
     r"(?<![\w.$})/-])("
-    + "|".join("/" + "/".join(path) + r"(?=/|$|[\s\"'`])" for path in MACHINE_PATHS)
+    + "|".join("/" + "/".join(path) + r"(?![\w-])" for path in MACHINE_PATHS)
     + ")|"
     + "|".join(r"\b" + r"[./]".join(host) + r"\b" for host in REGISTRY_HOSTS)
 )
