@@ -1,0 +1,22 @@
+"""Differentiate through training loops.
+
+``innerloop_ctx`` gives a stateless version of any ``torch.nn.Module`` and a
+differentiable version of any ``torch.optim`` optimizer; the steps they take
+together are ordinary nodes of the autograd graph.
+"""
+
+from higher import optim, patch, utils
+from higher.innerloop import innerloop_ctx
+from higher.optim import create_diff_optim, get_diff_optim, register_optim
+from higher.patch import monkeypatch
+
+__all__ = [
+    "create_diff_optim",
+    "get_diff_optim",
+    "innerloop_ctx",
+    "monkeypatch",
+    "optim",
+    "patch",
+    "register_optim",
+    "utils",
+]

@@ -1,0 +1,291 @@
+"""Structure-preserving clones of module trees.
+
+Every submodule of the clone keeps its own class and its place in every list, dict,
+hook, bound method, partial and closure of the tree. Parameters are replaced by fast
+weights, buffers are copied, everything else is copied as ``copy.deepcopy`` would,
+except for what a module refers to but does not own (``_SHARED``, callables that don't
+reach the tree, and whatever refuses to be copied).
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import types
+import weakref
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from higher._rebind import ATOMIC, Rebinder
+from higher._weights import BufferDict, FastWeights, ModuleDict, Unshare, WeightDict
+
+Device: TypeAlias = "torch.device | str | None"
+
+_internal_attrs: set[str] = {"_compiled_call_impl", "_higher"}
+"""Names of attributes that are not carried over to a clone; may be added to.
+
+A compiled call would run the module that it was compiled from."""
+
+_SHARED = (torch.optim.Optimizer, torch.utils.data.Dataset, torch.utils.data.DataLoader)
+
+
+class Cloner(Rebinder):
+    """Clones one tree of modules.
+
+    Args:
+        weights: takes down the places of the weights that it holds.
+        originals: the parameters that they stand for, in the same order.
+        device: where buffers go; by default they stay.
+        own_class: the class of a module's clone.
+        plain: makes ordinary modules, whose weights don't change.
+    """
+
+    def __init__(
+        self,
+        weights: FastWeights,
+        originals: Sequence[Tensor],
+        device: Device,
+        own_class: Callable[[nn.Module], type[nn.Module]],
+        plain: bool = False,
+    ) -> None:
+        super().__init__(weights, originals)
+        self.device = device
+        self.own_class = own_class
+        self.plain = plain
+
+    def clone(self, root: nn.Module) -> nn.Module:
+        tree = list(root.modules())
+        # all shells first, so that whatever refers to a module finds its clone
+        for module in tree:
+            self.memo[id(module)] = _shell(self.own_class(module))
+        for module in tree:
+            self._fill(self.memo[id(module)], module)
+        self.weights.modules = [self.memo[id(module)] for module in tree]
+        return cast(nn.Module, self.memo[id(root)])
+
+    def _module(self, module: nn.Module) -> nn.Module:
+        """A module outside the tree: found in a plain list, say."""
+        new = _shell(self.own_class(module))
+        self.remember(module, new)
+        self._fill(new, module)
+        return new
+
+    def _fill(self, new: nn.Module, module: nn.Module) -> None:
+        source = module.__dict__
+        has_weights = bool(source["_parameters"]) and not self.plain
+        state: dict[str, Any] = ModuleDict() if has_weights else {}
+        object.__setattr__(new, "__dict__", state)
+        for name, value in source.items():
+            kind = type(value)
+            if name in _internal_attrs:
+                continue
+            if kind in ATOMIC:
+                state[name] = value
+            elif kind is OrderedDict and not value:
+                state[name] = OrderedDict()
+            elif name == "_modules":
+                state[name] = {k: self.copy(m) for k, m in value.items()}
+            elif name == "_parameters":
+                state[name] = self._parameters(value)
+            elif name == "_buffers":
+                state[name] = {k: self._buffer(b) for k, b in value.items()}
+            elif name.endswith("_hooks"):
+                state[name] = self._hooks(value)
+            else:
+                self._put(state, name, value)
+        if has_weights:
+            weights = state["_parameters"]
+            state["_buffers"] = BufferDict(weights, state["_buffers"])
+            state["_load_state_dict_pre_hooks"]["higher"] = Unshare(weights)
+        _copy_slots(new, module)
+
+    def _parameters(self, params: dict[str, Any]) -> dict[str, Any]:
+        if not params or self.plain:
+            return {name: self.memo.get(id(p), p) for name, p in params.items()}
+        index = {k: self.index[id(p)] for k, p in params.items() if id(p) in self.index}
+        new = WeightDict(self.weights, index)
+        for name, p in params.items():
+            dict.__setitem__(new, name, self.memo.get(id(p), p))
+            if name in index:
+                self.weights.places[index[name]].append((new, name))
+        return new
+
+    def _hooks(self, hooks: dict[Any, Any]) -> dict[Any, Any]:
+        kept = (item for item in hooks.items() if type(item[1]) is not Unshare)
+        return OrderedDict((k, self.rebound(hook)) for k, hook in kept)
+
+    def _buffer(self, buffer: Tensor | None) -> Tensor | None:
+        if buffer is None:
+            return None
+        new = self.memo.get(id(buffer))
+        if new is None:
+            if self.device is None:
+                new = buffer.clone()
+            else:
+                new = buffer.to(self.device, copy=True)
+            self.remember(buffer, new)
+        return cast(Tensor, new)
+
+    def _put(self, holder: Any, key: Any, value: Any) -> None:
+        """Puts the copy of ``value`` into a dict or list of the clone."""
+        holder[key] = self.copy(value)
+        i = self.index.get(id(value))
+        if i is not None:
+            self.weights.places[i].append((holder, key))
+        elif type(value) is tuple and self.holds_weight(value):
+            self.weights.rewrites.append(
+                lambda weights: holder.__setitem__(key, self.renewed(value, weights))
+            )
+
+    def copy(self, value: Any) -> Any:
+        """The value's counterpart in the clone."""
+        kind = type(value)
+        if kind in ATOMIC:
+            return value
+        if id(value) in self.memo:
+            return self.memo[id(value)]
+        copier = _COPIERS.get(kind)
+        if copier is None:
+            if isinstance(value, _SHARED) or isinstance(value, type):
+                return value
+            copier = Cloner._anything
+        new = copier(self, value)
+        if new is not value:
+            self.remember(value, new)
+        return new
+
+    def _anything(self, value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return self._module(value)
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        try:
+            return self._object_copy(value)
+        except Exception:
+            # locks, files, process groups: not the module's own
+            self.memo.pop(id(value), None)
+            return value
+
+    def _tensor(self, t: Tensor) -> Tensor:
+        # a copy of one that carries gradient would cut it
+        return t if t.requires_grad else t.clone()
+
+    def _dict_copy(self, value: Any) -> Any:
+        new = type(value)()
+        if isinstance(value, defaultdict):
+            new.default_factory = self.rebound(value.default_factory)
+        self.remember(value, new)
+        for k, v in value.items():
+            self._put(new, self.copy(k), v)
+        return new
+
+    def _list_copy(self, value: list[Any]) -> list[Any]:
+        new: list[Any] = [None] * len(value)
+        self.remember(value, new)
+        for i, v in enumerate(value):
+            self._put(new, i, v)
+        return new
+
+    def _deque_copy(self, value: deque[Any]) -> deque[Any]:
+        new = deque(value, value.maxlen)
+        self.remember(value, new)
+        for i, v in enumerate(value):
+            self._put(new, i, v)
+        return new
+
+    def _tuple_copy(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        new = tuple(map(self.copy, value))
+        return value if all(a is b for a, b in zip(new, value)) else new
+
+    def _set_copy(self, value: set[Any]) -> set[Any]:
+        new = set(map(self.copy, value))
+        if any(map(self.holds_weight, value)):
+            members = tuple(value)
+
+            def rewrite(weights: Sequence[Tensor]) -> None:
+                new.clear()
+                new.update(self.renewed(members, weights))
+
+            self.weights.rewrites.append(rewrite)
+        return new
+
+    def _weakref(self, value: weakref.ref[Any]) -> weakref.ref[Any]:
+        new = self.memo.get(id(value()))
+        return value if new is None else weakref.ref(new)
+
+    def _object_copy(self, value: Any) -> Any:
+        """Any other object, by the means of ``copy.deepcopy``."""
+        if hasattr(type(value), "__deepcopy__"):
+            return value.__deepcopy__(self.memo)
+        reduce = copyreg.dispatch_table.get(type(value))
+        reduced = reduce(value) if reduce else value.__reduce_ex__(4)
+        return value if isinstance(reduced, str) else self._rebuilt(value, *reduced)
+
+    def _rebuilt(
+        self,
+        value: Any,
+        make: Callable[..., Any],
+        args: tuple[Any, ...],
+        state: Any = None,
+        items: Iterable[Any] | None = None,
+        pairs: Iterable[tuple[Any, Any]] | None = None,
+        setter: Callable[[Any, Any], None] | None = None,
+    ) -> Any:
+        new = make(*map(self.copy, args))
+        self.remember(value, new)
+        if setter is not None:
+            setter(new, self.copy(state))
+        elif hasattr(new, "__setstate__"):
+            new.__setstate__(self.copy(state))
+        elif state is not None:
+            self._set_state(new, state)
+        for i, v in enumerate(items or ()):
+            new.append(None)
+            self._put(new, i, v)
+        for k, v in pairs or ():
+            self._put(new, self.copy(k), v)
+        return new
+
+    def _set_state(self, new: Any, state: Any) -> None:
+        attributes, slots = state if isinstance(state, tuple) else (state, None)
+        for name, v in (attributes or {}).items():
+            self._put(new.__dict__, name, v)
+        for name, v in (slots or {}).items():
+            setattr(new, name, self.copy(v))
+
+
+_COPIERS: dict[type, Callable[[Any, Any], Any]] = {
+    dict: Cloner._dict_copy,
+    OrderedDict: Cloner._dict_copy,
+    defaultdict: Cloner._dict_copy,
+    list: Cloner._list_copy,
+    deque: Cloner._deque_copy,
+    tuple: Cloner._tuple_copy,
+    set: Cloner._set_copy,
+    weakref.ref: Cloner._weakref,
+    Tensor: Cloner._tensor,
+    types.FunctionType: Cloner.rebound,
+    types.MethodType: Cloner.rebound,
+    types.BuiltinMethodType: Cloner.rebound,
+    functools.partial: Cloner.rebound,
+    functools._lru_cache_wrapper: Cloner.rebound,
+}
+
+
+def _shell(cls: type[nn.Module]) -> nn.Module:
+    try:
+        return object.__new__(cls)
+    except TypeError:  # a class that is also some C type
+        return cls.__new__(cls)
+
+
+def _copy_slots(new: nn.Module, module: nn.Module) -> None:
+    for cls in type(module).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(module, name):
+                object.__setattr__(new, name, getattr(module, name))

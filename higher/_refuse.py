@@ -1,0 +1,58 @@
+"""Modules that can't be made stateless, and what to do instead."""
+
+from __future__ import annotations
+
+from weakref import WeakSet
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+_accepted: WeakSet[type] = WeakSet()
+
+_DISTRIBUTED = (
+    "is a wrapper for distributed training. Pass the module inside ({inside}), and "
+    "synchronise the gradients of the outer loss yourself: "
+    "for p in model.parameters(): torch.distributed.all_reduce(p.grad)."
+)
+
+
+def check_module(name: str, module: nn.Module) -> None:
+    """Refuses what can't be cloned into a stateless module.
+
+    Raises:
+        TypeError: saying what to do instead.
+    """
+    cls = type(module)
+    if cls not in _accepted:
+        reason = _reason(module)
+        if reason is not None:
+            where = f"The module {name!r}" if name else "The module"
+            raise TypeError(f"{where} ({cls.__name__}) {reason}")
+        _accepted.add(cls)
+    for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            where = f"{name}.{key}" if name else key
+            raise TypeError(
+                f"{where!r} is not initialized yet: call the model once on an "
+                "example input before making it stateless."
+            )
+
+
+def _reason(module: nn.Module) -> str | None:
+    if isinstance(module, torch.jit.ScriptModule):
+        return (
+            "is compiled by torch.jit, which hides its weights. Pass the Python "
+            "module that it was made from."
+        )
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return _DISTRIBUTED.format(inside="model.module")
+    names = {f"{c.__module__}.{c.__qualname__}" for c in type(module).__mro__}
+    if any(n.startswith("torch.distributed.fsdp.") for n in names):
+        return _DISTRIBUTED.format(inside="unsharded; model.module for FSDP")
+    if "torch._dynamo.eval_frame.OptimizedModule" in names:
+        return (
+            "is compiled by torch.compile, and would run the original weights. "
+            "Pass the module inside: model._orig_mod."
+        )
+    return None

@@ -1,0 +1,231 @@
+"""The fast weights of a stateless module and the places in its tree that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import is_
+from typing import Any
+
+from torch import Tensor
+
+from higher.utils import detached_copy
+
+Place = tuple[Any, Any]
+"""A dict or list, and the key or index at which it holds a fast weight."""
+
+
+class FastWeights:
+    """Fast weights, their history, and where the module's tree holds them.
+
+    Attributes:
+        history: the weights after each step, ``history[0]`` the initial ones; only
+            the latest in test mode; None while there are none.
+        track: whether the history is kept.
+        installed: the weights that the tree holds now. Never changed in place.
+        places: for each weight, where the tree holds it.
+        rewrites: called after each change, for holders that can't be assigned to.
+        modules: every module of the tree.
+    """
+
+    __slots__ = ("history", "track", "installed", "places", "rewrites", "modules")
+
+    def __init__(self, originals: Sequence[Tensor], track: bool) -> None:
+        self.history: list[list[Tensor]] | None = None
+        self.track = track
+        self.installed = list(originals)
+        self.places: list[list[Place]] = [[] for _ in originals]
+        self.rewrites: list[Callable[[Sequence[Tensor]], None]] = []
+        self.modules: list[Any] = []
+
+    def latest(self) -> list[Tensor] | None:
+        return self.history[-1] if self.history else None
+
+    def at(self, time: int | None) -> list[Tensor]:
+        """The weights after step ``time``; the latest for None."""
+        if not self.history:
+            raise ValueError(_NO_WEIGHTS)
+        if not self.track and time not in (None, 0, -1):
+            raise ValueError(
+                "With track_higher_grads=False only the latest fast weights are "
+                f"kept: time can be 0 or -1, not {time}."
+            )
+        try:
+            return self.history[-1 if time is None else time]
+        except IndexError:
+            last = len(self.history) - 1
+            raise IndexError(
+                f"There are fast weights for time 0 to {last}, not {time}."
+            ) from None
+
+    def update(self, params: Iterable[Tensor]) -> None:
+        """Makes ``params`` the latest fast weights."""
+        latest = self._checked(params)
+        if self.history is None:
+            self.history = []
+        if not self.track:
+            self.history.clear()
+        self.history.append(latest)
+        self.install(latest)
+
+    def replace(self, params: Iterable[Tensor]) -> None:
+        """Puts ``params`` in the place of the latest fast weights."""
+        latest = self._checked(params)
+        if self.history:
+            self.history[-1] = latest
+        self.install(latest)
+
+    def assign(self, index: int, weight: Any) -> None:
+        """Replaces one of the latest fast weights."""
+        if not isinstance(weight, Tensor):
+            raise TypeError(
+                "Only a tensor can be assigned to the name of a parameter of a "
+                f"stateless module, not {type(weight).__name__}."
+            )
+        latest = list(self.latest() or self.installed)
+        latest[index] = weight
+        self.replace(latest)
+
+    def install(self, params: Sequence[Tensor]) -> None:
+        """Writes ``params`` into the tree."""
+        write = dict.__setitem__
+        for new, old, places in zip(params, self.installed, self.places):
+            if new is not old:
+                for holder, key in places:
+                    if type(holder) is WeightDict:
+                        write(holder, key, new)
+                    else:
+                        holder[key] = new
+        self.installed = list(params)
+        for rewrite in self.rewrites:
+            rewrite(self.installed)
+
+    def sync(self) -> None:
+        """Takes in what was written into ``history`` directly."""
+        latest = self.latest()
+        if latest is None:
+            raise ValueError(_NO_WEIGHTS)
+        if not all(map(is_, latest, self.installed)):
+            self.install(self._checked(latest))
+
+    def fits(self, params: object) -> bool:
+        """Whether ``params`` looks like a list of these weights."""
+        return (
+            isinstance(params, (list, tuple))
+            and len(params) == len(self.installed)
+            and all(
+                isinstance(p, Tensor) and p.shape == q.shape
+                for p, q in zip(params, self.installed)
+            )
+        )
+
+    def _checked(self, params: Iterable[Tensor]) -> list[Tensor]:
+        checked = list(params)
+        if len(checked) != len(self.installed):
+            raise ValueError(
+                f"{len(checked)} fast weights given; the module has "
+                f"{len(self.installed)} parameters."
+            )
+        return checked
+
+
+_NO_WEIGHTS = (
+    "This stateless module has no fast weights: pass fmodel(..., params=...), or "
+    "fmodel.update_params(params) first."
+)
+
+
+class WeightDict(dict[str, Any]):
+    """A module's ``_parameters``: assigning to a name assigns a fast weight."""
+
+    __slots__ = ("weights", "index")
+
+    def __init__(self, weights: FastWeights, index: dict[str, int]) -> None:
+        super().__init__()
+        self.weights = weights
+        self.index = index
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self.index:
+            self.weights.assign(self.index[name], value)
+        else:
+            super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        if name in self.index:
+            raise TypeError(
+                f"{name!r} is a fast weight and can't be deleted. Change the "
+                "module's structure before making it stateless."
+            )
+        super().__delitem__(name)
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+class BufferDict(dict[str, Any]):
+    """The ``_buffers`` of a module with parameters.
+
+    ``nn.Module.__setattr__`` refuses to assign a tensor that is no ``Parameter`` to
+    a parameter's name, but assigns any tensor to a buffer's. So fast weights pass
+    for buffers, there and only there, and are passed on.
+    """
+
+    __slots__ = ("parameters",)
+
+    def __init__(self, parameters: WeightDict, buffers: dict[str, Any]) -> None:
+        super().__init__(buffers)
+        self.parameters = parameters
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.parameters.index
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self.parameters.index:
+            self.parameters[name] = value
+        else:
+            super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self.parameters.index:
+            super().__delitem__(name)
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+class ModuleDict(dict[str, Any]):
+    """The ``__dict__`` of a module with parameters.
+
+    ``nn.Module.__setattr__`` asks it, and nobody else does, by ``get`` for
+    ``_parameters``, only to know which names to refuse: see :class:`BufferDict`.
+    """
+
+    __slots__ = ()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key == "_parameters":
+            held = self["_parameters"]
+            return {k: v for k, v in held.items() if k not in held.index}
+        return super().get(key, default)
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+class Unshare:
+    """A hook before ``load_state_dict``, which writes into tensors: first gives the
+    module's weights memory of their own."""
+
+    __slots__ = ("parameters",)
+
+    def __init__(self, parameters: WeightDict | None = None) -> None:
+        self.parameters = parameters
+
+    def __call__(self, *args: Any) -> None:
+        if self.parameters is not None:
+            for name, i in self.parameters.index.items():
+                weight = self.parameters[name]
+                self.parameters.weights.assign(i, detached_copy(weight))
+
+    def __reduce__(self) -> Any:
+        return Unshare, ()

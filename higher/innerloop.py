@@ -1,0 +1,65 @@
+"""The context in which an inner training loop is differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from higher.optim import get_diff_optim
+from higher.optim.base import DifferentiableOptimizer
+from higher.patch import StatelessModule, monkeypatch
+
+
+@contextmanager
+def innerloop_ctx(
+    model: nn.Module,
+    opt: torch.optim.Optimizer,
+    device: torch.device | str | None = None,
+    copy_initial_weights: bool = True,
+    override: Mapping[str, Any] | None = None,
+    track_higher_grads: bool = True,
+) -> Iterator[tuple[StatelessModule, DifferentiableOptimizer]]:
+    """Yields ``(fmodel, diffopt)`` for one inner loop.
+
+    ``fmodel`` is a stateless version of ``model`` with fast weights of its own;
+    ``diffopt.step(loss)`` replaces them by updated ones that are part of the
+    graph. Neither ``model`` nor ``opt`` is changed.
+
+    Args:
+        model: any module.
+        opt: an optimizer of ``model.parameters()`` or of a subset, in any groups;
+            ``diffopt`` continues from its present state.
+        device: where fast weights, buffers and optimizer state go; by default
+            each stays where it is.
+        copy_initial_weights: whether the fast weights start as detached copies,
+            so that nothing flows back to ``model.parameters()``. ``False`` to
+            learn the initial weights (MAML).
+        override: setting name -> list of one value for all groups or of one per
+            group; values may be tensors that require grad, or tuples of them.
+        track_higher_grads: ``False`` keeps no graph across steps ("test mode"):
+            memory does not grow with the number of steps.
+
+    Raises:
+        ValueError: ``opt`` holds a parameter that is not the model's, its type
+            has no differentiable version, or ``override`` does not fit it.
+        TypeError: ``model`` can't be made stateless; the message says what to do.
+    """
+    fmodel = monkeypatch(
+        model,
+        device,
+        copy_initial_weights=copy_initial_weights,
+        track_higher_grads=track_higher_grads,
+    )
+    diffopt = get_diff_optim(
+        opt,
+        list(model.parameters()),
+        fmodel=fmodel,
+        device=device,
+        override=override,
+        track_higher_grads=track_higher_grads,
+    )
+    yield fmodel, diffopt

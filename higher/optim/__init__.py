@@ -1,0 +1,44 @@
+"""Differentiable optimizers.
+
+``DifferentiableSGD``, ``DifferentiableAdam`` and the others are compiled from
+``torch.optim``; they are loaded from ``generated`` when first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from higher._classic import (
+    _add,
+    _GradCallbackType,
+    _GroupedGradsType,
+    _OverrideType,
+    _StateType,
+)
+from higher.optim.base import DifferentiableOptimizer, GroupedGrads
+from higher.optim.registry import create_diff_optim, get_diff_optim, register_optim
+from higher.optim.settings import apply_trainable_opt_params, get_trainable_opt_params
+
+__all__ = [
+    "DifferentiableOptimizer",
+    "GroupedGrads",
+    "_GradCallbackType",
+    "_GroupedGradsType",
+    "_OverrideType",
+    "_StateType",
+    "_add",
+    "apply_trainable_opt_params",
+    "create_diff_optim",
+    "get_diff_optim",
+    "get_trainable_opt_params",
+    "register_optim",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("Differentiable"):
+        import generated
+
+        if hasattr(generated, name):
+            return getattr(generated, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,432 @@
+"""The base class of differentiable optimizers."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from higher.optim.settings import apply_override, as_setting
+
+if TYPE_CHECKING:
+    from higher.patch import StatelessModule
+
+GroupedGrads: TypeAlias = "list[list[Tensor | None]]"
+"""``grouped_grads[g][i]``: gradient of ``param_groups[g]["params"][i]``, or None."""
+
+GradCallback: TypeAlias = Callable[[list[Any]], Iterable[Any]]
+
+_Device: TypeAlias = "torch.device | str | None"
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """All that an update reads and writes besides parameters and gradients.
+
+    ``groups[g]`` holds the settings of a group, without its parameters;
+    ``state[g][i]`` the slots of one parameter; ``shared`` what belongs to none.
+    """
+
+    groups: list[dict[str, Any]]
+    state: list[defaultdict[int, dict[str, Any]]]
+    shared: dict[str, Any]
+
+
+class DifferentiableOptimizer:
+    """An optimizer whose steps are part of the autograd graph.
+
+    Subclasses override :meth:`_update`. It must be out-of-place on tensors and
+    write only into ``self.param_groups``, ``self.state`` and ``self.shared``.
+
+    Attributes:
+        param_groups: settings of each group, and its ``"params"``: fast weights.
+        state: ``state[g][i]`` is a dict, the state of ``param_groups[g]["params"][i]``.
+        shared: state that belongs to no parameter.
+        defaults: the original optimizer's default settings.
+    """
+
+    _group_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Settings that an optimizer made by an older torch may lack."""
+    _carried: ClassVar[tuple[str, ...]] = ()
+    """Attributes of the original optimizer that ``_update`` finds in ``shared``."""
+
+    param_groups: list[dict[str, Any]]
+    state: list[defaultdict[int, dict[str, Any]]]
+    shared: dict[str, Any]
+    defaults: dict[str, Any]
+
+    def __init__(
+        self,
+        other: torch.optim.Optimizer,
+        reference_params: Iterable[Tensor],
+        fmodel: StatelessModule | None = None,
+        device: _Device = None,
+        override: Mapping[str, Any] | None = None,
+        grad_callback: GradCallback | None = None,
+        track_higher_grads: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Branches off the present state of ``other``, which is not changed.
+
+        Args:
+            other: the original optimizer.
+            reference_params: parameters in the order in which ``step`` takes and
+                returns them; those of ``other`` must be among them.
+            fmodel: the stateless module whose fast weights ``step`` updates.
+            device: where state goes; by default it stays where it is.
+            override: setting name -> list of one value, or of one per group.
+            grad_callback: maps the list of gradients (None where there is none)
+                to the list that is used.
+            track_higher_grads: ``False`` keeps no graph across steps.
+            **kwargs: for subclasses.
+
+        Raises:
+            ValueError: ``other`` holds a parameter that is not a reference one,
+                or ``override`` does not fit.
+        """
+        reference = list(reference_params)
+        self._reference_count = len(reference)
+        self._group_to_param_list = _positions(other, reference)
+        self._fmodel = fmodel
+        self._grad_callback = grad_callback
+        self._track_higher_grads = track_higher_grads
+        self.defaults = dict(other.defaults)
+        weights = reference if fmodel is None else fmodel.fast_params or reference
+        self.param_groups = [
+            {
+                **self._group_defaults,
+                **_copied_settings(group),
+                "params": [weights[k] for k in positions],
+            }
+            for group, positions in zip(other.param_groups, self._group_to_param_list)
+        ]
+        if override is not None:
+            self._apply_override(override)
+        move = _Mover(device)
+        self.state = [
+            defaultdict(
+                dict,
+                {
+                    i: move.copy(other.state[p])
+                    for i, p in enumerate(group["params"])
+                    if p in other.state
+                },
+            )
+            for group in other.param_groups
+        ]
+        self.shared = {name: move.copy(getattr(other, name)) for name in self._carried}
+        own: Mapping[Any, Any] = other.state
+        for key in own:
+            if not isinstance(key, Tensor):
+                self.shared[key] = move.copy(own[key])
+
+    def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
+        """Replaces ``self.param_groups[g]["params"][i]`` by the updated parameters.
+
+        Args:
+            grouped_grads: ``grouped_grads[g][i]`` is the gradient of
+                ``self.param_groups[g]["params"][i]``, or None: then it is skipped.
+            **kwargs: what ``step`` was given beyond its own arguments.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must override _update(self, grouped_grads)."
+        )
+
+    def step(
+        self,
+        loss: Tensor,
+        params: Iterable[Tensor] | None = None,
+        override: Mapping[str, Any] | None = None,
+        grad_callback: GradCallback | None = None,
+        **kwargs: Any,
+    ) -> list[Tensor]:
+        """Takes one step down the gradient of ``loss``.
+
+        Args:
+            loss: a scalar that depends on the parameters.
+            params: the parameters to update, in the order of the reference
+                parameters. Default: the latest fast weights of ``fmodel``.
+            override: settings from this step on, as at construction.
+            grad_callback: used instead of the one given at construction.
+            **kwargs: passed to ``_update``.
+
+        Returns:
+            The updated parameters in the same order, each with its ``grad_fn``
+            (leaves in test mode). ``fmodel``'s fast weights are these from now on.
+
+        Raises:
+            ValueError: there is no ``fmodel`` and no ``params``, or ``override``
+                does not fit.
+            RuntimeError: the loss does not depend on any of the parameters.
+        """
+        if override is not None:
+            self._apply_override(override)
+        old = self._latest(params)
+        with torch.set_grad_enabled(self._track_higher_grads):
+            grads = self._gradients(loss, old)
+            callback = grad_callback or self._grad_callback
+            if callback is not None:
+                grads = _called_back(callback, grads)
+            new = self._updated(old, grads, kwargs)
+        if not self._track_higher_grads:
+            new = [_test_mode_leaf(n, o) for n, o in zip(new, old)]
+        if self._fmodel is not None:
+            self._fmodel.update_params(new)
+        return new
+
+    def update(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        state: OptimizerState,
+        **kwargs: Any,
+    ) -> tuple[list[Tensor], OptimizerState]:
+        """One update as a pure function: nothing that is passed or held changes.
+
+        Args:
+            params: parameters in the order of the reference parameters.
+            grads: their gradients, or None.
+            state: settings and state before the update, see :meth:`snapshot`.
+            **kwargs: passed to ``_update``.
+
+        Returns:
+            The updated parameters, and settings and state after the update.
+        """
+        twin = copy.copy(self)
+        twin.restore(state)
+        new = twin._updated(list(params), list(grads), kwargs)
+        return new, OptimizerState(
+            [_settings(g) for g in twin.param_groups], twin.state, twin.shared
+        )
+
+    def snapshot(self) -> OptimizerState:
+        """Settings and state as they are now: containers copied, tensors shared."""
+        return OptimizerState(
+            [copy_structure(_settings(g)) for g in self.param_groups],
+            [copy_structure(s) for s in self.state],
+            copy_structure(self.shared),
+        )
+
+    def restore(self, state: OptimizerState) -> None:
+        """Goes back to what :meth:`snapshot` returned, which stays as it is."""
+        self.param_groups = [
+            {**copy_structure(settings), "params": list(group["params"])}
+            for settings, group in zip(state.groups, self.param_groups)
+        ]
+        self.state = [copy_structure(s) for s in state.state]
+        self.shared = copy_structure(state.shared)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings and state in the form of ``torch.optim.Optimizer.state_dict``.
+
+        Tensors are the present ones, with their graphs. There is a key ``"shared"``
+        beside torch's two if the optimizer keeps state outside its parameters.
+        """
+        numbers = iter(range(self._reference_count))
+        packed: list[dict[str, Any]] = []
+        slots: dict[int, dict[str, Any]] = {}
+        for group, states in zip(self.param_groups, self.state):
+            ids = [next(numbers) for _ in group["params"]]
+            packed.append({**copy_structure(_settings(group)), "params": ids})
+            slots.update((ids[i], copy_structure(s)) for i, s in states.items())
+        result: dict[str, Any] = {"state": slots, "param_groups": packed}
+        if self.shared:
+            result["shared"] = copy_structure(self.shared)
+        return result
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over settings and state, also from an original optimizer's
+        ``state_dict``.
+
+        Raises:
+            ValueError: the groups differ in number or size.
+        """
+        packed = state_dict["param_groups"]
+        sizes = [len(g["params"]) for g in packed]
+        if sizes != [len(g["params"]) for g in self.param_groups]:
+            raise ValueError(
+                f"The loaded state dict has parameter groups of sizes {sizes}; this "
+                f"optimizer's are {[len(g['params']) for g in self.param_groups]}."
+            )
+        slots = state_dict["state"]
+        self.param_groups = [
+            {**group, **_copied_settings(loaded)}
+            for group, loaded in zip(self.param_groups, packed)
+        ]
+        self.state = [
+            defaultdict(
+                dict,
+                {
+                    i: copy_structure(dict(slots[key]))
+                    for i, key in enumerate(loaded["params"])
+                    if key in slots
+                },
+            )
+            for loaded in packed
+        ]
+        self.shared.update(copy_structure(dict(state_dict.get("shared", {}))))
+
+    def _apply_override(self, override: Mapping[str, Any]) -> None:
+        apply_override(self.param_groups, override, self._group_defaults)
+
+    def _latest(self, params: Iterable[Tensor] | None) -> list[Tensor]:
+        if params is None and self._fmodel is not None:
+            params = self._fmodel.fast_params
+        if params is None:
+            raise ValueError(
+                "step needs params: this optimizer has no fmodel, or one without "
+                "fast weights. Pass step(loss, params=...)."
+            )
+        latest = list(params)
+        if len(latest) != self._reference_count:
+            raise ValueError(
+                f"step was given {len(latest)} parameters; its reference "
+                f"parameters are {self._reference_count}."
+            )
+        return latest
+
+    def _gradients(self, loss: Tensor, params: list[Tensor]) -> list[Tensor | None]:
+        """Gradient of ``loss`` with respect to each parameter that requires grad."""
+        targets = [p for p in params if p.requires_grad]
+        if not loss.requires_grad or not targets:
+            raise RuntimeError(_no_gradient(loss, targets))
+        found = torch.autograd.grad(
+            loss, targets, create_graph=self._track_higher_grads, allow_unused=True
+        )
+        if all(g is None for g in found):
+            raise RuntimeError(_no_gradient(loss, targets))
+        grads = iter(found)
+        return [next(grads) if p.requires_grad else None for p in params]
+
+    def _updated(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor | None],
+        kwargs: Mapping[str, Any],
+    ) -> list[Tensor]:
+        """Runs ``_update`` on the given parameters; the new ones in their order."""
+        grouped: GroupedGrads = []
+        for group, positions in zip(self.param_groups, self._group_to_param_list):
+            group["params"] = [params[k] for k in positions]
+            grouped.append([grads[k] for k in positions])
+        before = [{i: dict(s) for i, s in states.items()} for states in self.state]
+        self._update(grouped, **kwargs)
+        _pin_dtypes(self.state, before)
+        new = list(params)
+        for group, positions in zip(self.param_groups, self._group_to_param_list):
+            for p, k in zip(group["params"], positions):
+                new[k] = p if p.dtype == params[k].dtype else p.to(params[k].dtype)
+            group["params"] = [new[k] for k in positions]
+        return new
+
+
+def copy_structure(value: Any) -> Any:
+    """``value`` with its lists, tuples, dicts and deques copied, tensors shared."""
+    kind = type(value)
+    if kind is dict:
+        return {k: copy_structure(v) for k, v in value.items()}
+    if kind is defaultdict:
+        items = {k: copy_structure(v) for k, v in value.items()}
+        return defaultdict(value.default_factory, items)
+    if kind is list:
+        return [copy_structure(v) for v in value]
+    if kind is tuple:
+        return tuple(copy_structure(v) for v in value)
+    if kind is deque:
+        return deque(map(copy_structure, value), value.maxlen)
+    return value
+
+
+class _Mover:
+    """Copies an optimizer's state, to a device if there is one.
+
+    Tensors are copied too: the original optimizer writes into its own.
+    """
+
+    def __init__(self, device: _Device) -> None:
+        self.device = device
+
+    def copy(self, value: Any, key: Any = None) -> Any:
+        if isinstance(value, Tensor):
+            # torch, too, leaves step counters where they are
+            if self.device is None or (key == "step" and value.dim() == 0):
+                return value.clone()
+            return value.to(self.device, copy=True)
+        if isinstance(value, Mapping):
+            return {k: self.copy(v, k) for k, v in value.items()}
+        if isinstance(value, deque):
+            return deque(map(self.copy, value), value.maxlen)
+        if type(value) in (list, tuple):
+            return type(value)(self.copy(v) for v in value)
+        return copy.copy(value)
+
+
+def _positions(
+    other: torch.optim.Optimizer, reference: Sequence[Tensor]
+) -> list[list[int]]:
+    """Where each parameter of each group is among the reference parameters."""
+    index = {id(p): k for k, p in enumerate(reference)}
+    for g, group in enumerate(other.param_groups):
+        for i, p in enumerate(group["params"]):
+            if id(p) not in index:
+                raise ValueError(
+                    f"Parameter {i} of group {g} of the optimizer (shape "
+                    f"{tuple(p.shape)}) is not among the model's parameters. Make "
+                    "the optimizer from the parameters of the model that you pass."
+                )
+    return [[index[id(p)] for p in g["params"]] for g in other.param_groups]
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def _copied_settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: as_setting(copy_structure(v)) for k, v in _settings(group).items()}
+
+
+def _no_gradient(loss: Tensor, targets: list[Tensor]) -> str:
+    if not targets:
+        return "No parameter requires grad: there is nothing to step."
+    return (
+        "The loss does not depend on the parameters that this optimizer steps. "
+        "Compute it with the stateless module (fmodel), not with the original "
+        "model, with gradients enabled, and after the previous step."
+    )
+
+
+def _called_back(
+    callback: GradCallback, grads: list[Tensor | None]
+) -> list[Tensor | None]:
+    result = list(callback(grads))
+    if len(result) != len(grads):
+        raise ValueError(
+            f"grad_callback returned {len(result)} gradients for {len(grads)}."
+        )
+    return result
+
+
+def _test_mode_leaf(new: Tensor, old: Tensor) -> Tensor:
+    if new is old and new.is_leaf:
+        return new
+    return new.detach().requires_grad_() if old.requires_grad else new.detach()
+
+
+def _pin_dtypes(
+    states: Sequence[Mapping[int, dict[str, Any]]],
+    before: Sequence[Mapping[int, Mapping[str, Any]]],
+) -> None:
+    """Casts state back where it was promoted: in-place ops keep the dtype."""
+    for now, then in zip(states, before):
+        for i, old in then.items():
+            slots = now[i]
+            for key, t in old.items():
+                new = slots.get(key)
+                if new is not t and isinstance(new, Tensor) and isinstance(t, Tensor):
+                    if new.dtype != t.dtype:
+                        slots[key] = new.to(t.dtype)

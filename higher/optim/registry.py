@@ -1,0 +1,219 @@
+"""Which differentiable optimizer belongs to which optimizer."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from higher.optim.base import DifferentiableOptimizer
+
+if TYPE_CHECKING:
+    from higher.patch import StatelessModule
+
+_registered: dict[type[torch.optim.Optimizer], type[DifferentiableOptimizer]] = {}
+
+
+def register_optim(
+    optim_type: type[torch.optim.Optimizer],
+    diff_optim_type: type[DifferentiableOptimizer],
+) -> None:
+    """Makes ``diff_optim_type`` the differentiable version of ``optim_type``.
+
+    A later pair for the same type replaces the earlier one.
+
+    Raises:
+        TypeError: the first is no ``torch.optim.Optimizer`` class or the second
+            no ``DifferentiableOptimizer`` class.
+    """
+    _check_subclass(optim_type, torch.optim.Optimizer, "optim_type")
+    _check_subclass(diff_optim_type, DifferentiableOptimizer, "diff_optim_type")
+    _registered[optim_type] = diff_optim_type
+
+
+def get_diff_optim(
+    opt: torch.optim.Optimizer,
+    reference_params: Iterable[Tensor],
+    fmodel: StatelessModule | None = None,
+    device: torch.device | str | None = None,
+    override: Mapping[str, Any] | None = None,
+    track_higher_grads: bool = True,
+    **kwargs: Any,
+) -> DifferentiableOptimizer:
+    """The differentiable version of ``opt``, continuing from its present state.
+
+    Args:
+        opt: an optimizer; it is not changed.
+        reference_params: the parameters that ``step`` takes and returns, in this
+            order; all parameters of ``opt`` are among them.
+        fmodel: the stateless module whose fast weights ``step`` updates.
+        device: where the optimizer's state goes; by default it stays.
+        override: as in :func:`higher.innerloop_ctx`.
+        track_higher_grads: ``False`` keeps no graph across steps.
+        **kwargs: passed to the differentiable optimizer.
+
+    Raises:
+        ValueError: the type is unknown; the message says how to compile it.
+    """
+    if not isinstance(opt, torch.optim.Optimizer):
+        raise TypeError(
+            f"opt must be a torch.optim.Optimizer, not {type(opt).__name__}."
+        )
+    return find_diff_type(type(opt))(
+        opt,
+        reference_params,
+        fmodel=fmodel,
+        device=device,
+        override=override,
+        track_higher_grads=track_higher_grads,
+        **kwargs,
+    )
+
+
+def create_diff_optim(
+    opt_type: type[torch.optim.Optimizer],
+    opt_kwargs: Mapping[str, Any] | None = None,
+    params: Iterable[Any] | None = None,
+    fmodel: StatelessModule | None = None,
+    device: torch.device | str | None = None,
+    override: Mapping[str, Any] | None = None,
+    track_higher_grads: bool = True,
+    **kwargs: Any,
+) -> DifferentiableOptimizer:
+    """A differentiable optimizer with fresh state, from an optimizer's type.
+
+    Args:
+        opt_type: the optimizer's class.
+        opt_kwargs: its settings.
+        params: tensors, or parameter groups as ``opt_type`` takes them; only
+            their shapes matter. Default: the fast weights of ``fmodel``.
+        fmodel, device, override, track_higher_grads, **kwargs: as in
+            :func:`get_diff_optim`.
+
+    Raises:
+        ValueError: neither ``params`` nor ``fmodel`` is given, or the type is
+            unknown.
+    """
+    _check_subclass(opt_type, torch.optim.Optimizer, "opt_type")
+    if params is None:
+        if fmodel is None:
+            raise ValueError("create_diff_optim needs params or fmodel for the shapes.")
+        params = fmodel.parameters()
+    groups, reference = _stand_ins(list(params))
+    return get_diff_optim(
+        opt_type(groups, **dict(opt_kwargs or {})),
+        reference,
+        fmodel=fmodel,
+        device=device,
+        override=override,
+        track_higher_grads=track_higher_grads,
+        **kwargs,
+    )
+
+
+def find_diff_type(
+    optim_type: type[torch.optim.Optimizer],
+) -> type[DifferentiableOptimizer]:
+    """The differentiable type for an optimizer's class.
+
+    A subclass that changes nothing that ``step`` runs uses its base's version.
+    """
+    for base in optim_type.__mro__:
+        if base is torch.optim.Optimizer:
+            break
+        found = _registered.get(base) or _load_generated(base)
+        if found is not None:
+            if base is optim_type or _same_step(optim_type, base):
+                return found
+            break
+    path = f"{optim_type.__module__}.{optim_type.__qualname__}"
+    raise ValueError(
+        f"{path} has no differentiable version. Compile it with\n"
+        f"    python -m codegen {path} -o FILE.py\n"
+        "or in memory with\n"
+        f"    higher.register_optim({optim_type.__name__}, "
+        f"codegen.compile_optimizer({optim_type.__name__}))\n"
+        "or write a subclass of higher.optim.DifferentiableOptimizer and register it."
+    )
+
+
+def _check_subclass(given: object, wanted: type, name: str) -> None:
+    if not (isinstance(given, type) and issubclass(given, wanted)):
+        raise TypeError(f"{name} must be a subclass of {wanted.__name__}: {given!r}")
+
+
+def _load_generated(cls: type) -> type[DifferentiableOptimizer] | None:
+    """The compiled version of ``cls``; ``generated`` is imported on first use."""
+    for path, target in _generated_optimizers().items():
+        module, _, name = path.rpartition(".")
+        # a module that is not loaded can't be where cls comes from
+        if vars(sys.modules.get(module, object)).get(name) is cls:
+            module, _, name = target.partition(":")
+            found: type[DifferentiableOptimizer]
+            found = getattr(importlib.import_module(module), name)
+            _registered[cls] = found
+            return found
+    return None
+
+
+def _generated_optimizers() -> dict[str, str]:
+    """Dotted path of an optimizer -> ``module:class`` of its compiled version."""
+    try:
+        optimizers: dict[str, str] = importlib.import_module("generated").OPTIMIZERS
+    except ModuleNotFoundError as error:
+        if error.name != "generated":
+            raise
+        return {}
+    return optimizers
+
+
+def _same_step(cls: type, base: type) -> bool:
+    """Whether ``cls`` runs the very step of ``base``, and all that step calls."""
+    return all(
+        _plain(getattr(cls, name)) is _plain(getattr(base, name))
+        for name in _reached(base, "step", set())
+    )
+
+
+def _reached(cls: type, name: str, seen: set[str]) -> set[str]:
+    """Names of the attributes of ``cls`` that its method ``name`` runs."""
+    seen.add(name)
+    code = getattr(_plain(getattr(cls, name)), "__code__", None)
+    for other in _names(code) if code is not None else ():
+        if other not in seen and not other.startswith("__") and hasattr(cls, other):
+            _reached(cls, other, seen)
+    return seen
+
+
+def _names(code: CodeType) -> set[str]:
+    nested = (c for c in code.co_consts if isinstance(c, CodeType))
+    return set(code.co_names).union(*map(_names, nested))
+
+
+def _plain(function: Any) -> Any:
+    # torch wraps step on the class when the first instance is made
+    return inspect.unwrap(function) if isinstance(function, Callable) else function  # type: ignore[arg-type]
+
+
+def _stand_ins(params: list[Any]) -> tuple[list[Any], list[nn.Parameter]]:
+    """Leaves in the given tensors' place, in the same groups, and all of them."""
+    reference: list[nn.Parameter] = []
+
+    def stand_in(p: Tensor) -> nn.Parameter:
+        reference.append(nn.Parameter(p.detach(), requires_grad=p.requires_grad))
+        return reference[-1]
+
+    def group(g: Mapping[str, Any]) -> dict[str, Any]:
+        inside = g["params"]
+        inside = [inside] if isinstance(inside, Tensor) else list(inside)
+        return {**g, "params": [stand_in(p) for p in inside]}
+
+    if params and isinstance(params[0], Mapping):
+        return [group(g) for g in params], reference
+    return [stand_in(p) for p in params], reference

@@ -1,0 +1,148 @@
+"""Optimizer settings as tensors: overriding them, learning them, writing them back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def as_setting(value: Any) -> Any:
+    """``value`` with each one-element tensor as a 0-dim one, still in its graph.
+
+    A tensor that carries no gradient is copied, for a scheduler may write into it.
+    """
+    if isinstance(value, Tensor):
+        if not value.requires_grad:
+            value = value.clone()
+        return value.reshape(()) if value.numel() == 1 and value.dim() else value
+    if type(value) in (list, tuple):
+        return type(value)(as_setting(v) for v in value)
+    return value
+
+
+def apply_override(
+    groups: Sequence[dict[str, Any]],
+    override: Mapping[str, Any],
+    optional: Mapping[str, Any] = {},
+) -> None:
+    """Writes the values of ``override`` into ``groups``.
+
+    Args:
+        groups: the parameter groups, changed in place.
+        override: setting name -> one value for all groups or one per group.
+        optional: further settings that a group may lack.
+
+    Raises:
+        ValueError: a name that is no setting, or a wrong number of values.
+        TypeError: the values are not a list.
+    """
+    for name, values in override.items():
+        _check_name(name, groups, optional)
+        values = _check_values(name, values, len(groups))
+        for group, value in zip(groups, values * (len(groups) // len(values))):
+            _check_shape(name, value, group.get(name))
+            group[name] = as_setting(value)
+
+
+def _check_name(
+    name: str, groups: Sequence[dict[str, Any]], optional: Mapping[str, Any]
+) -> None:
+    known = {key for group in groups for key in group} | optional.keys()
+    if name == "params" or name not in known:
+        raise ValueError(
+            f"override names {name!r}, which is no setting of this optimizer. "
+            f"Its settings: {', '.join(sorted(known - {'params'}))}."
+        )
+
+
+def _check_values(name: str, values: Any, count: int) -> list[Any]:
+    if isinstance(values, Tensor) and values.dim():
+        values = list(values.unbind())
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(
+            f"override[{name!r}] must be a list of one value, or of one value per "
+            f"parameter group: write [{name}], not {name}."
+        )
+    if len(values) not in (1, count):
+        raise ValueError(
+            f"override[{name!r}] has {len(values)} values for {count} parameter "
+            f"group{'s' * (count != 1)}: give one for all groups, or one per group."
+        )
+    return list(values)
+
+
+def _check_shape(name: str, value: Any, present: Any) -> None:
+    """Refuses ``{"betas": [b1, b2]}``, which gives each group one number."""
+    if type(present) not in (list, tuple) or isinstance(value, Tensor) and value.dim():
+        return
+    if not isinstance(value, (list, tuple)) or len(value) != len(present):
+        raise ValueError(
+            f"each value in override[{name!r}] must be a tuple of {len(present)}, "
+            f"like the optimizer's own {present!r}: write "
+            f"{{{name!r}: [({', '.join(['...'] * len(present))})]}}."
+        )
+
+
+def get_trainable_opt_params(
+    opt: torch.optim.Optimizer, device: torch.device | str | None = None
+) -> dict[str, list[Any]]:
+    """An ``override`` of trainable tensors for the numbers among ``opt``'s settings.
+
+    Each float or int setting becomes a 0-dim tensor that requires grad, one per
+    group, also inside tuples and lists (``betas``). Flags, None, strings and
+    structures that contain them are left out, as are settings that are not
+    numbers in every group.
+
+    Args:
+        opt: an optimizer; it is not changed.
+        device: where the tensors are made; default: the CPU.
+    """
+    names = [name for name in opt.param_groups[0] if name != "params"]
+    return {
+        name: [_trainable(group[name], device) for group in opt.param_groups]
+        for name in names
+        if all(_is_numeric(group.get(name)) for group in opt.param_groups)
+    }
+
+
+def _is_numeric(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(_is_numeric, value))
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and value.is_floating_point()
+    return isinstance(value, (float, int)) and not isinstance(value, bool)
+
+
+def _trainable(value: Any, device: torch.device | str | None) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_trainable(v, device) for v in value)
+    if isinstance(value, Tensor):
+        # a copy: training it must not change the optimizer's own setting
+        return value.detach().reshape(()).to(device, copy=True).requires_grad_()
+    return torch.tensor(float(value), device=device, requires_grad=True)
+
+
+def apply_trainable_opt_params(
+    opt: torch.optim.Optimizer, override: Mapping[str, Any]
+) -> None:
+    """Writes the values of ``override`` into ``opt``'s groups as plain numbers.
+
+    Raises:
+        ValueError: a name that is no setting, or a wrong number of values.
+    """
+    numbers = {name: _numbers(values) for name, values in override.items()}
+    apply_override(opt.param_groups, numbers)
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        # one-element tensors stand for numbers, also when they have a dimension
+        return type(value)(
+            v.item() if isinstance(v, Tensor) else _numbers(v) for v in value
+        )
+    return value

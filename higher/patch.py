@@ -1,0 +1,391 @@
+"""Stateless versions of modules."""
+
+from __future__ import annotations
+
+import abc
+import copy
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from higher._clone import Cloner, Device, _internal_attrs
+from higher._refuse import check_module
+from higher._second_order import math_attention
+from higher._weights import FastWeights, ModuleDict
+from higher.utils import detached_copy
+
+__all__ = [
+    "StatelessModule",
+    "_MonkeyPatchBase",
+    "_internal_attrs",
+    "buffer_sync",
+    "make_functional",
+    "monkeypatch",
+]
+
+
+class StatelessModule(nn.Module):
+    """A module that runs on fast weights.
+
+    Made by :func:`monkeypatch`, never directly. It is also an instance of the
+    original module's class; its submodules are of their own classes.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Nothing: the original's class may demand arguments here."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the module on ``params`` if given, which become the latest fast
+        weights, or on the latest fast weights.
+
+        Raises:
+            ValueError: there are no fast weights, or ``params`` has a wrong length.
+        """
+        weights: FastWeights = self.__dict__["_higher"]
+        if "params" in kwargs:
+            _take_params(self, kwargs)
+        weights.sync()
+        if weights.track and torch.is_grad_enabled():
+            with math_attention:
+                return super().__call__(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def parameters(  # type: ignore[override]
+        self, recurse: bool = True, time: int | None = None
+    ) -> Iterator[Tensor]:
+        """Fast weights in the order of the original's ``parameters()``.
+
+        Args:
+            recurse: ``False`` leaves out those of submodules.
+            time: 0 for the initial ones, t for those after step t; by default
+                the latest.
+
+        Raises:
+            ValueError: there are none, or with ``track_higher_grads=False`` a time
+                other than 0 and -1, which are both the latest.
+            IndexError: there was no such step.
+        """
+        chosen = _weights(self).at(time)
+        if recurse:
+            return iter(chosen)
+        own = {id(p) for p in self._parameters.values()}
+        return (w for w, p in zip(chosen, _weights(self).installed) if id(p) in own)
+
+    @property
+    def fast_params(self) -> list[Tensor] | None:
+        """The latest fast weights, or None. Assigning is ``update_params``."""
+        return _weights(self).latest()
+
+    @fast_params.setter
+    def fast_params(self, params: Iterable[Tensor]) -> None:
+        _weights(self).update(params)
+
+    @property
+    def init_fast_params(self) -> list[Tensor]:
+        """The initial fast weights.
+
+        Raises:
+            ValueError: they are not kept (``track_higher_grads=False``).
+        """
+        if not _weights(self).track:
+            raise ValueError(
+                "With track_higher_grads=False the initial fast weights are not kept."
+            )
+        return _weights(self).at(0)
+
+    @property
+    def _fast_params(self) -> list[list[Tensor]] | None:
+        return _weights(self).history
+
+    @_fast_params.setter
+    def _fast_params(self, history: list[list[Tensor]] | None) -> None:
+        _weights(self).history = history
+        if history:
+            _weights(self).sync()
+
+    @property
+    def track_higher_grads(self) -> bool:
+        """Whether fast weights of all steps are kept, with their graph."""
+        return _weights(self).track
+
+    @track_higher_grads.setter
+    def track_higher_grads(self, value: bool) -> None:
+        if not isinstance(value, bool):
+            raise ValueError(f"track_higher_grads must be a bool, not {value!r}.")
+        _weights(self).track = value
+
+    def update_params(self, params: Iterable[Tensor]) -> None:
+        """Makes ``params`` the latest fast weights.
+
+        Args:
+            params: tensors in the order of the original's ``parameters()``.
+
+        Raises:
+            ValueError: there are too few or too many.
+        """
+        _weights(self).update(params)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Copies ``state_dict`` into fresh fast weights, detached leaves, and into
+        the buffers; ``assign`` is ignored."""
+        weights = _weights(self)
+        weights.replace([detached_copy(w) for w in weights.installed])
+        return super().load_state_dict(state_dict, strict)
+
+    def requires_grad_(self, requires_grad: bool = True) -> StatelessModule:
+        """Detaches the fast weights, or makes leaves that require grad of those
+        that don't."""
+        weights = _weights(self)
+        weights.replace(
+            [
+                (
+                    w
+                    if w.requires_grad == requires_grad
+                    else detached_copy(w).requires_grad_(requires_grad)
+                )
+                for w in weights.installed
+            ]
+        )
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clears ``grad`` of the fast weights that are leaves; others have none."""
+        for w in _weights(self).installed:
+            if w.is_leaf and w.grad is not None:
+                w.grad = None if set_to_none else torch.zeros_like(w)
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> StatelessModule:
+        """``to``, ``double``, ``cuda``: moves the fast weights within the graph."""
+        weights = _weights(self)
+        weights.replace([fn(w) for w in weights.installed])
+        for module in weights.modules:
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = fn(buffer)
+        return self
+
+    def __copy__(self) -> StatelessModule:
+        new = object.__new__(type(self))
+        object.__setattr__(new, "__dict__", ModuleDict(self.__dict__))
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StatelessModule:
+        """A copy whose fast weights, at all times, are detached leaves."""
+        weights = _weights(self)
+        for t in [t for params in weights.history or () for t in params]:
+            if id(t) not in memo:
+                memo[id(t)] = detached_copy(t)
+        history = copy.deepcopy(weights.history, memo)
+        return _restored(self, history, weights.track)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled like its plain module; fast weights become leaves."""
+        weights = _weights(self)
+        return _restored, (_plain(self), weights.history, weights.track)
+
+
+_MonkeyPatchBase = StatelessModule
+
+
+def monkeypatch(
+    module: nn.Module,
+    device: Device = None,
+    copy_initial_weights: bool = True,
+    track_higher_grads: bool = True,
+) -> StatelessModule:
+    """A stateless version of ``module`` with its own fast weights and buffers.
+
+    Args:
+        module: any module; it is not changed, now or later.
+        device: where fast weights and buffers go; by default each stays where it is.
+        copy_initial_weights: whether the fast weights start as detached copies;
+            ``False``: as copies in the graph of ``module.parameters()``. Parameters
+            that don't require grad are shared, not copied.
+        track_higher_grads: ``False`` keeps the latest fast weights only.
+
+    Raises:
+        TypeError: a module that can't be made stateless; the message says what to do.
+    """
+    copied = detached_copy if copy_initial_weights else _copy_in_graph
+    initial = [
+        copied(p, device) if p.requires_grad else _shared(p, device)
+        for p in module.parameters()
+    ]
+    return _stateless(module, device, [initial], track_higher_grads)
+
+
+def make_functional(
+    module: nn.Module,
+    encapsulator: Callable[[StatelessModule, nn.Module], Any] | None = None,
+) -> StatelessModule:
+    """A stateless version of ``module`` that has no fast weights yet.
+
+    Args:
+        module: any module; it is not changed, now or later.
+        encapsulator: called once at the end, ``encapsulator(fmodule, module)``.
+
+    Raises:
+        TypeError: a module that can't be made stateless; the message says what to do.
+    """
+    fmodule = _stateless(module, None, None, True)
+    if encapsulator is not None:
+        encapsulator(fmodule, module)
+    return fmodule
+
+
+def buffer_sync(module: nn.Module, fmodule: nn.Module, device: Device = None) -> None:
+    """Copies the buffers of ``module`` into ``fmodule``, once.
+
+    Args:
+        module: where from.
+        fmodule: where to; a stateless version of it.
+        device: where the copies go; by default they stay.
+
+    Raises:
+        KeyError: ``fmodule`` lacks a submodule or a buffer of ``module``.
+    """
+    for name, buffer in module._buffers.items():
+        if name not in fmodule._buffers:
+            raise KeyError(f"{type(fmodule).__name__} has no buffer {name!r}.")
+        if buffer is not None:
+            buffer = buffer.clone() if device is None else buffer.to(device, copy=True)
+        fmodule._buffers[name] = buffer
+    for name, child in module._modules.items():
+        if name not in fmodule._modules:
+            raise KeyError(f"{type(fmodule).__name__} has no submodule {name!r}.")
+        fchild = fmodule._modules[name]
+        if child is not None and fchild is not None:
+            buffer_sync(child, fchild, device)
+
+
+def _weights(module: nn.Module) -> FastWeights:
+    return cast(FastWeights, module.__dict__["_higher"])
+
+
+def _stateless(
+    module: nn.Module,
+    device: Device,
+    history: list[list[Tensor]] | None,
+    track: bool,
+) -> StatelessModule:
+    """The stateless version of ``module`` with the given fast weights."""
+    for name, submodule in module.named_modules():
+        check_module(name, submodule)
+    root_class = _root_class(_original_class(type(module)))
+
+    def own_class(m: nn.Module) -> type[nn.Module]:
+        return root_class if m is module else _original_class(type(m))
+
+    originals = list(module.parameters()) if history is None else _all(module)
+    weights = FastWeights(history[-1] if history else originals, track)
+    weights.history = history
+    fmodule = Cloner(weights, originals, device, own_class).clone(module)
+    fmodule.__dict__["_higher"] = weights
+    return cast(StatelessModule, fmodule)
+
+
+def _all(module: nn.Module) -> list[Tensor]:
+    if isinstance(module, StatelessModule):
+        return _weights(module).installed
+    return list(module.parameters())
+
+
+def _plain(fmodule: StatelessModule) -> nn.Module:
+    """The plain module that holds the latest fast weights."""
+    installed = _weights(fmodule).installed
+    cloner = Cloner(
+        FastWeights(installed, True),
+        installed,
+        None,
+        lambda m: _original_class(type(m)),
+        plain=True,
+    )
+    return cloner.clone(fmodule)
+
+
+def _restored(
+    module: nn.Module, history: list[list[Tensor]] | None, track: bool
+) -> StatelessModule:
+    return _stateless(module, None, history, track)
+
+
+def _copy_in_graph(p: Tensor, device: Device) -> Tensor:
+    with torch.enable_grad():
+        return p.clone() if device is None else p.to(device, copy=True)
+
+
+def _shared(p: Tensor, device: Device) -> Tensor:
+    """A frozen parameter; an alias, for its flags are the original's own."""
+    if device is not None:
+        p = p.to(device)
+    # a subclass may carry more than its values, a quantized weight its scales
+    return p.detach() if type(p) in (nn.Parameter, Tensor) else p
+
+
+_root_classes: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
+
+
+def _root_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of ``cls`` and of ``StatelessModule``, of the same name."""
+    known = _root_classes.get(cls)
+    found = known() if known is not None else None
+    if found is None:
+        meta = type(cls)
+        # not meta(...): a metaclass of the user's need not hear of this class
+        make = abc.ABCMeta.__new__ if issubclass(meta, abc.ABCMeta) else type.__new__
+        namespace = {
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__,
+            "forward": _forward_with_params(cls.forward),
+        }
+        found = make(meta, cls.__name__, (StatelessModule, cls), namespace)
+        # weakly: the subclass refers to the class that it is stored for
+        _root_classes[cls] = weakref.ref(found)
+    return cast("type[nn.Module]", found)
+
+
+def _original_class(cls: type[nn.Module]) -> type[nn.Module]:
+    return cls.__bases__[1] if issubclass(cls, StatelessModule) else cls
+
+
+def _forward_with_params(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``forward`` that takes ``params``, as ``fmodule(...)`` does."""
+
+    @functools.wraps(forward)
+    def wrapper(self: StatelessModule, *args: Any, **kwargs: Any) -> Any:
+        if "params" in kwargs:
+            _take_params(self, kwargs)
+        return forward(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _take_params(module: StatelessModule, kwargs: dict[str, Any]) -> None:
+    """Takes ``params`` from a call's arguments and makes them the fast weights.
+
+    A module's own argument of that name is left to it, unless it is given a list of
+    tensors that fit the fast weights.
+    """
+    params, weights = kwargs["params"], _weights(module)
+    if _has_params_argument(module.forward) and not weights.fits(params):
+        return
+    del kwargs["params"]
+    if params is not None:
+        weights.update(params)
+
+
+def _has_params_argument(forward: Callable[..., Any]) -> bool:
+    code = getattr(inspect.unwrap(forward), "__code__", None)
+    if code is None:
+        return False
+    return "params" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
