@@ -19,7 +19,8 @@ def run(
     *command: str | Path, cwd: Path = ROOT, pythonpath: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; the test fails with its output if the command does."""
-    env = os.environ | {"PYTHONPATH": str(pythonpath)}
+    # Bytecode is kept, as an install keeps it: import times are measured with it.
+    env = os.environ | {"PYTHONPATH": str(pythonpath), "PYTHONDONTWRITEBYTECODE": ""}
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
