@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from higher._rebind import ATOMIC, Rebinder
+from higher._second_order import RNNForward
 from higher._weights import BufferDict, FastWeights, ModuleDict, Unshare, WeightDict
 
 Device: TypeAlias = "torch.device | str | None"
@@ -93,6 +94,9 @@ class Cloner(Rebinder):
                 state[name] = self._parameters(value)
             elif name == "_buffers":
                 state[name] = {k: self._buffer(b) for k, b in value.items()}
+            elif kind is RNNForward:
+                if value.is_own:
+                    self._put(state, name, value.forward)
             elif name.endswith("_hooks"):
                 state[name] = self._hooks(value)
             else:
@@ -150,7 +154,7 @@ class Cloner(Rebinder):
             return self.memo[id(value)]
         copier = _COPIERS.get(kind)
         if copier is None:
-            if isinstance(value, _SHARED) or isinstance(value, type):
+            if isinstance(value, (type, *_SHARED)):
                 return value
             copier = Cloner._anything
         new = copier(self, value)

@@ -6,30 +6,46 @@ torch's fused attention kernels and cuDNN's RNNs have no second derivative.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import torch
+from torch import nn
+
+from higher._weights import FastWeights
 
 
-class _MathAttention:
-    """Leaves scaled_dot_product_attention its math backend alone.
+class _ProcessWide:
+    """Holds flags that torch keeps for the whole process at certain values.
 
-    torch keeps this choice for the whole process, so entries are counted: the first
-    one in saves and sets, the last one out restores.
+    Threads may overlap, so entries are counted: the first one in saves and sets, the
+    last one out restores.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        get: Callable[[], tuple[bool, ...]],
+        put: Callable[..., None],
+        values: tuple[bool, ...],
+    ) -> None:
+        self._get = get
+        self._put = put
+        self._values = values
         self._lock = threading.Lock()
         self._entered = 0
         self._saved: tuple[bool, ...] = ()
 
+    @property
+    def active(self) -> bool:
+        return self._entered > 0
+
     def __enter__(self) -> None:
         with self._lock:
+            if self._entered == 0:
+                self._saved = self._get()
+                self._put(*self._values)
             self._entered += 1
-            if self._entered == 1:
-                self._saved = _enabled_backends()
-                _enable_backends(False, False, False, True)
 
     def __exit__(
         self,
@@ -40,14 +56,15 @@ class _MathAttention:
         with self._lock:
             self._entered -= 1
             if self._entered == 0:
-                _enable_backends(*self._saved)
+                self._put(*self._saved)
 
 
-# torch leaves these functions without types
+# torch leaves these without types
 _sdp: Any = torch.backends.cuda
+_cudnn: Any = torch.backends.cudnn
 
 
-def _enabled_backends() -> tuple[bool, ...]:
+def _attention_backends() -> tuple[bool, ...]:
     return (
         _sdp.flash_sdp_enabled(),
         _sdp.mem_efficient_sdp_enabled(),
@@ -56,11 +73,41 @@ def _enabled_backends() -> tuple[bool, ...]:
     )
 
 
-def _enable_backends(flash: bool, efficient: bool, cudnn: bool, math: bool) -> None:
+def _set_attention_backends(
+    flash: bool, efficient: bool, cudnn: bool, math: bool
+) -> None:
     _sdp.enable_flash_sdp(flash)
     _sdp.enable_mem_efficient_sdp(efficient)
     _sdp.enable_cudnn_sdp(cudnn)
     _sdp.enable_math_sdp(math)
 
 
-math_attention = _MathAttention()
+def _set_cudnn(enabled: bool) -> None:
+    _cudnn.enabled = enabled
+
+
+math_attention = _ProcessWide(
+    _attention_backends, _set_attention_backends, (False, False, False, True)
+)
+"""While entered, scaled_dot_product_attention has its math backend alone."""
+
+no_cudnn = _ProcessWide(lambda: (_cudnn.enabled,), _set_cudnn, (False,))
+"""While entered, torch doesn't use cuDNN."""
+
+
+class RNNForward:
+    """The ``forward`` of one RNN of a stateless module."""
+
+    __slots__ = ("forward", "is_own", "weights")
+
+    def __init__(self, rnn: nn.RNNBase, weights: FastWeights) -> None:
+        self.is_own = "forward" in rnn.__dict__
+        self.forward = rnn.forward
+        self.weights = weights
+
+    def __call__(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        # a packed sequence has is_cuda, too
+        if input.is_cuda and self.weights.track and torch.is_grad_enabled():
+            with no_cudnn:
+                return self.forward(input, *args, **kwargs)
+        return self.forward(input, *args, **kwargs)

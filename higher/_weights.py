@@ -25,9 +25,15 @@ class FastWeights:
         places: for each weight, where the tree holds it.
         rewrites: called after each change, for holders that can't be assigned to.
         modules: every module of the tree.
+        replaying: whether a part of the module runs again on earlier weights.
+        saved_buffers: copies of buffers, for that.
+        thread: the thread that used the module last.
     """
 
-    __slots__ = ("history", "track", "installed", "places", "rewrites", "modules")
+    __slots__ = (
+        *("history", "track", "installed", "places", "rewrites", "modules"),
+        *("replaying", "saved_buffers", "thread", "__weakref__"),
+    )
 
     def __init__(self, originals: Sequence[Tensor], track: bool) -> None:
         self.history: list[list[Tensor]] | None = None
@@ -36,6 +42,9 @@ class FastWeights:
         self.places: list[list[Place]] = [[] for _ in originals]
         self.rewrites: list[Callable[[Sequence[Tensor]], None]] = []
         self.modules: list[Any] = []
+        self.replaying = False
+        self.saved_buffers: dict[Any, Any] = {}
+        self.thread = 0
 
     def latest(self) -> list[Tensor] | None:
         return self.history[-1] if self.history else None
@@ -60,17 +69,18 @@ class FastWeights:
     def update(self, params: Iterable[Tensor]) -> None:
         """Makes ``params`` the latest fast weights."""
         latest = self._checked(params)
-        if self.history is None:
-            self.history = []
-        if not self.track:
-            self.history.clear()
-        self.history.append(latest)
+        if not self.replaying:
+            if self.history is None:
+                self.history = []
+            if not self.track:
+                self.history.clear()
+            self.history.append(latest)
         self.install(latest)
 
     def replace(self, params: Iterable[Tensor]) -> None:
         """Puts ``params`` in the place of the latest fast weights."""
         latest = self._checked(params)
-        if self.history:
+        if self.history and not self.replaying:
             self.history[-1] = latest
         self.install(latest)
 
@@ -81,7 +91,7 @@ class FastWeights:
                 "Only a tensor can be assigned to the name of a parameter of a "
                 f"stateless module, not {type(weight).__name__}."
             )
-        latest = list(self.latest() or self.installed)
+        latest = list(self.installed)
         latest[index] = weight
         self.replace(latest)
 
@@ -104,7 +114,7 @@ class FastWeights:
         latest = self.latest()
         if latest is None:
             raise ValueError(_NO_WEIGHTS)
-        if not all(map(is_, latest, self.installed)):
+        if not self.replaying and not all(map(is_, latest, self.installed)):
             self.install(self._checked(latest))
 
     def fits(self, params: object) -> bool:

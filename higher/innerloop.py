@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from higher._second_order import math_attention
 from higher.optim import get_diff_optim
 from higher.optim.base import DifferentiableOptimizer
 from higher.patch import StatelessModule, monkeypatch
@@ -62,4 +63,24 @@ def innerloop_ctx(
         override=override,
         track_higher_grads=track_higher_grads,
     )
-    yield fmodel, diffopt
+    # also for submodules and methods of the model that are called directly
+    with math_attention if track_higher_grads else nullcontext():
+        try:
+            yield fmodel, diffopt
+        except RuntimeError as error:
+            _add_hint(error, copy_initial_weights)
+            raise
+
+
+def _add_hint(error: RuntimeError, copied: bool) -> None:
+    """Says why torch finds no path from the outer loss to the model."""
+    if copied and error.args and "used in the graph" in str(error.args[0]):
+        error.args = (f"{error.args[0]}\n{_COPIED}", *error.args[1:])
+
+
+_COPIED = (
+    "Hint: with copy_initial_weights=True the fast weights start as detached copies, "
+    "so nothing flows back to model.parameters(). Pass copy_initial_weights=False to "
+    "innerloop_ctx to differentiate with respect to them, or differentiate with "
+    "respect to fmodel.parameters(time=0)."
+)

@@ -6,6 +6,7 @@ import abc
 import copy
 import functools
 import inspect
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -13,9 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from higher._checkpointing import watch
 from higher._clone import Cloner, Device, _internal_attrs
 from higher._refuse import check_module
-from higher._second_order import math_attention
+from higher._second_order import RNNForward, math_attention
 from higher._weights import FastWeights, ModuleDict
 from higher.utils import detached_copy
 
@@ -50,6 +52,8 @@ class StatelessModule(nn.Module):
         if "params" in kwargs:
             _take_params(self, kwargs)
         weights.sync()
+        if weights.thread != threading.get_ident():
+            watch(weights)
         if weights.track and torch.is_grad_enabled():
             with math_attention:
                 return super().__call__(*args, **kwargs)
@@ -290,6 +294,10 @@ def _stateless(
     weights.history = history
     fmodule = Cloner(weights, originals, device, own_class).clone(module)
     fmodule.__dict__["_higher"] = weights
+    for m in weights.modules:
+        if isinstance(m, nn.RNNBase):
+            m.__dict__["forward"] = RNNForward(m, weights)
+    watch(weights)
     return cast(StatelessModule, fmodule)
 
 

@@ -165,11 +165,12 @@ def _load_generated(cls: type) -> type[DifferentiableOptimizer] | None:
 def _generated_optimizers() -> dict[str, str]:
     """Dotted path of an optimizer -> ``module:class`` of its compiled version."""
     try:
-        optimizers: dict[str, str] = importlib.import_module("generated").OPTIMIZERS
+        generated = importlib.import_module("generated")
     except ModuleNotFoundError as error:
         if error.name != "generated":
             raise
         return {}
+    optimizers: dict[str, str] = getattr(generated, "OPTIMIZERS", {})
     return optimizers
 
 

@@ -1,0 +1,151 @@
+"""Activation checkpointing inside stateless modules.
+
+``torch.utils.checkpoint`` runs a part of the model again when backward reaches it.
+By then an inner step has replaced the fast weights, and the values would be wrong
+without a word. Here such a run finds the weights, buffers and modes of the first one.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import torch.utils.checkpoint
+from torch import Tensor
+
+from higher._second_order import math_attention
+from higher._weights import FastWeights
+
+
+class _Live(threading.local):
+    """Weights whose modules this thread may run."""
+
+    def __init__(self) -> None:
+        self.weights: WeakSet[FastWeights] = WeakSet()
+
+
+_live = _Live()
+_replaying = threading.RLock()
+
+
+class _Buffer(NamedTuple):
+    holder: dict[str, Any]
+    name: str
+    tensor: Tensor
+    version: int
+    values: Tensor
+
+
+class _Moment(NamedTuple):
+    """What a stateless module ran on at some moment."""
+
+    weights: FastWeights
+    params: list[Tensor]
+    modes: list[bool]
+    buffers: list[_Buffer]
+
+
+def watch(weights: FastWeights) -> None:
+    """Makes parts that this thread checkpoints run right again."""
+    weights.thread = threading.get_ident()
+    _live.weights.add(weights)
+    _wrap_torch()
+
+
+def _replayable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, running on what it would have run on now."""
+    moments = [_moment(w) for w in list(_live.weights)]
+    if not moments:
+        return function
+    attention = math_attention.active
+
+    @functools.wraps(function, updated=())
+    def again(*args: Any, **kwargs: Any) -> Any:
+        with _replaying, ExitStack() as stack:
+            for moment in moments:
+                stack.enter_context(_back_at(moment))
+            if attention:
+                stack.enter_context(math_attention)
+            return function(*args, **kwargs)
+
+    return again
+
+
+def _moment(weights: FastWeights) -> _Moment:
+    modes = [m.training for m in weights.modules]
+    buffers = [
+        _saved(weights, m._buffers, name, b)
+        for m in weights.modules
+        for name, b in m._buffers.items()
+        if b is not None
+    ]
+    return _Moment(weights, weights.installed, modes, buffers)
+
+
+def _saved(
+    weights: FastWeights, holder: dict[str, Any], name: str, tensor: Tensor
+) -> _Buffer:
+    """A copy of a buffer; the one made last if the buffer has not changed."""
+    key = id(holder), name
+    last: _Buffer | None = weights.saved_buffers.get(key)
+    if last is None or last.tensor is not tensor or last.version != tensor._version:
+        last = _Buffer(holder, name, tensor, tensor._version, tensor.detach().clone())
+        weights.saved_buffers[key] = last
+    return last
+
+
+@contextmanager
+def _back_at(moment: _Moment) -> Iterator[None]:
+    """Puts a stateless module back to an earlier moment."""
+    weights = moment.weights
+    now = weights.installed, [m.training for m in weights.modules], weights.replaying
+    held = [(b.holder, b.name, b.holder[b.name]) for b in moment.buffers]
+    try:
+        weights.replaying = True
+        weights.install(moment.params)
+        _set_modes(weights, moment.modes)
+        for b in moment.buffers:
+            # one that has changed may change again, but has advanced already
+            if b.holder[b.name] is not b.tensor or b.tensor._version != b.version:
+                b.holder[b.name] = b.values.clone()
+        yield
+    finally:
+        for holder, name, tensor in held:
+            holder[name] = tensor
+        _set_modes(weights, now[1])
+        weights.install(now[0])
+        weights.replaying = now[2]
+
+
+def _set_modes(weights: FastWeights, modes: list[bool]) -> None:
+    for module, training in zip(weights.modules, modes):
+        module.training = training
+
+
+@functools.cache
+def _wrap_torch() -> None:
+    """Wraps the two functions that every call of ``checkpoint`` ends in."""
+    module: Any = torch.utils.checkpoint
+    generator = module._checkpoint_without_reentrant_generator
+    reentrant = module.CheckpointFunction
+
+    @functools.wraps(generator)
+    def wrapped(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return generator(_replayable(function), *args, **kwargs)
+
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        if not len(_live.weights):
+            return reentrant.apply(function, preserve, *args)
+        # the reentrant variant has no second derivatives
+        return module.checkpoint(
+            function, *args, use_reentrant=False, preserve_rng_state=preserve
+        )
+
+    module._checkpoint_without_reentrant_generator = wrapped
+    module.CheckpointFunction = type(
+        "CheckpointFunction", (reentrant,), {"apply": staticmethod(apply)}
+    )
