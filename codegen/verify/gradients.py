@@ -1,0 +1,319 @@
+"""Are the derivatives of the translation those of the original?
+
+The translation is unrolled with every float setting a 0-dim tensor that requires grad,
+told by each route there is, and differentiated by autograd with respect to them and to
+the initial weights; the `oracle` says what should come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .differences import Slope
+from .oracle import EACH_STEP, KEPT, Leaf, Oracle, Original
+from .report import Tally
+from .settings import sampled, together
+from .subject import Configuration, Override, Subject, Unusable
+from .surroundings import unrounded
+
+TOLERANCE = 1e-5
+SHORT_TOLERANCE = 1e-4  # where counters and products of betas are float32
+
+CONSTRUCTION = "override at construction"
+STEP = "override in step"
+USER = "tensor in the user's optimizer"
+
+
+class Gradients(NamedTuple):
+    """Of the outer loss after some steps: to the leaves, to the initial weights."""
+
+    steps: int
+    settings: Sequence[Tensor | None]
+    weights: Sequence[Tensor | None]
+
+
+def configurations(subject: Subject, thorough: bool) -> Iterator[Configuration]:
+    """The defaults, all float settings at work, every flag, groups, a used optimizer."""
+    layout = subject.layout
+    floats = sampled(subject.settings, subject.accepts)
+    everything = together(subject.settings, subject.accepts)
+    yield Configuration(layout)
+    yield Configuration(layout, floats)
+    yield Configuration(layout, everything, warm=True)
+    flagged = list(_flags(subject, floats))
+    yield from flagged
+    mixed = layout.with_(
+        "two groups, gradients absent, one frozen",
+        split=True,
+        intermittent=True,
+        frozen=True,
+    )
+    yield Configuration(mixed, floats, second=everything)
+    if thorough:
+        yield Configuration(layout, warm=True)
+        yield Configuration(layout, floats, warm=True)
+        yield Configuration(layout.with_("two groups", split=True), {}, everything)
+        yield from (replace(conf, warm=True) for conf in flagged)
+
+
+def _flags(subject: Subject, floats: Mapping[str, Any]) -> Iterator[Configuration]:
+    """Every flag and choice changed by itself, among float settings at work: those
+    that the constructor takes together with it."""
+    for setting in subject.settings:
+        if setting.kind not in ("bool", "choice"):
+            continue
+        for value in setting.alternatives:
+            told: dict[str, Any] = {}
+            for name, other in floats.items():
+                trial = told | {name: other}
+                if subject.accepts(trial | {setting.name: value}) or not told:
+                    told = trial
+            told |= {setting.name: value}
+            if subject.accepts(told):
+                yield Configuration(subject.layout, told)
+
+
+def check(
+    subject: Subject, conf: Configuration, tally: Tally, thorough: bool = False
+) -> None:
+    """Compare every derivative of `conf`, by every route a tensor setting can take."""
+    try:
+        _check(subject, conf, tally, thorough)
+    except Unusable:
+        pass  # the notes on trajectories say so
+
+
+def _check(subject: Subject, conf: Configuration, tally: Tally, thorough: bool) -> None:
+    original = Original(subject, conf, subject.problem(conf))
+    with unrounded() as asked:
+        leaves = original.leaves()
+        once = Comparison(original, tally, original.consult(leaves))
+        once.run(CONSTRUCTION, leaves)
+        changed = original.later(leaves)
+        again = {leaf: original.slopes(leaf, EACH_STEP) for leaf in changed}
+        oracle = replace(once.oracle, settings={**once.oracle.settings, **again})
+        each_step = replace(once, oracle=oracle)
+        each_step.run(STEP, leaves)
+        if thorough:
+            once.run(USER, [leaf for leaf in leaves if leaf not in changed])
+            for leaf in leaves:
+                replace(once, kept=KEPT[-1:]).run(CONSTRUCTION, [leaf])
+    _note(original, leaves, asked, tally)
+    if not asked and (thorough or not conf.settings):
+        short = replace(once, kept=KEPT[-1:], short=True)
+        short.run(CONSTRUCTION, leaves)
+
+
+def _note(
+    original: Original, leaves: Sequence[Leaf], asked: set[str], tally: Tally
+) -> None:
+    if asked:
+        tally.note(
+            f"converts to {', '.join(sorted(asked))} inside: derivatives are compared "
+            "with that rounding left out of both"
+        )
+    for leaf in leaves:
+        if derived := original.derived(leaf):
+            tally.note(
+                f"{leaf}: the constructor computes {', '.join(derived)} from it; "
+                "an override moves it alone"
+            )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One configuration of the translation, to be held against its oracle."""
+
+    original: Original
+    tally: Tally
+    oracle: Oracle
+    kept: Sequence[int] = KEPT
+    short: bool = False
+
+    def run(self, route: str, leaves: Sequence[Leaf]) -> None:
+        """Unroll with `leaves` as tensors told by `route`, and compare all slopes."""
+        label = f"{self.original.conf}; {route}"
+        label += ", float32 counters" if self.short else ""
+        try:
+            found = self.differentiate(route, leaves)
+        except Unusable:
+            raise
+        except Exception as error:
+            self.tally.hypergradients_run += len(leaves) + 1
+            reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
+            self.tally.fail("error", label, raised=reason)
+            return
+        at = [KEPT.index(each.steps) for each in found]
+        steps = [each.steps for each in found]
+        for i, leaf in enumerate(leaves):
+            slopes = [self.oracle.settings[leaf][j] for j in at]
+            got = [_number(each.settings[i]) for each in found]
+            if self._wrong(slopes, got) and self._is_limit(
+                leaf, leaves, route, at, got
+            ):
+                slopes = [Slope(g, 0.0, True) for g in got]
+            self._judge("hypergradient", str(leaf), label, steps, slopes, got)
+        slopes, got = [], []
+        for direction, row in zip(self.oracle.directions, self.oracle.weights):
+            slopes += [row[j] for j in at]
+            got += [_along(direction, each.weights) for each in found]
+        steps = steps * len(self.oracle.directions)
+        self._judge("meta-gradient", "initial weights", label, steps, slopes, got)
+
+    def _is_limit(
+        self,
+        leaf: Leaf,
+        leaves: Sequence[Leaf],
+        route: str,
+        at: Sequence[int],
+        got: Sequence[float],
+    ) -> bool:
+        """Whether `got` is what the derivative jumps to as another setting, which is
+        zero and a tensor here, too, leaves zero."""
+        way = EACH_STEP if route == STEP else self.original.telling(leaf)
+        for other, found in self.original.limits(leaf, leaves, way):
+            slopes = [found[j] for j in at]
+            if not replace(self, short=True)._wrong(slopes, got):
+                self.tally.note(
+                    f"{leaf}: its derivative jumps where {other} leaves zero; with "
+                    "tensors for both it is the limit from there"
+                )
+                return True
+        return False
+
+    def _wrong(self, expected: Sequence[Slope], got: Sequence[float]) -> list[int]:
+        """Where `got` is none of what is `expected`."""
+        limit = SHORT_TOLERANCE if self.short else TOLERANCE
+        return [
+            j
+            for j, (e, g) in enumerate(zip(expected, got))
+            if g - g != 0 or (e.consistent and e.error(g) > limit)
+        ]
+
+    def differentiate(self, route: str, leaves: Sequence[Leaf]) -> list[Gradients]:
+        """Gradients of the outer loss after each kept number of steps."""
+        subject, conf = self.original.subject, self.original.conf
+        problem = self.original.problem
+        params, opt = subject.used(conf, problem)
+        tensors = [
+            torch.tensor(leaf.value, dtype=torch.float64, requires_grad=True)
+            for leaf in leaves
+        ]
+        values = overridden(opt, leaves, tensors)
+        if route == USER:
+            opt = self._users(params, opt, values)
+        history, _ = subject.unroll(
+            opt,
+            params,
+            problem.loss,
+            conf.steps,
+            values if route == CONSTRUCTION else None,
+            values if route == STEP else None,
+        )
+        start = [p for p in history[0] if p.requires_grad]
+        found = []
+        for k in (k for k in self.kept if k <= conf.steps):
+            gradients = torch.autograd.grad(
+                problem.outer(history[k]),
+                [*tensors, *start],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            n = len(tensors)
+            found.append(Gradients(k, gradients[:n], gradients[n:]))
+        return found
+
+    def _users(
+        self, params: Sequence[Tensor], opt: Optimizer, values: Override
+    ) -> Optimizer:
+        """The user's optimizer, built with tensors that require grad if its constructor
+        takes them, else with them put in its groups."""
+        conf = self.original.conf
+        if len(opt.param_groups) == 1 and not conf.warm:
+            told = {**conf.settings, **{k: v[0] for k, v in values.items()}}
+            try:
+                return self.original.subject.build(params, conf.layout, told)
+            except Unusable:
+                pass
+        for name, given in values.items():
+            for group, value in zip(opt.param_groups, given):
+                if name in group:
+                    group[name] = value
+        return opt
+
+    def _judge(
+        self,
+        kind: str,
+        what: str,
+        label: str,
+        steps: Sequence[int],
+        expected: Sequence[Slope],
+        got: Sequence[float],
+    ) -> None:
+        """Enter one derivative, right after every number of steps or not."""
+        judged = [j for j, slope in enumerate(expected) if slope.consistent]
+        errors = [_nan_is_wrong(e.error(g)) for e, g in zip(expected, got)]
+        wrong = self._wrong(expected, got)
+        if len(judged) < len(got) and not wrong:
+            self.tally.note(
+                f"{what}: finite differences of the original do not converge in "
+                f"{len(got) - len(judged)} of {len(got)} cases, not judged [{label}]"
+            )
+        self.tally.hypergradients_run += bool(judged or wrong)
+        if not wrong:
+            self.tally.hypergradients_right += bool(judged)
+            if not self.short:
+                worst = max((errors[j] for j in judged), default=0.0)
+                self.tally.worst_gradient = max(self.tally.worst_gradient, worst)
+            return
+        j = max(wrong, key=lambda j: errors[j])
+        figures = {
+            "of": what,
+            "steps": steps[j],
+            "found": got[j],
+            "finite difference": expected[j].value,
+            "noise": expected[j].noise,
+            "relative error": errors[j],
+        }
+        self.tally.fail(kind, label, **figures)
+
+
+def overridden(
+    opt: Optimizer, leaves: Sequence[Leaf], values: Sequence[Any]
+) -> dict[str, list[Any]]:
+    """`opt`'s settings as an override, with `values` in the places of `leaves`."""
+    groups = opt.param_groups
+    found: dict[str, list[Any]] = {}
+    for leaf, value in zip(leaves, values):
+        if leaf.name not in found:
+            shown = groups if leaf.group is not None else groups[:1]
+            found[leaf.name] = [group.get(leaf.name) for group in shown]
+        current = found[leaf.name]
+        g = leaf.group or 0
+        if leaf.place is None:
+            current[g] = value
+        else:
+            old = current[g]
+            current[g] = type(old)(
+                value if j == leaf.place else v for j, v in enumerate(old)
+            )
+    return found
+
+
+def _number(gradient: Tensor | None) -> float:
+    return 0.0 if gradient is None else float(gradient)
+
+
+def _along(direction: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> float:
+    pairs = zip(direction, gradients)
+    return sum(float((d * g).sum()) for d, g in pairs if g is not None)
+
+
+def _nan_is_wrong(error: float) -> float:
+    return error if error == error else float("inf")

@@ -1,0 +1,108 @@
+"""Are the derivatives finite, and right, where a gradient is exactly zero?
+
+Parameter 0's gradient is zero from the start, from the third step on, or (stationary)
+zero at the present weights with a curvature there, so that a square root of its square
+is at its kink. First derivatives must equal finite differences of the original, second
+ones must be finite, and autograd's anomaly mode must find nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .gradients import CONSTRUCTION, Comparison, overridden
+from .oracle import Leaf, Original
+from .report import Tally
+from .settings import sampled, together
+from .subject import Configuration, Subject, Unusable
+from .surroundings import unrounded
+
+STEPS = 4
+KINDS = ("start", "later", "stationary")
+
+
+def configurations(subject: Subject, thorough: bool) -> Iterator[Configuration]:
+    """Each kind of zero, at the defaults and with floats and each flag at work."""
+    if subject.layout.sparse:
+        return  # a row that is not looked up has no gradient rather than a zero one
+    floats = sampled(subject.settings, subject.accepts)
+    everything = together(subject.settings, subject.accepts)
+    flags = [
+        floats | {s.name: value}
+        for s in subject.settings
+        if s.kind == "bool"
+        for value in s.alternatives
+        if subject.accepts(floats | {s.name: value})
+    ]
+    for zero in KINDS:
+        layout = subject.layout.zeroed(zero)
+        yield Configuration(layout, steps=STEPS)
+        yield Configuration(layout, floats, steps=STEPS)
+        if thorough or zero == "stationary":
+            yield Configuration(layout, everything, steps=STEPS)
+        if thorough:
+            yield Configuration(layout, floats, steps=STEPS, warm=True)
+            for settings in flags:
+                yield Configuration(layout, settings, steps=STEPS)
+
+
+def check(subject: Subject, conf: Configuration, tally: Tally) -> None:
+    """First derivatives against the original's, second ones for being finite."""
+    original = Original(subject, conf, subject.problem(conf))
+    try:
+        with unrounded():
+            leaves = original.leaves()
+            oracle = original.consult(leaves, parameters=[0])
+            with torch.autograd.set_detect_anomaly(True):
+                first = Comparison(original, tally, oracle, kept=(1, STEPS))
+                first.run(CONSTRUCTION, leaves)
+                _second(original, leaves, tally)
+    except Unusable:
+        pass  # the notes on trajectories say so
+
+
+def _second(original: Original, leaves: Sequence[Leaf], tally: Tally) -> None:
+    label = f"{original.conf}; second derivative"
+    tally.hypergradients_run += 1
+    try:
+        gradients = second_derivatives(original, leaves)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
+        tally.fail("error", label, raised=reason)
+        return
+    names = [*map(str, leaves), *(f"parameter {i}" for i in range(len(gradients)))]
+    broken = [
+        name
+        for name, g in zip(names, gradients)
+        if g is not None and not g.isfinite().all()
+    ]
+    if broken:
+        tally.fail("zero gradient", label, **{"not finite": ", ".join(broken)})
+    else:
+        tally.hypergradients_right += 1
+
+
+def second_derivatives(
+    original: Original, leaves: Sequence[Leaf]
+) -> list[Tensor | None]:
+    """Gradient of a weighted sum of all first derivatives, to leaves and weights."""
+    subject, conf, problem = original.subject, original.conf, original.problem
+    params, opt = subject.used(conf, problem)
+    tensors = [
+        torch.tensor(leaf.value, dtype=torch.float64, requires_grad=True)
+        for leaf in leaves
+    ]
+    override = overridden(opt, leaves, tensors)
+    history, _ = subject.unroll(opt, params, problem.loss, conf.steps, override)
+    inputs = [*tensors, *(p for p in history[0] if p.requires_grad)]
+    outer = problem.outer(history[-1])
+    first = torch.autograd.grad(outer, inputs, create_graph=True, allow_unused=True)
+    terms = [g.sum() * (i + 1) for i, g in enumerate(first) if g is not None]
+    linear = [t for t in terms if t.requires_grad]
+    if not linear:
+        return [None] * len(inputs)
+    total = torch.stack(linear).sum()
+    return list(torch.autograd.grad(total, inputs, allow_unused=True))

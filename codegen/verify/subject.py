@@ -1,0 +1,226 @@
+"""One optimizer and its translation: how to build, train and unroll them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from higher.optim.base import DifferentiableOptimizer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .problem import LAYOUTS, SPARSE, Layout, Problem
+from .settings import (
+    Setting,
+    required,
+    required_group_keys,
+    settings_of,
+    settings_of_groups,
+)
+from .surroundings import reseed
+
+Group = dict[str, Any]
+Override = Mapping[str, list[Any]]
+WARM = 3  # steps of the original before branching off it
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to run an optimizer.
+
+    settings: constructor arguments off their defaults; second: those of a second
+    parameter group; user: dispatch flags that only the user's optimizer has.
+    """
+
+    layout: Layout
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    second: Mapping[str, Any] = field(default_factory=dict)
+    user: Mapping[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float64
+    warm: bool = False
+    steps: int = 8
+    track: bool = True
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{k}={_short(v)}" for k, v in self.settings.items())
+        parts = [told or "defaults", str(self.dtype).removeprefix("torch.")]
+        parts.append(self.layout.name)
+        if self.user:
+            parts.append("user sets " + ", ".join(f"{k}" for k in self.user))
+        parts.append("branching off a used optimizer" if self.warm else "cold start")
+        parts += [] if self.track else ["test mode"]
+        return "; ".join(parts)
+
+
+class Unusable(Exception):
+    """The original itself cannot be run this way."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The original, its translation, and what is known about running the original."""
+
+    original: type[Optimizer]
+    differentiable: type[DifferentiableOptimizer]
+    settings: tuple[Setting, ...]
+    group_keys: tuple[str, ...]
+    layouts: tuple[Layout, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """The parameters it is mainly run on."""
+        return self.layouts[0]
+
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether it also takes sparse gradients beside dense ones."""
+        return SPARSE in self.layouts[1:]
+
+    @property
+    def third_party(self) -> bool:
+        """Whether it is somebody else's than torch's."""
+        return self.original.__module__.partition(".")[0] != "torch"
+
+    def accepts(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the constructor takes these settings."""
+        try:
+            params = Problem(self.layout, torch.float64).initial()
+            self.build(params, self.layout, settings)
+        except Unusable:
+            return False
+        return True
+
+    def build(
+        self,
+        params: Sequence[Tensor],
+        layout: Layout,
+        settings: Mapping[str, Any],
+        per_group: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> Optimizer:
+        """The original on `params`. per_group: entries of a group's own dict, by index.
+
+        Raises `Unusable` where the constructor refuses.
+        """
+        groups: list[Group] = [
+            {"params": [params[i] for i in members]} for members in layout.groups
+        ]
+        for g, group in enumerate(groups):
+            group.update({key: g % 2 == 0 for key in self.group_keys})
+            group.update((per_group or {}).get(g, {}))
+        named = {s.name for s in self.settings if not s.per_group}
+        told = required(self.settings) | dict(settings)
+        try:
+            plain = len(groups) == 1 and len(groups[0]) == 1
+            opt = self.original(
+                groups[0]["params"] if plain else groups,
+                **{k: v for k, v in told.items() if k in named},
+            )
+        except Exception as refusal:
+            raise Unusable(f"{type(refusal).__name__}: {refusal}") from refusal
+        for group in opt.param_groups:
+            group.update(
+                (k, v) for k, v in told.items() if k in group and k not in named
+            )
+        if callable(switch := getattr(opt, "train", None)):
+            switch()  # schedule-free optimizers insist on it
+        return opt
+
+    def problem(self, conf: Configuration) -> Problem:
+        """What `conf` is trained on."""
+        return Problem(conf.layout, conf.dtype)
+
+    def advance(
+        self, opt: Optimizer, params: Sequence[Tensor], problem: Problem, step: int
+    ) -> list[Tensor | None]:
+        """Train in place for one step; its gradients. Raises `Unusable`."""
+        for p in params:
+            p.grad = None
+        try:
+            problem.loss(params, step).backward()  # type: ignore[no-untyped-call]
+            grads = [None if p.grad is None else p.grad.clone() for p in params]
+            opt.step()
+        except Exception as refusal:
+            raise Unusable(f"{type(refusal).__name__}: {refusal}") from refusal
+        return grads
+
+    def used(
+        self,
+        conf: Configuration,
+        problem: Problem,
+        told: Mapping[str, Any] | None = None,
+    ) -> tuple[list[Tensor], Optimizer]:
+        """Weights and the original on them, after the upstream steps if `conf` is warm.
+
+        told: settings beside those of `conf`. The random stream is at its known place
+        afterwards. Raises `Unusable`.
+        """
+        params = problem.initial()
+        settings = {**conf.settings, **(told or {})}
+        opt = self.build(params, conf.layout, settings, {1: conf.second})
+        reseed()
+        for step in range(-WARM if conf.warm else 0, 0):
+            self.advance(opt, params, problem, step)
+        reseed()
+        return params, opt
+
+    def unroll(
+        self,
+        opt: Optimizer,
+        params: Sequence[Tensor],
+        losses: Callable[[list[Tensor], int], Tensor],
+        steps: int,
+        override: Override | None = None,
+        each_step: Override | None = None,
+        track: bool = True,
+    ) -> tuple[list[list[Tensor]], DifferentiableOptimizer]:
+        """Run the translation off `opt`: the weights before and after each step."""
+        fast = [p.detach().clone().requires_grad_(p.requires_grad) for p in params]
+        diffopt = self.differentiable(
+            opt,
+            params,
+            override=None if override is None else dict(override),
+            track_higher_grads=track,
+        )
+        reseed()
+        history = [fast]
+        for step in range(steps):
+            told = None if each_step is None else dict(each_step)
+            loss = losses(history[-1], step)
+            history.append(list(diffopt.step(loss, params=history[-1], override=told)))
+        return history, diffopt
+
+
+def subject(
+    original: type[Optimizer], differentiable: type[DifferentiableOptimizer]
+) -> Subject:
+    """Find out by trying which parameters `original` takes. Raises `Unusable`."""
+    settings, keys = settings_of(original), required_group_keys(original)
+    reason = ""
+    layouts: list[Layout] = []
+    for layout in LAYOUTS:
+        if layouts and layout is not SPARSE:
+            continue
+        if keys:
+            layout = layout.with_(layout.name, split=True)
+        trial = Subject(original, differentiable, settings, keys, (layout,))
+        try:
+            conf = Configuration(layout, warm=True)
+            trial.used(conf, trial.problem(conf))
+            layouts.append(layout)
+        except Unusable as refusal:
+            reason = reason or str(refusal)
+    if not layouts:
+        raise Unusable(reason)
+    if keys:
+        trial = Subject(original, differentiable, settings, keys, tuple(layouts))
+        opt = trial.build(Problem(layouts[0], torch.float64).initial(), layouts[0], {})
+        settings += settings_of_groups(opt.param_groups, [s.name for s in settings])
+    return Subject(original, differentiable, settings, keys, tuple(layouts))
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"tensor({value.item():g})"
+    return str(value)

@@ -1,0 +1,72 @@
+"""What a verification sets up around itself, and restores: one thread, a known random
+stream, silence, and for derivatives arithmetic that rounds to nothing below float64."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SEED = 20240229
+LOWER = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """One thread (the tensors are tiny), warnings off, and every random stream and
+    thread count as it was on leaving."""
+    threads, stream = torch.get_num_threads(), random.getstate()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            with torch.enable_grad():
+                yield
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(stream)
+
+
+def reseed() -> None:
+    """Put every random stream an optimizer may draw from at one known place."""
+    torch.default_generator.manual_seed(SEED)  # torch.manual_seed seeds GPUs, slowly
+    random.seed(SEED)
+
+
+@contextmanager
+def unrounded() -> Iterator[set[str]]:
+    """float64 throughout, so that finite differences see a smooth function: it is the
+    default dtype (step counters and products of betas follow it), and a float64
+    tensor converted to a shorter float stays what it is. Yields the dtypes that were
+    asked for, filled in as it happens."""
+    asked: set[str] = set()
+    names = ("bfloat16", "half", "float", "to")
+    kept = {name: getattr(Tensor, name) for name in names}
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    for name, convert in kept.items():
+        setattr(Tensor, name, _keeping_float64(convert, asked))
+    try:
+        yield asked
+    finally:
+        torch.set_default_dtype(dtype)
+        for name, convert in kept.items():
+            setattr(Tensor, name, convert)
+
+
+def _keeping_float64(
+    convert: Callable[..., Tensor], asked: set[str]
+) -> Callable[..., Tensor]:
+    def converted(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result = convert(self, *args, **kwargs)
+        if self.dtype is not torch.float64 or result.dtype not in LOWER:
+            return result
+        asked.add(str(result.dtype).removeprefix("torch."))
+        return self.clone()  # a conversion never aliases
+
+    return converted

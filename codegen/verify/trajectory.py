@@ -1,0 +1,235 @@
+"""Does the translation go where the original goes?
+
+The original trains in place on its default path for the CPU; its gradients are
+recorded and given to the translation, step by step, so that an error shows as large as
+it is instead of as large as the problem makes it. Weights are compared after every
+step, state and settings at the end: bit for bit, else within `tolerance`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .compare import SAME, Difference, compare, snapshot, worst_of
+from .problem import SPARSE, Problem
+from .report import Tally
+from .settings import DISPATCH, variants
+from .subject import Configuration, Subject, Unusable
+
+#: Relative to the largest number of a tensor. float64 and float32 leave room for
+#: another order of the same operations. bfloat16 keeps eight bits: half a unit in the
+#: last place (2**-9) at each of eight steps. complex64 computes in float32.
+TOLERANCES: Mapping[torch.dtype, float] = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-6,
+    torch.complex64: 1e-6,
+    torch.bfloat16: 8 * 2.0**-9,
+}
+#: Other people's optimizers lean more on operations that have no out-of-place twin.
+THIRD_PARTY: Mapping[torch.dtype, float] = {
+    **TOLERANCES,
+    torch.float64: 1e-7,
+    torch.float32: 1e-5,
+    torch.complex64: 1e-5,
+}
+
+
+class Recording(NamedTuple):
+    """What the original did: per step its gradients and the weights they led to."""
+
+    grads: list[list[Tensor | None]]
+    weights: list[list[Tensor]]
+    state: list[list[Mapping[str, Any]]]
+    groups: list[dict[str, Any]]
+
+
+def configurations(subject: Subject, thorough: bool) -> Iterator[Configuration]:
+    """Every way to run `subject`, as one flat sequence of grids."""
+    pairs = 200 if thorough else 50
+    labelled = list(variants(subject.settings, subject.accepts, pairs))
+    few = [settings for label, settings in labelled if label != "pair"]
+    layout = subject.layout
+    double, single = torch.float64, torch.float32
+    for dtype in (double, single):
+        for label, settings in labelled:
+            if thorough or label != "pair" or dtype is double:
+                yield Configuration(layout, settings, dtype=dtype)
+            if thorough or label != "pair" or dtype is single:
+                yield Configuration(layout, settings, dtype=dtype, warm=True)
+    for dtype in (torch.bfloat16, torch.complex64):
+        for settings in few:
+            yield Configuration(layout, settings, dtype=dtype)
+        yield Configuration(layout, dtype=dtype, warm=True)
+    yield from _layouts(subject, few)
+    yield from _as_users_do(subject, few)
+
+
+def _layouts(subject: Subject, few: list[dict[str, Any]]) -> Iterator[Configuration]:
+    """Groups, absent gradients, frozen and sparse parameters."""
+    layout, everything = subject.layout, few[-1]
+    split = layout.with_("two groups", split=True)
+    absent = layout.with_("gradients absent at times", intermittent=True)
+    frozen = layout.with_("one parameter frozen", frozen=True)
+    mixed = layout.with_(
+        "two groups, gradients absent, one frozen",
+        split=True,
+        frozen=True,
+        intermittent=True,
+    )
+    for warm in (False, True):
+        for each in (split, absent, frozen):
+            yield Configuration(each, second=everything, warm=warm)
+        for settings in few:
+            yield Configuration(mixed, settings, second=everything, warm=warm)
+    if subject.takes_sparse:
+        for settings in few:
+            for dtype in (torch.float64, torch.float32):
+                yield Configuration(SPARSE, settings, dtype=dtype)
+            yield Configuration(SPARSE, settings, warm=True)
+
+
+def _as_users_do(
+    subject: Subject, few: list[dict[str, Any]]
+) -> Iterator[Configuration]:
+    """Dispatch flags and tensor settings of the user's, and test mode."""
+    layout = subject.layout
+    for warm in (False, True):
+        for setting in subject.settings:
+            if setting.name in DISPATCH:
+                user = {setting.name: True}
+                yield Configuration(layout, user=user, warm=warm)
+                yield Configuration(layout, few[-1], user=user, warm=warm)
+        for settings in (few[0], few[-1]):
+            yield Configuration(layout, settings, warm=warm, track=False)
+    for setting in subject.settings:
+        if setting.takes_tensor and setting.kind == "float":
+            for value in (setting.default, *setting.alternatives):
+                told = {setting.name: torch.tensor(value, dtype=torch.float64)}
+                yield Configuration(layout, told)
+                yield Configuration(layout, few[-1] | told, warm=True)
+
+
+def check(subject: Subject, conf: Configuration, tally: Tally) -> None:
+    """Run `conf` on both and enter the outcome; refusals of the original are notes."""
+    problem = Problem(conf.layout, conf.dtype)
+    try:
+        recording = record(subject, conf, problem)
+        params, opt = branching_point(subject, conf, problem)
+    except Unusable as refusal:
+        # a ValueError is how a constructor says that settings do not go together
+        if not str(refusal).startswith("ValueError"):
+            tally.note(f"the original refuses {_gist(conf)}: {_first_line(refusal)}")
+        return
+    tally.run += 1
+    before = snapshot(params, opt)
+    try:
+        difference = follow(subject, conf, problem, recording, params, opt)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        tally.fail("error", conf, raised=reason)
+        return
+    effect = compare(before, snapshot(params, opt), "the user's optimizer")
+    limits = THIRD_PARTY if subject.third_party else TOLERANCES
+    if effect.size:
+        tally.fail("side effect", conf, **effect.figures)
+    elif difference.size > limits[conf.dtype]:
+        tally.fail(difference.kind, conf, **difference.figures)
+    else:
+        tally.followed += 1
+        tally.identical += difference.size == 0
+        tally.worst_trajectory = max(tally.worst_trajectory, difference.size)
+
+
+def record(subject: Subject, conf: Configuration, problem: Problem) -> Recording:
+    """Train the original and keep what it did. Raises `Unusable`."""
+    params, opt = subject.used(conf, problem)
+    grads, weights = [], []
+    for step in range(conf.steps):
+        grads.append(subject.advance(opt, params, problem, step))
+        weights.append([p.detach().clone() for p in params])
+    state = [
+        [opt.state.get(p, {}) for p in group["params"]] for group in opt.param_groups
+    ]
+    return Recording(grads, weights, state, opt.param_groups)
+
+
+def branching_point(
+    subject: Subject, conf: Configuration, problem: Problem
+) -> tuple[list[Tensor], Optimizer]:
+    """The user's weights and optimizer, with the flags and tensors only users set."""
+    params, opt = subject.used(conf, problem)
+    if conf.user:
+        saved = opt.state_dict()
+        opt = subject.build(
+            params, conf.layout, {**conf.settings, **conf.user}, {1: conf.second}
+        )
+        opt.load_state_dict(saved)
+        for group in opt.param_groups:
+            group.update(conf.user)
+    return params, opt
+
+
+def follow(
+    subject: Subject,
+    conf: Configuration,
+    problem: Problem,
+    recording: Recording,
+    params: list[Tensor],
+    opt: Optimizer,
+) -> Difference:
+    """Run the translation on the recorded gradients; the worst difference."""
+
+    def loss(fast: list[Tensor], step: int) -> Tensor:
+        if conf.layout.sparse:
+            return problem.loss(fast, step)  # linear: the same gradients anyway
+        return problem.replay(fast, recording.grads[step])
+
+    history, diffopt = subject.unroll(opt, params, loss, conf.steps, track=conf.track)
+    if not conf.track and any(g.grad_fn for got in history for g in got):
+        return Difference(math.inf, "trajectory", {"test mode": "keeps a graph"})
+    worst = SAME
+    for step, (expected, got) in enumerate(zip(recording.weights, history[1:])):
+        for i, (e, g) in enumerate(zip(expected, got)):
+            difference = compare(e, g, f"parameter {i}")
+            difference.figures["step"] = step + 1
+            worst = worst_of([worst, difference])
+        if worst.size > 1e-3:
+            return worst  # what comes after follows from this
+    state = _state_difference(recording, diffopt.state, diffopt.param_groups)
+    if state.kind != "dtype":
+        state = state._replace(kind="state")
+    return worst_of([worst, state])
+
+
+def _state_difference(
+    recording: Recording,
+    state: Sequence[Mapping[int, Mapping[str, Any]]],
+    groups: Sequence[Mapping[str, Any]],
+) -> Difference:
+    found = [
+        compare(expected, state[g][i], f"state[{g}][{i}]")
+        for g, slots in enumerate(recording.state)
+        for i, expected in enumerate(slots)
+    ]
+    for g, (settings, current) in enumerate(zip(recording.groups, groups)):
+        skip = {"params", *DISPATCH}
+        expected = {k: v for k, v in settings.items() if k not in skip}
+        got = {k: current.get(k) for k in expected}
+        found.append(compare(expected, got, f"param_groups[{g}]"))
+    return worst_of(found)
+
+
+def _gist(conf: Configuration) -> str:
+    told = {**conf.settings, **conf.user}
+    shapes = f" on {conf.layout.name}" if conf.layout.sparse else ""
+    return f"{', '.join(told) or 'defaults'} in {str(conf.dtype)[6:]}{shapes}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:160]
