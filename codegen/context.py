@@ -1,0 +1,51 @@
+"""What all passes share while one optimizer is translated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import libcst as cst
+
+from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
+
+
+@dataclass(frozen=True)
+class Change:
+    """A rule fired on a line of upstream's."""
+
+    rule: str
+    origin: Origin | None
+    before: str
+    after: str
+
+
+@dataclass
+class Context:
+    """Origins of nodes, diagnostics so far, which rule fired where, and which of the
+    optimizer's own attributes the step reads (``carried``)."""
+
+    origins: Origins = field(default_factory=Origins)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    carried: set[str] = field(default_factory=set)
+
+    def refuse(self, rule: str, node: cst.CSTNode, message: str, hint: str) -> None:
+        """Collect a diagnostic at ``node``; ``raise_if_refused`` ends the pass."""
+        origin = self.origins.of(node)
+        line = self.origins.line(origin) if origin is not None else ""
+        self.diagnostics.append(Diagnostic(rule, message, hint, origin, line))
+
+    def raise_if_refused(self) -> None:
+        if self.diagnostics:
+            raise CodegenError(self.diagnostics)
+
+    def fired(
+        self, rule: str, node: cst.CSTNode, before: str = "", after: str = ""
+    ) -> None:
+        """Note that ``rule`` changed ``node``: counted, and shown by ``--explain``."""
+        self.changes.append(Change(rule, self.origins.of(node), before, after))
+
+    def counts(self) -> Counter[str]:
+        return Counter(change.rule for change in self.changes)

@@ -1,0 +1,108 @@
+"""What the compiler says when it can't translate a line.
+
+Every diagnostic points at upstream's own source: ``file:line:col: R4: message``,
+the source line, a caret and a hint. All of them are collected before any is
+shown, so that one run tells everything there is to fix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+
+
+@dataclass(frozen=True, order=True)
+class Origin:
+    """A place in upstream's source; ``line`` counts from 1, ``col`` from 1."""
+
+    file: str
+    line: int
+    col: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.col}"
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One construct that can't be translated: which rule, why, what to do."""
+
+    rule: str
+    message: str
+    hint: str = ""
+    origin: Origin | None = None
+    source_line: str = ""
+
+    def render(self) -> str:
+        head = f"{self.origin}: " if self.origin else ""
+        lines = [f"{head}{self.rule}: {self.message}"]
+        if self.origin and self.source_line:
+            lines.append(f"    {self.source_line}")
+            lines.append("    " + " " * (self.origin.col - 1) + "^")
+        if self.hint:
+            lines.append(f"    hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class CodegenError(Exception):
+    """The optimizer can't be translated; ``diagnostics`` say where and why."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = tuple(dict.fromkeys(diagnostics))
+        super().__init__("\n".join(d.render() for d in self.diagnostics))
+
+
+def misuse(message: str, hint: str = "") -> CodegenError:
+    """An error without a position in source: a wrong name, an unreadable file."""
+    return CodegenError([Diagnostic("error", message, hint)])
+
+
+class Origins:
+    """Side table: syntax node → where upstream wrote it.
+
+    Nodes are compared by identity. A node that replaces another inherits its
+    origin, so that a diagnostic after five passes points at upstream's line.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[cst.CSTNode, Origin] = {}
+        self._lines: dict[str, list[str]] = {}
+
+    def read(self, module: cst.Module, file: str) -> None:
+        """Record the positions of a freshly parsed module."""
+        self._lines[file] = module.code.splitlines()
+        wrapper = MetadataWrapper(module, unsafe_skip_copy=True)
+        for node, range_ in wrapper.resolve(PositionProvider).items():
+            start = range_.start
+            self._of[node] = Origin(file, start.line, start.column + 1)
+
+    def of(self, node: cst.CSTNode) -> Origin | None:
+        """Origin of a node, or of the first node inside it that has one."""
+        return next((self._of[n] for n in walk(node) if n in self._of), None)
+
+    def inherit(self, new: cst.CSTNode, old: cst.CSTNode) -> None:
+        """Give ``new``, and what inside it has none, the origin of ``old``."""
+        origin = self._of.get(old) or self.of(old)
+        if origin is not None:
+            self._fill(new, origin)
+
+    def _fill(self, node: cst.CSTNode, origin: Origin) -> None:
+        if node in self._of:
+            return
+        self._of[node] = origin
+        for child in node.children:
+            self._fill(child, origin)
+
+    def line(self, origin: Origin) -> str:
+        lines = self._lines.get(origin.file, [])
+        return lines[origin.line - 1] if 0 < origin.line <= len(lines) else ""
+
+
+def walk(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """A node and all nodes below it, depth first."""
+    yield node
+    for child in node.children:
+        yield from walk(child)

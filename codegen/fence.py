@@ -1,0 +1,96 @@
+"""Proof that nothing mutable, detached or unknown is left in a translation."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from codegen.context import Context
+from codegen.diagnostics import walk
+from codegen.rules.r4_out_of_place.inplace import inplace_function, inplace_method
+from codegen.syntax import Body, dotted, keyword
+
+_FORBIDDEN_ATTRIBUTES = {
+    "data": "R5",
+    "grad": "R2",
+}
+_FORBIDDEN_METHODS = {
+    "item": ("R5", "cuts the gradient"),
+    "detach": ("R5", "cuts the gradient"),
+    "backward": ("R1", "runs autograd inside the step"),
+    "numpy": ("R5", "leaves torch"),
+    "tolist": ("R5", "leaves torch"),
+    "register_hook": ("R1", "hooks into autograd"),
+}
+_FORBIDDEN_FUNCTIONS = (
+    "torch.autograd",
+    "torch.distributed",
+    "dist.",
+    "torch.no_grad",
+    "torch.jit",
+    "torch.compile",
+    "torch.utils.checkpoint",
+)
+_KNOWN_SELF = frozenset({"param_groups", "state", "shared", "defaults"})
+
+
+def check(body: Body, context: Context) -> None:
+    """Refuse whatever survived the rules and would be wrong at run time."""
+    for statement in body:
+        for node in walk(statement):
+            if isinstance(node, cst.Call):
+                _check_call(node, context)
+            elif isinstance(node, cst.Attribute):
+                _check_attribute(node, context)
+            elif isinstance(node, (cst.Yield, cst.Await, cst.Global, cst.Nonlocal)):
+                context.refuse(
+                    "fence", node, "this statement has no place in a step", "remove it"
+                )
+
+
+def _check_call(node: cst.Call, context: Context) -> None:
+    name = dotted(node.func) or ""
+    if inplace_method(node) or inplace_function(node) or keyword(node, "out"):
+        context.refuse(
+            "R4",
+            node,
+            "an in-place operation is left here",
+            "write it as a statement of its own, on a variable",
+        )
+    if name.startswith(_FORBIDDEN_FUNCTIONS):
+        context.refuse(
+            "fence",
+            node,
+            f"{name} can't be part of a differentiable step",
+            "autograd, distributed and compiled calls belong outside the optimizer",
+        )
+    if isinstance(node.func, cst.Attribute):
+        rule, why = _FORBIDDEN_METHODS.get(node.func.attr.value, ("", ""))
+        if rule:
+            context.refuse(
+                rule, node, f".{node.func.attr.value}() {why}", "compute with tensors"
+            )
+    if name.startswith("self."):
+        context.refuse(
+            "fence",
+            node,
+            f"the method {name} has no source that can be translated here",
+            "inline it, or make it a function of its arguments",
+        )
+
+
+def _check_attribute(node: cst.Attribute, context: Context) -> None:
+    name = dotted(node) or ""
+    if node.attr.value in _FORBIDDEN_ATTRIBUTES and not name.startswith("torch."):
+        context.refuse(
+            _FORBIDDEN_ATTRIBUTES[node.attr.value],
+            node,
+            f".{node.attr.value} is read outside a loop over parameters",
+            'read it inside `for p in group["params"]`',
+        )
+    if name.startswith("self.") and name.split(".")[1] not in _KNOWN_SELF:
+        context.refuse(
+            "fence",
+            node,
+            f"{name} is not known to a differentiable optimizer",
+            "keep settings in the parameter groups",
+        )

@@ -1,0 +1,41 @@
+"""Upstream's shape into the README's: one in-place loop over the parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codegen.context import Context
+from codegen.diagnostics import misuse
+from codegen.lower.complex import fold_complex
+from codegen.lower.legacy import modernize
+from codegen.lower.loops import lower_loops
+from codegen.lower.specialize import Specializer
+from codegen.rules.r1_closures import refuse_closures
+from codegen.syntax import Body
+from codegen.tidy import tidy
+from codegen.upstream import Upstream
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """An in-place step of one loop over the parameters."""
+
+    body: Body
+    complex_as_real: bool
+
+
+def lower(upstream: Upstream, context: Context) -> Lowered:
+    """The body of ``step``: dispatch folded, layers inlined, lists gone."""
+    step = upstream.method("step")
+    if step is None:
+        raise misuse(
+            f"{upstream.target} defines no step of its own",
+            "name an optimizer that overrides torch.optim.Optimizer.step",
+        )
+    body = tidy(Specializer(upstream, context).function(step))
+    refuse_closures(body, context)
+    context.raise_if_refused()
+    body = lower_loops(body, context)
+    body = modernize(body, context)
+    body, complex_as_real = fold_complex(body, context)
+    return Lowered(tidy(body), complex_as_real)

@@ -1,0 +1,87 @@
+"""What the compiler knows of an optimizer's surroundings: one table.
+
+Optimizers choose between implementations of one algorithm (a loop, ``foreach``,
+fused and capturable kernels, TorchScript). All compute the same; the loop over
+single tensors is the one that is translated, and it is torch's default on CPU.
+"""
+
+from __future__ import annotations
+
+import re
+
+FALSE_SETTINGS = frozenset(
+    {"foreach", "fused", "capturable", "differentiable", "compile", "compiled"}
+)
+"""Settings (``group[k]``, ``self.k``, ``self.defaults[k]``) that only choose an
+implementation. A user may set them; they change nothing here."""
+
+FALSE_CALLS = frozenset(
+    {
+        "torch.jit.is_scripting",
+        "torch.jit.is_tracing",
+        "torch.compiler.is_compiling",
+        "torch._utils.is_compiling",
+        "torch._dynamo.is_compiling",
+        "torch.compiler.is_dynamo_compiling",
+    }
+)
+
+NONE_ATTRIBUTES = frozenset({"grad_scale", "found_inf"})
+"""Set by AMP's GradScaler on fused optimizers alone."""
+
+TENSOR_TYPES = frozenset({"torch.Tensor", "torch.nn.Parameter", "Tensor"})
+
+NO_EFFECT_METHODS = frozenset(
+    {
+        "_cuda_graph_capture_health_check",
+        "_accelerator_graph_capture_health_check",
+        "_optimizer_step_code",
+        "profile_hook_step",
+    }
+)
+"""Methods of the base optimizer that only check or announce."""
+
+NO_EFFECT_CALLS = frozenset({"torch._dynamo.graph_break", "warnings.warn", "print"})
+
+IDENTITY_CALLS = {
+    "typing.cast": 1,
+    "torch.optim.optimizer._to_scalar": 0,
+    "torch.optim.optimizer._stack_if_compiling": 0,
+}
+"""Functions that return an argument as it is, and which one. Tensor settings are
+0-dim here already, so ``_to_scalar`` has nothing to do."""
+
+RUNTIME_CALLS = {
+    "torch.optim.optimizer._get_value": ("ops.value", 1),
+    "torch.optim.optimizer._get_scalar_dtype": ("ops.scalar_dtype", 0),
+}
+"""torch's private helpers with a public twin in the runtime, and how many of their
+arguments it takes."""
+
+STEP_DECORATORS = frozenset(
+    {
+        "torch.no_grad",
+        "torch.inference_mode",
+        "torch.enable_grad",
+        "torch.optim.optimizer._use_grad_for_differentiable",
+        "torch.optim.optimizer._disable_dynamo_if_unsupported",
+        "torch._disable_dynamo",
+        "torch._disable_dynamo_if_unsupported",
+        "torch._dynamo.disable",
+        "torch.compiler.disable",
+        "torch.jit.ignore",
+        "typing.override",
+        "typing_extensions.override",
+        "typing.overload",
+        "staticmethod",
+        "functools.wraps",
+    }
+)
+"""Decorators under which a function computes the same."""
+
+DISPATCH_COMMENT = re.compile(
+    r"\b(jit|jitscript|torchscript|script\w*|compil\w*|capturable|foreach|fused|mypy"
+    r"|dynamo|cuda ?graphs?|graph break)\b|nested if|kernel launches|device hosting",
+    re.IGNORECASE,
+)
+"""Comments about the dispatch that is folded away."""

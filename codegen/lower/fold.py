@@ -1,0 +1,322 @@
+"""Folds expressions whose value the facts table or a local constant tells.
+
+``if not torch.jit.is_scripting() and capturable:`` becomes ``if False:``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
+
+import libcst as cst
+
+from codegen.diagnostics import Origins
+from codegen.lower import facts
+from codegen.syntax import (
+    Rewriter,
+    bare,
+    call,
+    dotted,
+    is_constant,
+    is_name,
+    positional,
+    string_key,
+)
+from codegen.upstream import Definition, External, Library, Resolved, SourceModule
+
+
+class Unknown:
+    """The value of an expression that isn't known before run time."""
+
+
+UNKNOWN = Unknown()
+Known: TypeAlias = "bool | None | Definition | Unknown"
+
+
+@dataclass
+class Frame:
+    """What is known at one point of a function: constants, settings, scope."""
+
+    module: SourceModule
+    library: Library
+    owner: Definition | None = None
+    constants: dict[str, Known] = field(default_factory=dict)
+    settings: set[str] = field(default_factory=set)
+    local: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
+
+    def fork(self) -> Frame:
+        return Frame(
+            self.module,
+            self.library,
+            self.owner,
+            dict(self.constants),
+            set(self.settings),
+            set(self.local),
+            set(self.absent),
+        )
+
+    def join(self, other: Frame) -> None:
+        """Keep what both branches agree on."""
+        self.constants = {
+            name: value
+            for name, value in self.constants.items()
+            if name in other.constants and other.constants[name] == value
+        }
+        self.settings &= other.settings
+
+    def resolve(self, node: cst.CSTNode) -> Resolved | None:
+        """What a (dotted) name means at module level; None for local variables."""
+        name = dotted(node)
+        if name is None or name.partition(".")[0] in self.local:
+            return None
+        return self.library.resolve(self.module, name)
+
+    def full_name(self, node: cst.CSTNode) -> str | None:
+        found = self.resolve(node)
+        if isinstance(found, (Definition, External)):
+            return found.full_name
+        return dotted(node) if found is None and isinstance(node, cst.Name) else None
+
+    def is_setting(self, node: cst.CSTNode) -> bool:
+        """``group["lr"]``, or a variable that holds such a value."""
+        if isinstance(node, cst.Name):
+            return node.value in self.settings
+        if isinstance(node, cst.Subscript):
+            key = string_key(node)
+            if key is None:
+                return self.is_setting(node.value)
+            return key != "params" and _holds_settings(node.value)
+        return False
+
+
+def _holds_settings(node: cst.CSTNode) -> bool:
+    return is_name(node, "group") or dotted(node) == "self.defaults"
+
+
+class Folder(Rewriter):
+    """Replaces known expressions by their value, bottom up."""
+
+    def __init__(self, origins: Origins, frame: Frame) -> None:
+        super().__init__(origins)
+        self.frame = frame
+
+    # names and attributes that are not variables must not be replaced
+    def leave_Attribute(
+        self, original_node: cst.Attribute, updated_node: cst.Attribute
+    ) -> cst.BaseExpression:
+        if dotted(original_node) in {f"self.{k}" for k in facts.FALSE_SETTINGS}:
+            return cst.Name("False")
+        return updated_node.with_changes(attr=original_node.attr)
+
+    def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> cst.Arg:
+        return updated_node.with_changes(keyword=original_node.keyword)
+
+    def leave_AssignTarget(
+        self, original_node: cst.AssignTarget, updated_node: cst.AssignTarget
+    ) -> cst.AssignTarget:
+        if isinstance(original_node.target, (cst.Name, cst.Tuple, cst.List)):
+            return updated_node.with_changes(target=original_node.target)
+        return updated_node
+
+    def visit_AugAssign(self, node: cst.AugAssign) -> bool:
+        return False
+
+    def leave_AugAssign(
+        self, original_node: cst.AugAssign, updated_node: cst.AugAssign
+    ) -> cst.AugAssign:
+        value = original_node.value.visit(Folder(self.origins, self.frame))
+        return updated_node.with_changes(value=value)
+
+    def visit_AnnAssign_annotation(self, node: cst.AnnAssign) -> None:
+        """Annotations are dropped with the statement (see tidy)."""
+
+    def visit_For(self, node: cst.For) -> bool:
+        return True
+
+    def leave_For(self, original_node: cst.For, updated_node: cst.For) -> cst.For:
+        return updated_node.with_changes(target=original_node.target)
+
+    def leave_CompFor(
+        self, original_node: cst.CompFor, updated_node: cst.CompFor
+    ) -> cst.CompFor:
+        return updated_node.with_changes(target=original_node.target)
+
+    def visit_Lambda(self, node: cst.Lambda) -> bool:
+        return False
+
+    def visit_FunctionDef(self, node: cst.FunctionDef) -> bool:
+        return False
+
+    def leave_Name(
+        self, original_node: cst.Name, updated_node: cst.Name
+    ) -> cst.BaseExpression:
+        value = self.frame.constants.get(original_node.value, UNKNOWN)
+        return literal(value) or updated_node
+
+    def leave_Subscript(
+        self, original_node: cst.Subscript, updated_node: cst.Subscript
+    ) -> cst.BaseExpression:
+        if string_key(original_node) in facts.FALSE_SETTINGS and _holds_settings(
+            original_node.value
+        ):
+            return cst.Name("False")
+        return updated_node
+
+    def leave_Call(
+        self, original_node: cst.Call, updated_node: cst.Call
+    ) -> cst.BaseExpression:
+        name = self.frame.full_name(original_node.func)
+        args = positional(updated_node)
+        if name in facts.FALSE_CALLS:
+            return cst.Name("False")
+        if name == "getattr" and len(args) >= 2 and is_name(args[0], "self"):
+            text = args[1]
+            if isinstance(text, cst.SimpleString):
+                if text.evaluated_value in facts.NONE_ATTRIBUTES:
+                    return cst.Name("None")
+        if name in facts.IDENTITY_CALLS:
+            return args[facts.IDENTITY_CALLS[name]]
+        if name in facts.RUNTIME_CALLS:
+            twin, count = facts.RUNTIME_CALLS[name]
+            return call(twin, *args[:count])
+        if self._asks_for_tensor_setting(name, original_node):
+            return cst.Name("False")
+        if dotted(original_node.func) == "group.get" and args:
+            return self._get_setting(updated_node, args)
+        return updated_node
+
+    def _asks_for_tensor_setting(self, name: str | None, node: cst.Call) -> bool:
+        args = positional(node)
+        if name == "torch.is_tensor":
+            return len(args) == 1 and self.frame.is_setting(args[0])
+        if name != "isinstance" or len(args) != 2:
+            return False
+        return self.frame.is_setting(args[0]) and self._is_tensor_type(args[1])
+
+    def _is_tensor_type(self, node: cst.BaseExpression) -> bool:
+        if isinstance(node, cst.Tuple):
+            return all(self._is_tensor_type(e.value) for e in node.elements)
+        return self.frame.full_name(node) in facts.TENSOR_TYPES
+
+    def _get_setting(
+        self, node: cst.Call, args: list[cst.BaseExpression]
+    ) -> cst.BaseExpression:
+        key = args[0]
+        if isinstance(key, cst.SimpleString):
+            if key.evaluated_value in facts.FALSE_SETTINGS:
+                return cst.Name("False")
+        return node
+
+    def leave_UnaryOperation(
+        self, original_node: cst.UnaryOperation, updated_node: cst.UnaryOperation
+    ) -> cst.BaseExpression:
+        if isinstance(updated_node.operator, cst.Not):
+            inside = self._absent(updated_node.expression)
+            value = truth(inside)
+            if value is not None:
+                return cst.Name(str(not value))
+        return updated_node
+
+    def leave_BooleanOperation(
+        self, original_node: cst.BooleanOperation, updated_node: cst.BooleanOperation
+    ) -> cst.BaseExpression:
+        left, right = updated_node.left, updated_node.right
+        conjunction = isinstance(updated_node.operator, cst.And)
+        value = truth(left)
+        if value is not None:
+            return right if value == conjunction else left
+        other = truth(right)
+        if other is not None and other == conjunction:
+            return left
+        if other is not None and _is_test(left):
+            return right
+        return updated_node
+
+    def leave_Comparison(
+        self, original_node: cst.Comparison, updated_node: cst.Comparison
+    ) -> cst.BaseExpression:
+        if len(updated_node.comparisons) != 1:
+            return updated_node
+        target = updated_node.comparisons[0]
+        left, right = self._absent(updated_node.left), bare(target.comparator)
+        equal = _equal_literals(left, right)
+        if equal is None:
+            return updated_node
+        if isinstance(target.operator, (cst.Is, cst.Equal)):
+            return cst.Name(str(equal))
+        if isinstance(target.operator, (cst.IsNot, cst.NotEqual)):
+            return cst.Name(str(not equal))
+        return updated_node
+
+    def _absent(self, node: cst.BaseExpression) -> cst.CSTNode:
+        """``closure`` is None where it is asked for; calls of it are refused (R1)."""
+        if isinstance(node, cst.Name) and node.value in self.frame.absent:
+            return cst.Name("None")
+        return bare(node)
+
+    def leave_IfExp(
+        self, original_node: cst.IfExp, updated_node: cst.IfExp
+    ) -> cst.BaseExpression:
+        value = truth(updated_node.test)
+        if value is None:
+            return updated_node
+        kept = updated_node.body if value else updated_node.orelse
+        if updated_node.lpar and not getattr(kept, "lpar", ()):
+            kept = kept.with_changes(lpar=updated_node.lpar, rpar=updated_node.rpar)
+        return kept
+
+
+def _is_test(node: cst.CSTNode) -> bool:
+    return isinstance(node, (cst.Comparison, cst.UnaryOperation, cst.BooleanOperation))
+
+
+def _equal_literals(left: cst.CSTNode, right: cst.CSTNode) -> bool | None:
+    if not (is_constant(left) and is_constant(right)):
+        return None
+    singletons = {"True", "False", "None"}
+    a, b = _text(left), _text(right)
+    if a in singletons or b in singletons:
+        return a == b
+    if isinstance(left, cst.SimpleString) and isinstance(right, cst.SimpleString):
+        return left.evaluated_value == right.evaluated_value
+    return True if a == b else None
+
+
+def _text(node: cst.CSTNode) -> str:
+    from codegen.syntax import code
+
+    return code(node)
+
+
+def truth(node: cst.CSTNode) -> bool | None:
+    """Truth of a literal; None where it isn't known."""
+    node = bare(node)
+    if isinstance(node, cst.Name):
+        return {"True": True, "False": False, "None": False}.get(node.value)
+    return None
+
+
+def literal(value: Known) -> cst.Name | None:
+    if value is None or isinstance(value, bool):
+        return cst.Name(str(value))
+    return None
+
+
+def known(node: cst.CSTNode, frame: Frame) -> Known:
+    """The constant that an expression is: a singleton or a function."""
+    node = bare(node)
+    if isinstance(node, cst.Name) and node.value in ("True", "False", "None"):
+        return {"True": True, "False": False, "None": None}[node.value]
+    if isinstance(node, cst.Name) and node.value in frame.constants:
+        return frame.constants[node.value]
+    if isinstance(node, (cst.Name, cst.Attribute)):
+        found = frame.resolve(node)
+        if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef):
+            return found
+    return UNKNOWN
+
+
+def fold(node: cst.CSTNodeT, frame: Frame, origins: Origins) -> cst.CSTNodeT:
+    """``node`` with everything known replaced by its value."""
+    return cast(cst.CSTNodeT, node.visit(Folder(origins, frame)))

@@ -1,0 +1,664 @@
+"""One straight function out of upstream's layers: dispatch folded, calls inlined.
+
+    nadam(params, …, foreach=group["foreach"])      for i, param in enumerate(params):
+    def nadam(…):                              →        grad = grads[i]
+        func = _multi if foreach else _single           …
+        func(params, …)
+
+Calls are inlined where they can change their arguments: functions called for
+their effect, methods of the optimizer, functions that are handed parallel lists.
+Pure helpers stay calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import libcst as cst
+
+from codegen.context import Context
+from codegen.liveness import Liveness, liveness
+from codegen.lower import facts
+from codegen.lower.fold import UNKNOWN, Frame, fold, known, truth
+from codegen.syntax import (
+    Body,
+    Statement,
+    all_params,
+    all_statements,
+    assign,
+    assignment,
+    block,
+    bound_names,
+    code,
+    dotted,
+    ends,
+    is_constant,
+    is_name,
+    orelse_statements,
+    read_names,
+    rebuild_if,
+    small,
+    statements,
+    stmt,
+    string_key,
+    substitute,
+    target_names,
+    with_comments,
+)
+from codegen.upstream import Definition, Upstream
+
+_MAX_DEPTH = 12
+
+
+@dataclass
+class Binding:
+    """How a parameter of an inlined function is given: kept, renamed or constant."""
+
+    name: str
+    value: cst.BaseExpression
+
+
+class Specializer:
+    """Walks statements in order, with what is known at each."""
+
+    def __init__(self, upstream: Upstream, context: Context) -> None:
+        self.upstream = upstream
+        self.context = context
+        self.origins = context.origins
+        self.taken: set[str] = set()
+        self.depth = 0
+
+    # --- entry --------------------------------------------------------------
+
+    def function(self, definition: Definition) -> Body:
+        """The body of ``step`` specialised to the facts."""
+        node = self.upstream.read(definition)
+        body = self._name_groups(statements(_without_docstring(node.body)))
+        names = {p.name.value for p in all_params(node.params)}
+        frame = Frame(definition.module, self.upstream.library, definition)
+        frame.local = names | bound_names(block(body))
+        self.taken |= frame.local
+        for param in all_params(node.params):
+            if param.name.value == "closure":
+                frame.absent.add("closure")
+        return self.block(body, frame, liveness(body))
+
+    def _name_groups(self, body: Body) -> Body:
+        """``for pg in self.param_groups`` → ``for group in …``: one name for all."""
+        rename: dict[str, cst.BaseExpression] = {
+            target: cst.Name("group")
+            for node in all_statements(body)
+            if (target := group_loop_target(node)) not in (None, "group")
+        }
+        if not rename or "group" in bound_names(block(body)):
+            return body
+        return tuple(
+            cast(Statement, substitute(s, rename, self.origins)) for s in body
+        )
+
+    # --- blocks -------------------------------------------------------------
+
+    def block(self, body: Sequence[Statement], frame: Frame, live: Liveness) -> Body:
+        result: list[Statement] = []
+        for node in body:
+            new = self.statement(node, frame, live)
+            new = [_without_dispatch_comments(s) for s in new]
+            self._pass_comments_on(node, new)
+            result.extend(new)
+            if new and ends(new[-1]):
+                break
+        return tuple(result)
+
+    def _pass_comments_on(self, old: Statement, new: list[Statement]) -> None:
+        for node in new:
+            self.origins.inherit(node, old)
+
+    def statement(
+        self, node: Statement, frame: Frame, live: Liveness
+    ) -> list[Statement]:
+        if isinstance(node, cst.If):
+            return self._if(node, frame, live)
+        if isinstance(node, (cst.For, cst.While)):
+            return self._loop(node, frame, live)
+        if isinstance(node, cst.With):
+            return self._with(node, frame, live)
+        if isinstance(node, cst.Try):
+            return self._try(node, frame, live)
+        if isinstance(node, cst.FunctionDef):
+            return self._nested_function(node, frame)
+        return self._simple(node, frame, live)
+
+    def _if(self, node: cst.If, frame: Frame, live: Liveness) -> list[Statement]:
+        test = fold(node.test, frame, self.origins)
+        value = truth(test)
+        orelse = orelse_statements(node)
+        if value is not None:
+            chosen = statements(node.body) if value else orelse
+            spliced = list(self.block(chosen, frame, live))
+            return _keep_comment(node, spliced)
+        before = frame.fork()
+        body = self.block(statements(node.body), frame, live)
+        other = frame.fork()
+        other.__dict__.update(before.__dict__)
+        rest = self.block(orelse, other, live)
+        _join(frame, body, other, rest)
+        if not body and not rest:
+            return []
+        return [rebuild_if(node, test, body, rest)]
+
+    def _loop(
+        self, node: cst.For | cst.While, frame: Frame, live: Liveness
+    ) -> list[Statement]:
+        if isinstance(node, cst.For):
+            node = node.with_changes(iter=fold(node.iter, frame, self.origins))
+        for name in bound_names(node):
+            frame.constants.pop(name, None)
+            frame.settings.discard(name)
+        if isinstance(node, cst.While):
+            node = node.with_changes(test=fold(node.test, frame, self.origins))
+            if truth(node.test) is False:
+                return []
+        inner = frame.fork()
+        body = self.block(statements(node.body), inner, live)
+        frame.join(inner)
+        return [node.with_changes(body=block(body))]
+
+    def _with(self, node: cst.With, frame: Frame, live: Liveness) -> list[Statement]:
+        items = [i.with_changes(item=fold(i.item, frame, self.origins)) for i in node.items]
+        body = self.block(statements(node.body), frame, live)
+        return [node.with_changes(items=items, body=block(body))]
+
+    def _try(self, node: cst.Try, frame: Frame, live: Liveness) -> list[Statement]:
+        for name in bound_names(node):
+            frame.constants.pop(name, None)
+        body = self.block(statements(node.body), frame.fork(), live)
+        handlers = [
+            h.with_changes(
+                body=block(self.block(statements(h.body), frame.fork(), live))
+            )
+            for h in node.handlers
+        ]
+        changes: dict[str, object] = {"body": block(body), "handlers": handlers}
+        for part in ("orelse", "finalbody"):
+            old = getattr(node, part)
+            if old is not None:
+                new = self.block(statements(old.body), frame.fork(), live)
+                changes[part] = old.with_changes(body=block(new))
+        return [node.with_changes(**changes)]
+
+    def _nested_function(self, node: cst.FunctionDef, frame: Frame) -> list[Statement]:
+        inner = frame.fork()
+        own = {p.name.value for p in all_params(node.params)} | bound_names(node.body)
+        inner.local |= own
+        for name in own:
+            inner.constants.pop(name, None)
+            inner.settings.discard(name)
+        body = statements(_without_docstring(node.body))
+        new = self.block(body, inner, liveness(body))
+        frame.constants.pop(node.name.value, None)
+        return [node.with_changes(body=block(new))]
+
+    # --- simple statements --------------------------------------------------
+
+    def _simple(
+        self, node: Statement, frame: Frame, live: Liveness
+    ) -> list[Statement]:
+        inner = small(node)
+        if isinstance(inner, cst.Pass) or self._has_no_effect(inner, frame):
+            return []
+        folded = fold(node, frame, self.origins)
+        self.origins.inherit(folded, node)
+        inner = small(folded)
+        if isinstance(inner, cst.Assert):
+            return [] if truth(inner.test) is True else [folded]
+        parts = _split_tuple(folded)
+        if len(parts) != 1:
+            for part in parts:
+                self._learn(part, frame)
+            return parts
+        inlined = self._try_inline(node, folded, frame, live)
+        if inlined is not None:
+            return inlined
+        self._learn(folded, frame)
+        return [folded]
+
+    def _has_no_effect(self, node: cst.CSTNode | None, frame: Frame) -> bool:
+        if not isinstance(node, cst.Expr):
+            return False
+        if not isinstance(node.value, cst.Call):
+            return isinstance(node.value, (cst.BaseString, cst.Ellipsis))
+        func = node.value.func
+        name = dotted(func) or ""
+        if name.startswith("self."):
+            return name[5:] in facts.NO_EFFECT_METHODS
+        return frame.full_name(func) in facts.NO_EFFECT_CALLS
+
+    def _learn(self, node: Statement, frame: Frame) -> None:
+        """Constants and settings that an assignment makes known."""
+        pair = assignment(node)
+        constant = known(pair[1], frame) if pair is not None else UNKNOWN
+        setting = pair is not None and frame.is_setting(pair[1])
+        for name in bound_names(node):
+            frame.constants.pop(name, None)
+            frame.settings.discard(name)
+        if pair is None:
+            return
+        target, value = pair
+        if isinstance(target, cst.Name):
+            if constant is not UNKNOWN:
+                frame.constants[target.value] = constant
+            if setting:
+                frame.settings.add(target.value)
+        elif isinstance(target, cst.Tuple) and setting:
+            frame.settings |= set(target_names(target))
+
+    # --- inlining -----------------------------------------------------------
+
+    def _try_inline(
+        self, original: Statement, node: Statement, frame: Frame, live: Liveness
+    ) -> list[Statement] | None:
+        """Replace a statement that is a call (or assigns, or returns one)."""
+        inner = small(node)
+        target: cst.BaseExpression | None = None
+        value: cst.BaseExpression | None = None
+        if isinstance(inner, cst.Expr):
+            value = inner.value
+        elif isinstance(inner, cst.Return):
+            value = inner.value
+        elif (pair := assignment(node)) is not None:
+            target, value = pair
+        if not isinstance(value, cst.Call):
+            return None
+        definition = self._callee(value, frame)
+        if definition is None:
+            return None
+        effect = isinstance(inner, cst.Expr)
+        if not effect and not self._must_inline(value, definition, frame):
+            return None
+        after = live.after.get(original, frozenset())
+        is_return = isinstance(inner, cst.Return)
+        return Inliner(self, definition, value, frame, after).run(
+            target, is_return, node
+        )
+
+    def _callee(self, call: cst.Call, frame: Frame) -> Definition | None:
+        name = dotted(call.func)
+        if name is None:
+            return self._super_method(call, frame)
+        if name.startswith("self.") and name.count(".") == 1:
+            return self.upstream.method(name[5:])
+        constant = frame.constants.get(name)
+        if isinstance(constant, Definition):
+            return constant
+        found = frame.resolve(call.func)
+        if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef):
+            return found
+        return None
+
+    def _super_method(self, call: cst.Call, frame: Frame) -> Definition | None:
+        func = call.func
+        if not isinstance(func, cst.Attribute) or not isinstance(func.value, cst.Call):
+            return None
+        if not is_name(func.value.func, "super") or frame.owner is None:
+            return None
+        class_name = frame.owner.name.partition(".")[0]
+        for cls in self.upstream.lineage:
+            if cls.name == class_name:
+                return self.upstream.method(func.attr.value, after=cls)
+        return None
+
+    def _must_inline(
+        self, call: cst.Call, definition: Definition, frame: Frame
+    ) -> bool:
+        node = cast(cst.FunctionDef, definition.node)
+        return "." in definition.name or self.mutates_arguments(definition)
+
+    def mutates_arguments(self, definition: Definition) -> bool:
+        """Whether a function may change what it is handed (judged by its syntax)."""
+        from codegen.rules.r4_out_of_place.inplace import may_mutate
+
+        node = cast(cst.FunctionDef, definition.node)
+        params = {p.name.value for p in all_params(node.params)}
+        return may_mutate(node, params)
+
+    def fresh(self, name: str) -> str:
+        """A name that nothing uses yet."""
+        number = 1
+        while f"{name}_{number}" in self.taken:
+            number += 1
+        self.taken.add(f"{name}_{number}")
+        return f"{name}_{number}"
+
+
+class Inliner:
+    """One call, replaced by the callee's body."""
+
+    def __init__(
+        self,
+        specializer: Specializer,
+        definition: Definition,
+        call: cst.Call,
+        frame: Frame,
+        after: frozenset[str],
+    ) -> None:
+        self.specializer = specializer
+        self.context = specializer.context
+        self.definition = definition
+        self.call = call
+        self.frame = frame
+        self.after = after
+        self.node = cast(cst.FunctionDef, definition.node)
+
+    def run(
+        self, target: cst.BaseExpression | None, is_return: bool, like: Statement
+    ) -> list[Statement] | None:
+        if self.specializer.depth > _MAX_DEPTH:
+            self.context.refuse(
+                "lower", self.call, f"{self.definition.name} calls itself",
+                "write the recursion as a loop",
+            )
+            return None
+        given = self._bind_arguments()
+        if given is None:
+            return None
+        body = self._tail_body(target, is_return)
+        if body is None:
+            return None
+        self.specializer.upstream.read(self.definition)
+        prelude, inner, body = self._scope(given, body, target)
+        self.specializer.depth += 1
+        live_out = self.after if target is None else self.after | read_names(target)
+        new = self.specializer.block(body, inner, liveness(body, live_out))
+        self.specializer.depth -= 1
+        for name in bound_names(block(new)):
+            self.frame.constants.pop(name, None)
+            self.frame.settings.discard(name)
+        self.frame.local |= inner.local
+        for statement_ in prelude:
+            self.specializer._learn(statement_, self.frame)
+        self._learn_result(target, inner)
+        return _keep_comment(like, [*prelude, *new])
+
+    def _learn_result(self, target: cst.BaseExpression | None, inner: Frame) -> None:
+        for name in target_names(target) if target is not None else ():
+            if name in inner.constants:
+                self.frame.constants[name] = inner.constants[name]
+
+    # --- arguments ----------------------------------------------------------
+
+    def _bind_arguments(self) -> dict[str, cst.BaseExpression] | None:
+        """Parameter name → argument; None where the call can't be matched."""
+        params = self.node.params
+        if isinstance(params.star_arg, cst.Param) or params.star_kwarg is not None:
+            return None
+        if any(arg.star for arg in self.call.args):
+            return None
+        names = [p.name.value for p in (*params.posonly_params, *params.params)]
+        if names[:1] == ["self"] and "." in self.definition.name:
+            names = names[1:]
+        given: dict[str, cst.BaseExpression] = {}
+        plain = [a for a in self.call.args if a.keyword is None]
+        if len(plain) > len(names):
+            return None
+        for name, arg in zip(names, plain):
+            given[name] = arg.value
+        for arg in self.call.args:
+            if arg.keyword is not None:
+                given[arg.keyword.value] = arg.value
+        for param in all_params(params):
+            if param.default is not None and param.name.value not in given:
+                given[param.name.value] = param.default
+        return given
+
+    # --- scope --------------------------------------------------------------
+
+    def _scope(
+        self,
+        given: dict[str, cst.BaseExpression],
+        body: Body,
+        target: cst.BaseExpression | None,
+    ) -> tuple[list[Statement], Frame, Body]:
+        """Bind arguments, rename what would collide; (prelude, frame, body)."""
+        inner = Frame(self.definition.module, self.frame.library, self.definition)
+        rebound = bound_names(block(body))
+        rename: dict[str, cst.BaseExpression] = {}
+        prelude: list[Statement] = []
+        for name, value in given.items():
+            self._bind_one(name, value, rebound, inner, rename, prelude)
+        substituted = set().union(*(read_names(v) for v in rename.values())) | (
+            self.after - set(target_names(target) if target is not None else ())
+        )
+        own = rebound - set(given)
+        for name in sorted(own):
+            if name in substituted or name in inner.local:
+                rename[name] = cst.Name(self.specializer.fresh(name))
+        new = tuple(
+            cast(Statement, substitute(s, rename, self.context.origins))
+            for s in body
+        )
+        inner.local |= bound_names(block(new)) | {
+            n for v in rename.values() for n in read_names(v)
+        }
+        self.specializer.taken |= inner.local
+        return prelude, inner, new
+
+    def _bind_one(
+        self,
+        name: str,
+        value: cst.BaseExpression,
+        rebound: set[str],
+        inner: Frame,
+        rename: dict[str, cst.BaseExpression],
+        prelude: list[Statement],
+    ) -> None:
+        constant = known(value, self.frame)
+        if constant is not UNKNOWN:
+            inner.constants[name] = constant
+            inner.local.add(name)
+            if name in rebound and not is_constant(value):
+                return
+            if name in rebound:
+                prelude.append(assign([cst.Name(name)], value))
+            elif literal_name(value) is not None:
+                rename[name] = value
+            return
+        if isinstance(value, cst.Name) and self._may_share(name, value, rebound):
+            if value.value != name:
+                rename[name] = value
+            inner.local.add(value.value)
+            if self.frame.is_setting(value):
+                inner.settings.add(value.value)
+            return
+        if is_constant(value) and name not in rebound:
+            rename[name] = value
+            return
+        self._bind_new(name, value, inner, rename, prelude)
+
+    def _may_share(self, name: str, value: cst.Name, rebound: set[str]) -> bool:
+        """Whether the callee's parameter may be the caller's variable itself."""
+        if value.value not in self.frame.local:
+            return True
+        return name not in rebound or value.value not in self.after
+
+    def _bind_new(
+        self,
+        name: str,
+        value: cst.BaseExpression,
+        inner: Frame,
+        rename: dict[str, cst.BaseExpression],
+        prelude: list[Statement],
+    ) -> None:
+        """``name = value`` before the body, renamed where the caller needs ``name``."""
+        new = name
+        others = (a.value for a in self.call.args if a.value is not value)
+        if name in self.after or any(name in read_names(o) for o in others):
+            new = self.specializer.fresh(name)
+            rename[name] = cst.Name(new)
+        bind = assign([cst.Name(new)], value)
+        self.context.origins.inherit(bind, value)
+        prelude.append(bind)
+        inner.local.add(new)
+        if self.frame.is_setting(value):
+            inner.settings.add(new)
+
+    # --- results ------------------------------------------------------------
+
+    def _tail_body(
+        self, target: cst.BaseExpression | None, is_return: bool
+    ) -> Body | None:
+        body = self.specializer._name_groups(
+            statements(_without_docstring(self.node.body))
+        )
+
+        def finish(value: cst.BaseExpression | None) -> list[Statement]:
+            if is_return:
+                return [cst.SimpleStatementLine([cst.Return(value)])]
+            if target is None:
+                return []
+            return [assign([target], value or cst.Name("None"))]
+
+        needs_value = target is not None or is_return
+        return tail_returns(body, finish, needs_value)
+
+
+def _split_tuple(node: Statement) -> list[Statement]:
+    """``a, b = x, y`` → ``a = x``, ``b = y``, where the order doesn't matter."""
+    pair = assignment(node)
+    if pair is None or not isinstance(pair[0], cst.Tuple):
+        return [node]
+    target, value = pair
+    if not isinstance(value, cst.Tuple) or not isinstance(target, cst.Tuple):
+        return [node]
+    targets = [e.value for e in target.elements]
+    values = [e.value for e in value.elements]
+    names = set(target_names(target))
+    starred = any(isinstance(e, cst.StarredElement) for e in (*target.elements, *value.elements))
+    independent = all(
+        is_name(v) and is_name(t) and code(v) == code(t) or not names & read_names(v)
+        for t, v in zip(targets, values)
+    )
+    if starred or len(targets) != len(values) or not independent:
+        return [node]
+    parts: list[Statement] = [
+        assign([t], v) for t, v in zip(targets, values) if code(t) != code(v)
+    ]
+    if parts:
+        parts[0] = with_comments(parts[0], node)
+    return parts
+
+
+def literal_name(node: cst.BaseExpression) -> str | None:
+    if isinstance(node, cst.Name) and node.value in ("True", "False", "None"):
+        return node.value
+    return None
+
+
+def tail_returns(
+    body: Body,
+    finish: Callable[[cst.BaseExpression | None], list[Statement]],
+    needs_value: bool,
+) -> Body | None:
+    """``body`` with each ``return`` in tail position replaced; None where one isn't.
+
+    ``if c: return`` followed by more becomes ``if c: … else: more``.
+    """
+    result: list[Statement] = []
+    for number, node in enumerate(body):
+        inner = small(node)
+        if isinstance(inner, cst.Return):
+            new = finish(inner.value)
+            result.extend(with_comments(s, node) for s in new)
+            return tuple(result)
+        if isinstance(node, cst.If) and _returns(node):
+            rest = body[number + 1 :]
+            merged = _split_if(node, rest, finish, needs_value)
+            return None if merged is None else (*result, merged)
+        if _returns(node):
+            return None
+        result.append(node)
+    if needs_value and not (result and ends(result[-1])):
+        result.extend(finish(None))
+    return tuple(result)
+
+
+def _split_if(
+    node: cst.If,
+    rest: Body,
+    finish: Callable[[cst.BaseExpression | None], list[Statement]],
+    needs_value: bool,
+) -> cst.If | None:
+    body = statements(node.body)
+    orelse = orelse_statements(node)
+    if not (body and ends(body[-1])):
+        body = (*body, *rest)
+    if not (orelse and ends(orelse[-1])):
+        orelse = (*orelse, *rest)
+    new_body = tail_returns(body, finish, needs_value)
+    new_else = tail_returns(orelse, finish, needs_value)
+    if new_body is None or new_else is None:
+        return None
+    return rebuild_if(node, node.test, new_body, new_else)
+
+
+def _returns(node: Statement) -> bool:
+    return any(isinstance(small(n), cst.Return) for n in all_statements([node]))
+
+
+def group_loop_target(node: cst.CSTNode) -> str | None:
+    """``group`` for ``for group in self.param_groups:`` (also under ``enumerate``)."""
+    if not isinstance(node, cst.For):
+        return None
+    source, target = node.iter, node.target
+    if isinstance(source, cst.Call) and is_name(source.func, "enumerate"):
+        source = source.args[0].value
+        if isinstance(target, cst.Tuple) and len(target.elements) == 2:
+            target = cast(cst.BaseAssignTargetExpression, target.elements[1].value)
+    if dotted(source) == "self.param_groups" and isinstance(target, cst.Name):
+        return target.value
+    return None
+
+
+def _without_docstring(body: cst.BaseSuite) -> list[Statement]:
+    items = list(statements(body))
+    if items and isinstance(small(items[0]), cst.Expr):
+        if isinstance(cast(cst.Expr, small(items[0])).value, cst.BaseString):
+            return items[1:]
+    return items
+
+
+def _join(frame: Frame, body: Body, other: Frame, rest: Body) -> None:
+    if body and ends(body[-1]):
+        frame.__dict__.update(other.__dict__)
+    elif not (rest and ends(rest[-1])):
+        frame.join(other)
+    frame.local |= other.local
+
+
+def _without_dispatch_comments(node: Statement) -> Statement:
+    kept = [
+        line
+        for line in node.leading_lines
+        if line.comment is None
+        or not facts.DISPATCH_COMMENT.search(line.comment.value)
+    ]
+    return node.with_changes(leading_lines=kept)
+
+
+def _keep_comment(old: Statement, new: list[Statement]) -> list[Statement]:
+    """Put the comment above a folded statement on what replaces it."""
+    kept = [
+        line
+        for line in old.leading_lines
+        if line.comment is None
+        or not facts.DISPATCH_COMMENT.search(line.comment.value)
+    ]
+    if not new or not any(line.comment for line in kept):
+        if new and old.leading_lines and not new[0].leading_lines:
+            blank = [line for line in old.leading_lines if line.comment is None][:1]
+            new[0] = new[0].with_changes(leading_lines=blank)
+        return new
+    first = new[0]
+    new[0] = first.with_changes(leading_lines=[*kept, *first.leading_lines])
+    return new

@@ -1,0 +1,37 @@
+"""The passes, in order: read this first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codegen import fence
+from codegen.context import Context
+from codegen.lower import lower
+from codegen.overwritten import drop_overwritten
+from codegen.rules import RULES
+from codegen.syntax import Body
+from codegen.tidy import space, tidy
+from codegen.upstream import Upstream
+
+
+@dataclass(frozen=True)
+class Update:
+    """A translated step: its body, and what the class around it must declare."""
+
+    body: Body
+    complex_as_real: bool
+    carried: tuple[str, ...]
+
+
+def run(upstream: Upstream, context: Context) -> Update:
+    """Translate ``step`` of an optimizer, or raise with every diagnostic."""
+    lowered = lower(upstream, context)
+    body = lowered.body
+    for rule in RULES:
+        body = rule(context).apply(body)
+        context.raise_if_refused()
+        body = tidy(body)
+    body = space(tidy(drop_overwritten(body)))
+    fence.check(body, context)
+    context.raise_if_refused()
+    return Update(body, lowered.complex_as_real, tuple(sorted(context.carried)))

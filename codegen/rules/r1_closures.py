@@ -1,0 +1,103 @@
+"""R1: no closures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import libcst as cst
+
+from codegen.context import Context
+from codegen.diagnostics import walk
+from codegen.rules.base import Example, Rule
+from codegen.syntax import (
+    Body,
+    Statement,
+    all_statements,
+    assignment,
+    block,
+    is_name,
+    read_names,
+    small,
+    statements,
+)
+
+
+class NoClosures(Rule):
+    """The ``closure`` argument, its call and the returned loss go.
+
+    A differentiable step is handed the loss. An optimizer that needs its closure,
+    or calls it several times, can't be translated.
+    """
+
+    name = "R1"
+    title = "No closures"
+    EXAMPLES = (
+        Example(
+            """
+            loss = None
+            for group in self.param_groups:
+                lr = group["lr"]
+            return loss
+            """,
+            """
+            for group in self.param_groups:
+                lr = group["lr"]
+            """,
+        ),
+        Example("lr = lr * 0.5"),
+    )
+
+    def apply(self, body: Body) -> Body:
+        refuse_closures(body, self.context)
+        losses = self._loss_names(body)
+        return tuple(self._strip(body, losses))
+
+    def _loss_names(self, body: Body) -> set[str]:
+        """Variables that hold the loss: only ever None, and only returned."""
+        returned: set[str] = set()
+        for node in all_statements(body):
+            inner = small(node)
+            if isinstance(inner, cst.Return) and inner.value is not None:
+                returned |= read_names(inner.value)
+        used: set[str] = set()
+        for node in all_statements(body):
+            inner = small(node)
+            if inner is not None and not isinstance(inner, cst.Return):
+                used |= read_names(inner)
+        return returned - used
+
+    def _strip(self, body: Sequence[Statement], losses: set[str]) -> list[Statement]:
+        result: list[Statement] = []
+        for node in body:
+            pair = assignment(node)
+            inner = small(node)
+            if pair is not None and isinstance(pair[0], cst.Name):
+                if pair[0].value in losses and is_name(pair[1], "None"):
+                    self.fired(node)
+                    continue
+            if isinstance(inner, cst.Return):
+                self.fired(node)
+                if node is not body[-1]:
+                    result.append(node.with_changes(body=[cst.Return()]))
+                continue
+            if isinstance(node, (cst.If, cst.With)):
+                stripped = self._strip(statements(node.body), losses)
+                node = node.with_changes(body=block(stripped))
+            result.append(node)
+        return result
+
+
+def refuse_closures(body: Body, context: Context) -> None:
+    """An optimizer that needs its closure is refused wherever it does."""
+    for statement in body:
+        for node in walk(statement):
+            if is_name(node, "closure"):
+                context.refuse(
+                    "R1",
+                    node,
+                    "the closure is needed here: this optimizer evaluates the loss "
+                    "itself",
+                    "a differentiable step is handed one loss; optimizers that "
+                    "re-evaluate it (line searches, sharpness-aware steps) have no "
+                    "single step to differentiate",
+                )

@@ -1,0 +1,185 @@
+"""R2: grouped grads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import libcst as cst
+
+from codegen.rules.base import Example, Rule
+from codegen.syntax import (
+    Body,
+    Statement,
+    block,
+    bound_names,
+    code,
+    dotted,
+    expr,
+    is_name,
+    map_bodies,
+    replace_nodes,
+    small,
+    statements,
+    string_key,
+    substitute,
+    target_names,
+)
+
+
+class GroupedGrads(Rule):
+    """The loop over ``self.param_groups`` and ``group["params"]`` with ``p.grad``
+    becomes a loop over ``zip(self.param_groups, grouped_grads)``, then over
+    ``enumerate(zip(group["params"], grads))``; a ``None`` gradient is skipped.
+    """
+
+    name = "R2"
+    title = "Grouped grads"
+    EXAMPLES = (
+        Example(
+            """
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is None:
+                        continue
+                    grad = p.grad
+                    p.add_(grad, alpha=-group["lr"])
+            """,
+            """
+            for group_idx, (group, grads) in enumerate(zip(self.param_groups, grouped_grads)):
+                for p_idx, (p, grad) in enumerate(zip(group["params"], grads)):
+                    if grad is None:
+                        continue
+                    p.add_(grad, alpha=-group["lr"])
+            """,
+        ),
+        Example("for beta in betas:\n    total = total + beta"),
+    )
+
+    def apply(self, body: Body) -> Body:
+        self.grads = "grads" if "grads" not in bound_names(block(body)) else "group_grads"
+        return tuple(self._statements(body, None))
+
+    def _statements(
+        self, body: Sequence[Statement], item: str | None
+    ) -> list[Statement]:
+        result: list[Statement] = []
+        for node in body:
+            if isinstance(node, cst.For):
+                node = self._loop(node, item)
+            elif small(node) is None:
+                node = self._nested(node, item)
+            result.append(node)
+        return result
+
+    def _nested(self, node: Statement, item: str | None) -> Statement:
+        node = map_bodies(node, lambda part: self._statements(part, item))
+        return self._comprehensions(node)
+
+    def _loop(self, node: cst.For, item: str | None) -> cst.For:
+        kind = _walks(node.iter)
+        if kind == "groups":
+            new = self._group_loop(node)
+        elif kind == "params":
+            new = self._param_loop(node)
+        else:
+            inner = self._statements(statements(node.body), item)
+            return node.with_changes(body=block(inner))
+        self.context.origins.inherit(new, node)
+        self.fired(cst.For(node.target, node.iter, block(())), cst.For(new.target, new.iter, block(())))
+        return new
+
+    def _group_loop(self, node: cst.For) -> cst.For:
+        index, target = _loop_names(node)
+        body = tuple(statements(node.body))
+        body = _rename(body, {index: "group_idx"} if index else {}, self)
+        inner = self._statements(body, None)
+        source = "enumerate(zip(self.param_groups, grouped_grads))"
+        return node.with_changes(
+            target=_target(f"group_idx, ({target}, {self.grads})"),
+            iter=expr(source),
+            body=block(inner),
+        )
+
+    def _param_loop(self, node: cst.For) -> cst.For:
+        index, item = _loop_names(node)
+        body = tuple(statements(node.body))
+        body = _rename(body, {index: "p_idx"} if index else {}, self)
+        inner = self._statements(body, item)
+        group = code(_source(node.iter))
+        return node.with_changes(
+            target=_target(f"p_idx, ({item}, grad)"),
+            iter=expr(f"enumerate(zip({group}, {self.grads}))"),
+            body=block(self._read_gradient(inner, item)),
+        )
+
+    # --- gradients
+
+    def _read_gradient(self, body: list[Statement], item: str) -> list[Statement]:
+        """``p.grad`` is ``grad``, until a variable of that name hides it."""
+        result: list[Statement] = []
+        hidden = False
+        for node in body:
+            binds = "grad" in bound_names(node)
+            inside = hidden or (binds and small(node) is None)
+            name = f"{self.grads}[p_idx]" if inside else "grad"
+            new = self._replace_gradient(node, item, name)
+            hidden = hidden or binds
+            pair = small(new)
+            if isinstance(pair, cst.Assign) and len(pair.targets) == 1:
+                if is_name(pair.targets[0].target, "grad") and is_name(pair.value, "grad"):
+                    hidden = False
+                    continue
+            result.append(new)
+        return result
+
+    def _replace_gradient(self, node: Statement, item: str, name: str) -> Statement:
+        def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+            if isinstance(inner, cst.AssignTarget) and code(inner.target) == f"{item}.grad":
+                target = expr(f"{self.grads}[p_idx]")
+                return inner.with_changes(target=target)
+            if isinstance(inner, cst.Attribute) and code(inner) == f"{item}.grad":
+                return expr(name)
+            return None
+
+        def stores_first(inner: cst.CSTNode) -> cst.CSTNode | None:
+            return replace(inner) if isinstance(inner, cst.AssignTarget) else None
+
+        origins = self.context.origins
+        new = replace_nodes(node, stores_first, origins)
+        return cast(Statement, replace_nodes(new, replace, origins))
+
+    # --- comprehensions
+
+    def _comprehensions(self, node: Statement) -> Statement:
+        return node
+
+
+def _walks(node: cst.BaseExpression) -> str | None:
+    source = _source(node)
+    if dotted(source) == "self.param_groups":
+        return "groups"
+    return "params" if string_key(source) == "params" else None
+
+
+def _source(node: cst.BaseExpression) -> cst.BaseExpression:
+    if isinstance(node, cst.Call) and is_name(node.func, "enumerate"):
+        return node.args[0].value
+    return node
+
+
+def _loop_names(node: cst.For) -> tuple[str | None, str]:
+    names = list(target_names(node.target))
+    return (names[0], names[1]) if len(names) == 2 else (None, names[0])
+
+
+def _rename(body: Body, names: dict[str, str], rule: Rule) -> Body:
+    new = {old: cst.Name(name) for old, name in names.items() if old != name}
+    return tuple(
+        cast(Statement, substitute(s, new, rule.context.origins)) for s in body
+    )
+
+
+def _target(text: str) -> cst.BaseAssignTargetExpression:
+    loop = cst.ensure_type(cst.parse_statement(f"for {text} in x: pass"), cst.For)
+    return loop.target

@@ -1,0 +1,92 @@
+"""R3: indexed state."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from codegen.diagnostics import walk
+from codegen.rules.base import Example, Rule
+from codegen.syntax import (
+    Body,
+    all_statements,
+    code,
+    dotted,
+    expr,
+    index_of,
+    is_name,
+)
+
+
+class IndexedState(Rule):
+    """``self.state[p]`` becomes ``self.state[group_idx][p_idx]``.
+
+    State kept for the optimizer as a whole, ``self.state["k"]``, is
+    ``self.shared["k"]``.
+    """
+
+    name = "R3"
+    title = "Indexed state"
+    EXAMPLES = (
+        Example(
+            """
+            for p_idx, (p, grad) in enumerate(zip(group["params"], grads)):
+                state = self.state[p]
+            """,
+            """
+            for p_idx, (p, grad) in enumerate(zip(group["params"], grads)):
+                state = self.state[group_idx][p_idx]
+            """,
+        ),
+        Example(
+            'self.state["k"] = self.state["k"] + 1',
+            'self.shared["k"] = self.shared["k"] + 1',
+        ),
+        Example("x = state[p_idx]"),
+    )
+
+    def apply(self, body: Body) -> Body:
+        items = self._items(body)
+
+        def replace(node: cst.CSTNode) -> cst.CSTNode | None:
+            if not isinstance(node, cst.Subscript):
+                return None
+            if dotted(node.value) != "self.state":
+                return None
+            key = index_of(node)
+            if isinstance(key, cst.Name) and key.value in items:
+                return expr("self.state[group_idx][p_idx]")
+            if isinstance(key, cst.SimpleString):
+                return expr(f"self.shared[{key.value}]")
+            if is_name(key, "group_idx"):
+                return None
+            self.refuse(
+                node,
+                f"state of {code(node)} is looked up by something other than a "
+                "parameter of the loop around it",
+                'use self.state[p] inside `for p in group["params"]`, or a string key',
+            )
+            return None
+
+        body = self.rewrite(body, replace)
+        self._refuse_whole(body)
+        return body
+
+    def _items(self, body: Body) -> set[str]:
+        """Names of the parameters that loops walk."""
+        names: set[str] = set()
+        for node in all_statements(body):
+            if isinstance(node, cst.For) and code(node.target).startswith("p_idx, ("):
+                names.add(code(node.target)[len("p_idx, (") :].partition(",")[0])
+        return names
+
+    def _refuse_whole(self, body: Body) -> None:
+        for statement in body:
+            parents = {c: n for n in walk(statement) for c in n.children}
+            for node in walk(statement):
+                if dotted(node) == "self.state" and isinstance(node, cst.Attribute):
+                    if not isinstance(parents.get(node), cst.Subscript):
+                        self.refuse(
+                            node,
+                            "the optimizer's state is used as a whole",
+                            "read and write self.state[p], parameter by parameter",
+                        )

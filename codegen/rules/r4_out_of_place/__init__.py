@@ -1,0 +1,424 @@
+"""R4: out-of-place.
+
+``hoist`` makes every mutation a statement, ``places`` tells what it changes,
+``twins`` gives the operation that returns the new value, ``rebind`` hands it to
+every name and slot that must see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import libcst as cst
+
+from codegen.diagnostics import walk
+from codegen.liveness import Liveness, liveness
+from codegen.places import Analysis, Env, Kind, Value, analyse
+from codegen.rules.base import Example
+from codegen.rules.r4_out_of_place.hoist import hoist, is_place, mutates_place
+from codegen.rules.r4_out_of_place.inplace import (
+    chain_root,
+    inplace_function,
+    inplace_method,
+)
+from codegen.rules.r4_out_of_place.rebind import MutationRule, Rebinder, Scope
+from codegen.rules.r4_out_of_place.twins import out_of_place, replace_temporaries
+from codegen.syntax import (
+    Body,
+    Statement,
+    all_statements,
+    assign,
+    bound_names,
+    call,
+    code,
+    expr,
+    index_of,
+    is_name,
+    keyword,
+    map_bodies,
+    method,
+    parenthesize,
+    replace_nodes,
+    small,
+    with_comments,
+)
+
+_BINARY: dict[type[cst.BaseAugOp], type[cst.BaseBinaryOp]] = {
+    cst.AddAssign: cst.Add,
+    cst.SubtractAssign: cst.Subtract,
+    cst.MultiplyAssign: cst.Multiply,
+    cst.DivideAssign: cst.Divide,
+    cst.FloorDivideAssign: cst.FloorDivide,
+    cst.ModuloAssign: cst.Modulo,
+    cst.PowerAssign: cst.Power,
+    cst.MatrixMultiplyAssign: cst.MatrixMultiply,
+    cst.BitAndAssign: cst.BitAnd,
+    cst.BitOrAssign: cst.BitOr,
+    cst.BitXorAssign: cst.BitXor,
+}
+
+
+class OutOfPlace(MutationRule):
+    """Every in-place op becomes its out-of-place twin, rebound:
+    ``t.add_(x).mul_(y)`` → ``t = t.add(x).mul(y)``.
+
+    Where the mutated tensor also lives in a dict, a list, a view or under another
+    name, each of them is rebound too, at the point of mutation: later steps read
+    the new value, earlier steps' graphs keep the old one.
+    """
+
+    name = "R4"
+    title = "Out-of-place"
+    EXAMPLES = (
+        Example("t.add_(x).mul_(y)\nuse(t)", "t = t.add(x).mul(y)\nuse(t)"),
+        Example(
+            """
+            state = self.state[group_idx][p_idx]
+            buf = state["buf"]
+            buf.mul_(momentum).add_(d_p)
+            d_p = buf
+            use(d_p)
+            """,
+            """
+            state = self.state[group_idx][p_idx]
+            buf = state["buf"]
+            state["buf"] = buf = buf.mul(momentum).add(d_p)
+            d_p = buf
+            use(d_p)
+            """,
+            "a tensor in the state is written back where it changes",
+        ),
+        Example(
+            "torch.maximum(u.mul_(b), g.abs().add_(eps), out=u)\nuse(u)",
+            "u = u.mul(b)\nu = torch.maximum(u, g.abs().add(eps))\nuse(u)",
+            "nested mutation and `out=`",
+        ),
+        Example(
+            "row = x[0]\nrow.zero_()\nuse(x)",
+            "row = x[0]\nx = ops.setitem(x, 0, torch.zeros_like(row))\nuse(x)",
+            "a view writes through",
+        ),
+        Example(
+            "x = torch.zeros_like(p)\nx[mask > 0] = 1\nuse(x)",
+            "x = torch.zeros_like(p)\nx = ops.setitem(x, mask > 0, 1)\nuse(x)",
+        ),
+        Example("x = x * 2\nuse(x)", None, "rebinding is no mutation"),
+    )
+
+    def apply(self, body: Body) -> Body:
+        body = hoist(body, self.context)
+        self.context.raise_if_refused()
+        self.places: Analysis = analyse(body)
+        self.live: Liveness = liveness(body)
+        self.rereads = _reads_grads_again(body)
+        new = self._block(body)
+        return self._distinct_copies(new) if self.asked_identity else new
+
+    def _distinct_copies(self, body: Body) -> Body:
+        """``x.copy_(y)`` leaves two tensors; where ``is`` is asked they must not be one."""
+
+        def clone(node: cst.CSTNode) -> cst.CSTNode | None:
+            if isinstance(node, cst.Call) and code(node.func) == "ops.copy":
+                return method(node, "clone")
+            return None
+
+        origins = self.context.origins
+        return tuple(cast(Statement, replace_nodes(s, clone, origins)) for s in body)
+
+    # --- blocks
+
+    def _block(self, body: Sequence[Statement]) -> Body:
+        result: list[Statement] = []
+        for node in body:
+            new = self._statement(node)
+            for part in new:
+                self.context.origins.inherit(part, node)
+            result.extend(_take_comments(node, new))
+        return tuple(result)
+
+    def _statement(self, node: Statement) -> list[Statement]:
+        if small(node) is not None:
+            return self._simple(node)
+        if isinstance(node, cst.FunctionDef):
+            self._refuse_captured(node)
+        return [self._heads(map_bodies(node, self._block))]
+
+    def _heads(self, node: Statement) -> Statement:
+        """Tests and iterables mutate temporaries at most."""
+        for field in ("test", "iter"):
+            head = getattr(node, field, None)
+            if isinstance(head, cst.BaseExpression):
+                node = node.with_changes(**{field: replace_temporaries(head, self)})
+        if isinstance(node, cst.If) and isinstance(node.orelse, cst.If):
+            node = node.with_changes(orelse=self._heads(node.orelse))
+        return node
+
+    def _refuse_captured(self, node: cst.FunctionDef) -> None:
+        own = bound_names(node.body) | {p.name.value for p in node.params.params}
+        from codegen.rules.r4_out_of_place.inplace import mutated_roots
+
+        for inner in walk(node.body):
+            for name in mutated_roots(inner) if isinstance(inner, cst.Call) else ():
+                if name not in own:
+                    self.refuse(
+                        inner,
+                        f"a nested function mutates {name!r} of the function around it",
+                        "return the new value and assign it there",
+                    )
+
+    # --- simple statements
+
+    def _simple(self, node: Statement) -> list[Statement]:
+        inner = small(node)
+        env = self.places.before.get(node, Env())
+        if isinstance(inner, cst.Expr):
+            return self._expression(node, inner.value, env)
+        if isinstance(inner, cst.Assign):
+            return self._assign(node, inner, env)
+        if isinstance(inner, cst.AugAssign):
+            return self._augmented(node, inner, env)
+        return [replace_temporaries(node, self)]
+
+    def _rebinder(self, node: Statement, env: Env) -> Rebinder:
+        live = self.live.after.get(node, frozenset())
+        return Rebinder(self, Scope(env, live, self.rereads))
+
+    def _expression(
+        self, node: Statement, value: cst.BaseExpression, env: Env
+    ) -> list[Statement]:
+        if not mutates_place(value):
+            if isinstance(value, cst.Call) and inplace_method(value):
+                self.fired(node)
+                return []  # a temporary is mutated and thrown away
+            return [replace_temporaries(node, self)]
+        return self._mutation(node, cast(cst.Call, value), env, ())
+
+    def _assign(
+        self, node: Statement, inner: cst.Assign, env: Env
+    ) -> list[Statement]:
+        target = inner.targets[0].target
+        if len(inner.targets) == 1 and isinstance(target, cst.Subscript):
+            stored = self._item_store(node, target, inner.value, env)
+            if stored is not None:
+                return stored
+        if mutates_place(inner.value):
+            targets = tuple(
+                cast(cst.BaseExpression, t.target) for t in inner.targets
+            )
+            return self._mutation(node, cast(cst.Call, inner.value), env, targets)
+        return [replace_temporaries(node, self)]
+
+    def _mutation(
+        self,
+        node: Statement,
+        value: cst.Call,
+        env: Env,
+        extra: tuple[cst.BaseExpression, ...],
+    ) -> list[Statement]:
+        """A chain, ``out=`` or ``torch.op_`` on a place, maybe assigned to ``extra``."""
+        root, new = self._new_value(value)
+        place = self.places.value(root, env)
+        live = self.live.after.get(node, frozenset())
+        kept = tuple(
+            e for e in extra if not isinstance(e, cst.Name) or e.value in live
+        )
+        if place.kind in (Kind.MAPPING, Kind.SEQUENCE, Kind.OTHER):
+            self.refuse(
+                value,
+                f"`{code(root)}` is no single tensor, and this call mutates it",
+                "mutate its tensors one by one",
+            )
+            return []
+        new = self._reread(value, root, new)
+        rebinder = self._rebinder(node, env)
+        # what is assigned anyway needs no rebinding of its own
+        names = {e.value for e in extra if isinstance(e, cst.Name)}
+        rebinder.live = rebinder.live - names
+        statements_ = rebinder.rebind(root, place, new, kept)
+        self._fire(node, statements_)
+        return statements_
+
+    def _new_value(self, value: cst.Call) -> tuple[cst.BaseExpression, cst.BaseExpression]:
+        out = keyword(value, "out")
+        if out is not None:
+            args = [a for a in value.args if not (a.keyword and a.keyword.value == "out")]
+            args[-1] = args[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
+            new = value.with_changes(args=args)
+            return out, replace_temporaries(new, self)
+        function = inplace_function(value)
+        if function is not None:
+            if "_foreach_" in function:
+                self.refuse(
+                    value,
+                    f"{function} mutates a list of tensors",
+                    "use the loop over single tensors",
+                )
+            func = expr(function[:-1])
+            return value.args[0].value, value.with_changes(func=func)
+        root = chain_root(value)
+        chain = self._clean_arguments(value)
+        return root, out_of_place(chain, chain_root(chain), self)
+
+    def _clean_arguments(self, value: cst.Call) -> cst.Call:
+        """Temporaries mutated inside the arguments of a chain's links."""
+        args = [
+            a.with_changes(value=replace_temporaries(a.value, self)) for a in value.args
+        ]
+        func = value.func
+        assert isinstance(func, cst.Attribute)
+        if inplace_method(func.value) is not None:
+            inner = self._clean_arguments(cast(cst.Call, func.value))
+            func = func.with_changes(value=inner)
+        else:
+            func = func.with_changes(value=replace_temporaries(func.value, self))
+        return value.with_changes(args=args, func=func)
+
+    def _reread(
+        self, value: cst.Call, root: cst.BaseExpression, new: cst.BaseExpression
+    ) -> cst.BaseExpression:
+        """In ``x.mul_(a).add_(x)`` the second x is the product already."""
+        from codegen.rules.r4_out_of_place.inplace import chain_links
+
+        for link in chain_links(value)[1:]:
+            for arg in link.args:
+                if any(code(n) == code(root) for n in walk(arg)):
+                    self.refuse(
+                        arg,
+                        f"`{code(root)}` is read again inside the chain that mutates it",
+                        "write one statement for each in-place call",
+                    )
+        return new
+
+    # --- augmented assignment
+
+    def _augmented(
+        self, node: Statement, inner: cst.AugAssign, env: Env
+    ) -> list[Statement]:
+        target = cast(cst.BaseExpression, inner.target)
+        value = self.places.value(target, env)
+        right = replace_temporaries(inner.value, self)
+        if value.kind is Kind.NUMBER and is_name(target):
+            return [node]
+        if value.kind in (Kind.SEQUENCE, Kind.MAPPING):
+            return [node]
+        operator = _BINARY.get(type(inner.operator))
+        if operator is None:
+            self.refuse(inner, "this augmented assignment isn't known", "write it out")
+            return [node]
+        new = cst.BinaryOperation(_operand(target, operator), operator(), _operand(right, operator))
+        if value.kind in (Kind.NUMBER, Kind.SETTING):
+            result: list[Statement] = [assign([target], new)]
+        else:
+            result = self._augmented_tensor(node, inner, value, new, env)
+        self._fire(node, result)
+        return result
+
+    def _augmented_tensor(
+        self,
+        node: Statement,
+        inner: cst.AugAssign,
+        value: Value,
+        new: cst.BaseExpression,
+        env: Env,
+    ) -> list[Statement]:
+        rebinder = self._rebinder(node, env)
+        target = cast(cst.BaseExpression, inner.target)
+        result = rebinder.rebind(target, value, new)
+        others = [s for s in result if code(s).strip() != code(assign([target], new)).strip()]
+        if value.kind is Kind.UNKNOWN and others and is_name(target):
+            self.refuse(
+                inner,
+                f"`{code(target)}` may be a number (then only this name changes) or a "
+                "tensor (then what it was read from changes too)",
+                "write `x = x + y` or `x.add_(y)`",
+            )
+        return result
+
+    # --- item stores
+
+    def _item_store(
+        self,
+        node: Statement,
+        target: cst.Subscript,
+        value: cst.BaseExpression,
+        env: Env,
+    ) -> list[Statement] | None:
+        """``x[i] = v`` on a tensor; None where x is a container."""
+        if _is_container_store(target) or self.places.slot(target, env) is not None:
+            return None
+        base = self.places.value(target.value, env)
+        if base.kind in (Kind.SEQUENCE, Kind.MAPPING, Kind.OTHER, Kind.SETTING):
+            return None
+        if base.kind is not Kind.TENSOR:
+            self.refuse(
+                target,
+                f"`{code(target.value)}` may be a list or a tensor: what storing an "
+                "item changes can't be known",
+                "make it where the compiler sees it: a list display, torch.zeros_like …",
+            )
+            return None
+        value = replace_temporaries(value, self)
+        if code(target).endswith(("[:]", "[...]")):
+            new: cst.BaseExpression = call("ops.copy", target.value, value)
+        else:
+            index = _index_expression(target)
+            new = call("ops.setitem", target.value, index, value)
+        result = self._rebinder(node, env).rebind(target.value, base, new)
+        self._fire(node, result)
+        return result
+
+    def _fire(self, node: Statement, new: Sequence[Statement]) -> None:
+        after = "\n".join(code(s).strip() for s in new)
+        self.context.fired(self.name, node, code(node).strip(), after)
+
+
+def _is_container_store(target: cst.Subscript) -> bool:
+    text = code(target.value)
+    return text in ("state", "group", "self.shared", "grads", "group_grads") or text.endswith(
+        "[group_idx][p_idx]"
+    )
+
+
+def _index_expression(target: cst.Subscript) -> cst.BaseExpression:
+    index = index_of(target)
+    if index is not None:
+        return index
+    from codegen.places import _as_index
+
+    parts = [_as_index(e.slice) for e in target.slice]
+    if len(parts) == 1:
+        return parts[0]
+    return cst.Tuple(
+        [cst.Element(p) for p in parts], lpar=[cst.LeftParen()], rpar=[cst.RightParen()]
+    )
+
+
+def _operand(
+    node: cst.BaseExpression, operator: type[cst.BaseBinaryOp]
+) -> cst.BaseExpression:
+    if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation, cst.IfExp)):
+        if isinstance(node, cst.BinaryOperation) and operator is cst.Add:
+            if isinstance(node.operator, (cst.Multiply, cst.Divide)):
+                return node
+        return parenthesize(node)
+    if isinstance(node, (cst.Integer, cst.Float)):
+        return node
+    return parenthesize(node)
+
+
+def _reads_grads_again(body: Body) -> bool:
+    """Whether gradients are read in another loop, or by index."""
+    text = "".join(code(s) for s in body)
+    loops = [
+        s
+        for s in all_statements(body)
+        if isinstance(s, cst.For) and code(s.target).startswith("p_idx, (")
+    ]
+    return len(loops) > 1 or "grads[p_idx]" in text
+
+
+def _take_comments(old: Statement, new: list[Statement]) -> list[Statement]:
+    if new and new[0] is not old and not new[0].leading_lines:
+        new = [with_comments(new[0], old), *new[1:]]
+    return new

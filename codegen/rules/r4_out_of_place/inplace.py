@@ -1,0 +1,206 @@
+"""Which calls mutate, and the out-of-place twin of each: a table, not a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from codegen.diagnostics import walk
+from codegen.syntax import all_statements, dotted, keyword, small, statements
+
+TWINS = frozenset(
+    """
+    abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr arccos arccosh
+    arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh baddbmm bitwise_and
+    bitwise_not bitwise_or bitwise_xor ceil clamp clamp_max clamp_min clip conj_physical
+    copysign cos cosh cumprod cumsum deg2rad digamma div divide eq erf erfc erfinv exp
+    exp2 expm1 float_power floor floor_divide fmod frac gcd ge greater greater_equal gt
+    heaviside hypot i0 igamma igammac index_add index_copy index_fill index_put
+    index_reduce lcm ldexp le lerp less less_equal lgamma log log10 log1p log2 logical_and
+    logical_not logical_or logical_xor logit lt masked_fill masked_scatter mul multiply
+    mvlgamma nan_to_num ne neg negative nextafter not_equal polygamma pow put rad2deg
+    reciprocal relu remainder renorm round rsqrt scatter scatter_add scatter_reduce sgn
+    sigmoid sign sin sinc sinh sqrt square sub subtract sum_to_size swapaxes swapdims t
+    tan tanh transpose tril triu true_divide trunc unsqueeze squeeze xlogy
+    """.split()
+)
+"""Tensor methods ``x.op_()`` for which ``x.op()`` computes the same value."""
+
+SPECIAL = frozenset({"copy_", "fill_", "zero_", "fill_diagonal_"})
+"""In-place methods with no plain twin, written with the runtime's help."""
+
+FLAGS = frozenset({"requires_grad_", "retain_grad", "share_memory_", "detach_"})
+"""Methods that change how autograd or memory treat a tensor, not its value."""
+
+RANDOM = frozenset(
+    {
+        "bernoulli_",
+        "cauchy_",
+        "exponential_",
+        "geometric_",
+        "log_normal_",
+        "normal_",
+        "random_",
+        "uniform_",
+    }
+)
+
+_CONTAINER_METHODS = frozenset(
+    {
+        "append",
+        "appendleft",
+        "clear",
+        "extend",
+        "insert",
+        "pop",
+        "popitem",
+        "popleft",
+        "remove",
+        "reverse",
+        "setdefault",
+        "sort",
+        "update",
+    }
+)
+
+
+def inplace_method(node: cst.CSTNode) -> str | None:
+    """``"mul_"`` for ``x.mul_(…)``; None for calls that don't mutate their receiver."""
+    if not isinstance(node, cst.Call) or not isinstance(node.func, cst.Attribute):
+        return None
+    name = node.func.attr.value
+    if not name.endswith("_") or name.startswith("_") or name.endswith("__"):
+        return None
+    base = dotted(node.func.value) or ""
+    if base == "torch" or base.startswith(("torch.nn", "F.")) or base == "F":
+        return None
+    return name
+
+
+def inplace_function(node: cst.CSTNode) -> str | None:
+    """``"torch._foreach_mul_"`` and ``"torch.relu_"``: functions that mutate their
+    first argument."""
+    if not isinstance(node, cst.Call):
+        return None
+    name = dotted(node.func) or ""
+    if name.startswith("torch.") and name.endswith("_") and not name.endswith("__"):
+        return name
+    return None
+
+
+def chain_root(node: cst.BaseExpression) -> cst.BaseExpression:
+    """``x`` of ``x.mul_(a).add_(b)``."""
+    while inplace_method(node) is not None:
+        assert isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute)
+        node = node.func.value
+    return node
+
+
+def chain_links(node: cst.BaseExpression) -> list[cst.Call]:
+    """The calls of an in-place chain, first to last."""
+    links: list[cst.Call] = []
+    while inplace_method(node) is not None:
+        assert isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute)
+        links.append(node)
+        node = node.func.value
+    return links[::-1]
+
+
+def root_name(node: cst.CSTNode) -> str | None:
+    """The variable at the bottom of ``x.data[0].view(-1).T``."""
+    while True:
+        if isinstance(node, cst.Name):
+            return node.value
+        if isinstance(node, (cst.Attribute, cst.Subscript)):
+            node = node.value
+        elif isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+            node = node.func.value
+        else:
+            return None
+
+
+def mutated_roots(node: cst.CSTNode) -> Iterator[str]:
+    """Names through which ``node`` may change an object: in-place calls, item and
+    attribute stores, ``out=``, augmented assignment, container methods."""
+    for inner in walk(node):
+        if isinstance(inner, cst.Call):
+            yield from _mutated_by_call(inner)
+        elif isinstance(inner, cst.AugAssign):
+            name = root_name(inner.target)
+            if name is not None:
+                yield name
+        elif isinstance(inner, cst.AssignTarget):
+            if isinstance(inner.target, (cst.Subscript, cst.Attribute)):
+                name = root_name(inner.target)
+                if name is not None:
+                    yield name
+
+
+def _mutated_by_call(node: cst.Call) -> Iterator[str]:
+    out = keyword(node, "out")
+    found: list[cst.CSTNode] = [] if out is None else [out]
+    if inplace_method(node) is not None and isinstance(node.func, cst.Attribute):
+        found.append(chain_root(node))
+    elif inplace_function(node) is not None and node.args:
+        found.append(node.args[0].value)
+    elif isinstance(node.func, cst.Attribute):
+        if node.func.attr.value in _CONTAINER_METHODS:
+            found.append(node.func.value)
+    for item in found:
+        name = root_name(item)
+        if name is not None:
+            yield name
+
+
+def may_mutate(function: cst.FunctionDef, params: set[str]) -> bool:
+    """Whether a function may change an argument: it mutates a parameter, or a
+    variable that may be (a view of) one."""
+    aliases = set(params)
+    body = list(all_statements(statements(function.body)))
+    for _ in range(len(body)):
+        before = len(aliases)
+        for node in body:
+            inner = small(node)
+            if isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
+                if root_name(inner.value) in aliases and not _fresh(inner.value):
+                    targets = (
+                        [t.target for t in inner.targets]
+                        if isinstance(inner, cst.Assign)
+                        else [inner.target]
+                    )
+                    aliases |= {t.value for t in targets if isinstance(t, cst.Name)}
+        if len(aliases) == before:
+            break
+    numbers = _numeric_params(function)
+    return any(name in aliases - numbers for name in mutated_roots(function.body))
+
+
+VIEWS = frozenset(
+    """
+    as_strided chunk contiguous detach diagonal expand expand_as flatten float double
+    half bfloat16 to type type_as movedim moveaxis narrow permute reshape reshape_as
+    select squeeze split swapaxes swapdims t transpose unbind unflatten unfold unsqueeze
+    view view_as _values values view_as_real view_as_complex cpu cuda get
+    """.split()
+)
+"""Methods whose result may share memory with their receiver."""
+
+
+def _fresh(node: cst.CSTNode) -> bool:
+    """Whether an expression makes a new object, judged by its outermost call."""
+    if isinstance(node, cst.Call):
+        if isinstance(node.func, cst.Attribute):
+            return node.func.attr.value not in VIEWS
+        return True
+    return not isinstance(node, (cst.Name, cst.Attribute, cst.Subscript))
+
+
+def _numeric_params(function: cst.FunctionDef) -> set[str]:
+    """Parameters annotated as numbers: ``x += 1`` only rebinds those."""
+    numbers: set[str] = set()
+    for param in function.params.params + function.params.kwonly_params:
+        if param.annotation is not None:
+            if dotted(param.annotation.annotation) in ("float", "int", "bool", "str"):
+                numbers.add(param.name.value)
+    return numbers

@@ -1,0 +1,290 @@
+"""Who must see a new value: every live name and slot of the mutated place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import libcst as cst
+
+from codegen.places import Env, Place, Slot, Value, View
+from codegen.rules.base import Rule
+from codegen.syntax import (
+    Statement,
+    assign,
+    code,
+    expr,
+    is_name,
+    parenthesize,
+    same,
+)
+
+
+@dataclass
+class Scope:
+    """What holds before a mutation: places, live names, whether grads are read again."""
+
+    env: Env
+    live: frozenset[str]
+    grads_read_later: bool = False
+
+
+class MutationRule(Rule):
+    """What the rebinder asks of its rule, and tells it."""
+
+    asked_identity = False
+    """Whether the translation asks at run time which tensors are the same."""
+
+
+class Rebinder:
+    """Statements that give a mutated place its new value everywhere."""
+
+    def __init__(self, rule: MutationRule, scope: Scope) -> None:
+        self.rule = rule
+        self.env = scope.env
+        self.live = scope.live
+        self.scope = scope
+
+    def rebind(
+        self,
+        root: cst.BaseExpression,
+        value: Value,
+        new: cst.BaseExpression,
+        extra: tuple[cst.BaseExpression, ...] = (),
+    ) -> list[Statement]:
+        """``root`` (which denotes ``value``) becomes ``new``; so do ``extra`` targets."""
+        if value.place is None:
+            return self._rebind_one_of(root, value, new, extra)
+        if value.place.views:
+            return self._rebind_view(root, value.place, new, extra)
+        return self._rebind_object(root, value.place, new, extra)
+
+    # --- a whole object
+
+    def _rebind_object(
+        self,
+        root: cst.BaseExpression,
+        place: Place,
+        new: cst.BaseExpression,
+        extra: tuple[cst.BaseExpression, ...],
+    ) -> list[Statement]:
+        targets = self._holders(place, root)
+        targets += [e for e in extra if not any(same(e, t) for t in targets)]
+        maybe = list(self._may_hold(place, targets))
+        after = self._recompute_views(place, targets, root)
+        if not targets:
+            return after
+        if not maybe:
+            return [assign(targets, new), *after]
+        old = targets[0]
+        self.rule.asked_identity = True
+        updated = cst.Name("updated")
+        tests = [_test(m, old, updated) for m in maybe]
+        return [assign([updated], new), *tests, assign(targets, updated), *after]
+
+    def _holders(
+        self, place: Place, root: cst.BaseExpression | None
+    ) -> list[cst.BaseExpression]:
+        """Slots, then live names, that surely hold the object."""
+        targets: list[cst.BaseExpression] = []
+        for slot, value in self.env.slots.items():
+            if value.place == place and self._slot_matters(slot):
+                text = self.env.slot_text(slot)
+                if text is None:
+                    continue
+                if root is not None and code(root) == text:
+                    text = code(root)
+                targets.append(expr(text))
+        if root is not None and not is_name(root) and _is_store(root):
+            if not any(same(root, t) for t in targets):
+                targets.append(root)
+        for name, value in self.env.names.items():
+            if value.place == place and name in self.live:
+                targets.append(cst.Name(name))
+        return targets
+
+    def _slot_matters(self, slot: Slot) -> bool:
+        if slot.container == "grads":
+            return self.scope.grads_read_later
+        if slot.container in ("state", "param", "group", "shared", "params"):
+            return True
+        holders = [n for n, v in self.env.names.items() if v.place == Place(slot.container)]
+        return any(n in self.live for n in holders) or slot.container in self.env.texts
+
+    def _may_hold(
+        self, place: Place, sure: list[cst.BaseExpression]
+    ) -> Iterator[cst.BaseExpression]:
+        """Live names and slots that hold this object or another one."""
+        for name, value in self.env.names.items():
+            if len(value.places) > 1 and place.obj in value.objects():
+                if name in self.live:
+                    yield cst.Name(name)
+        for slot, value in self.env.slots.items():
+            if len(value.places) > 1 and place.obj in value.objects():
+                text = self.env.slot_text(slot)
+                if text is not None and self._slot_matters(slot):
+                    yield expr(text)
+
+    def _recompute_views(
+        self,
+        place: Place,
+        targets: list[cst.BaseExpression],
+        root: cst.BaseExpression,
+        but: Place | None = None,
+    ) -> list[Statement]:
+        """Live names that see the object through views see its new value."""
+        result: list[Statement] = []
+        for name, value in self.env.names.items():
+            seen = value.place
+            if name not in self.live or seen is None or seen == but:
+                continue
+            if seen.obj != place.obj or not seen.views or seen == place:
+                continue
+            base = targets[0] if targets else None
+            if base is None or any(not v.text for v in seen.views):
+                self._unknown_alias(root, name)
+                continue
+            text = code(base) + "".join(v.text for v in seen.views)
+            result.append(assign([cst.Name(name)], expr(text)))
+        return result
+
+    # --- one of several objects
+
+    def _rebind_one_of(
+        self,
+        root: cst.BaseExpression,
+        value: Value,
+        new: cst.BaseExpression,
+        extra: tuple[cst.BaseExpression, ...],
+    ) -> list[Statement]:
+        """Which object it is shows at run time only: ask with ``is``."""
+        others = [o for o in self._candidates(value) if not same(o, root)]
+        seen = any(p.views for p in value.places)
+        test = _write_through if seen else _test
+        self.rule.asked_identity = bool(others) or self.rule.asked_identity
+        targets = [root] if _is_store(root) else []
+        if isinstance(root, cst.Name) and root.value not in self.live:
+            targets = []
+        targets += list(extra)
+        if not others:
+            return [assign(targets, new)] if targets else []
+        updated = cst.Name("updated")
+        tests = [test(o, root, updated) for o in others]
+        last = [assign(targets, updated)] if targets else []
+        return [assign([updated], new), *tests, *last]
+
+    def _candidates(self, value: Value) -> Iterator[cst.BaseExpression]:
+        for slot, held in self.env.slots.items():
+            if held.objects() & value.objects() and self._slot_matters(slot):
+                text = self.env.slot_text(slot)
+                if text is not None:
+                    yield expr(text)
+        for name, held in self.env.names.items():
+            if held.objects() & value.objects() and name in self.live:
+                yield cst.Name(name)
+
+    # --- a view of an object
+
+    def _rebind_view(
+        self,
+        root: cst.BaseExpression,
+        place: Place,
+        new: cst.BaseExpression,
+        extra: tuple[cst.BaseExpression, ...],
+    ) -> list[Statement]:
+        whole = Place(place.obj)
+        bases = self._holders(whole, None)
+        names: list[cst.BaseExpression] = [
+            cst.Name(n)
+            for n, v in self.env.names.items()
+            if v.place == place and n in self.live
+        ]
+        names += [e for e in extra if not any(same(e, n) for n in names)]
+        if list(self._may_hold(place, bases)):
+            self._unknown_alias(root, code(root))
+        result: list[Statement] = []
+        if names:
+            result.append(assign(names, new))
+            new = names[0]
+        old = self._old_base(whole, root, place)
+        if bases and old is not None:
+            undone = self._undo(place.views, old, new, root)
+            result.append(assign(bases, undone))
+            result += self._recompute_views(whole, bases, root, but=place)
+        elif bases:
+            self._unknown_alias(root, code(bases[0]))
+        return result
+
+    def _old_base(
+        self, whole: Place, root: cst.BaseExpression, place: Place
+    ) -> cst.BaseExpression | None:
+        for name, value in self.env.names.items():
+            if value.place == whole:
+                return cst.Name(name)
+        for slot, value in self.env.slots.items():
+            if value.place == whole:
+                text = self.env.slot_text(slot)
+                if text is not None:
+                    return expr(text)
+        return None
+
+    def _undo(
+        self,
+        views: tuple[View, ...],
+        base: cst.BaseExpression,
+        new: cst.BaseExpression,
+        root: cst.BaseExpression,
+    ) -> cst.BaseExpression:
+        """The whole object, given the new value of a part of it."""
+        if not views:
+            return new
+        last = views[-1]
+        inner = code(base) + "".join(v.text for v in views[:-1])
+        text = code(parenthesize(new))
+        if last.how == "transpose":
+            undone = expr(f"{text}{last.text}")
+        elif last.how == "reshape":
+            undone = expr(f"{text}.reshape({inner}.shape)")
+        elif last.how == "index" and last.index is not None:
+            undone = expr(f"ops.setitem({inner}, {code(last.index)}, {code(new)})")
+        elif last.how == "real":
+            undone = expr(f"torch.view_as_complex({code(new)})")
+        elif last.how == "complex":
+            undone = expr(f"torch.view_as_real({code(new)})")
+        else:
+            self.rule.refuse(
+                root,
+                f"a tensor is mutated through the view `{last.text}`, and how to put "
+                "the new values back is not known",
+                "mutate the tensor itself, or assign the result back",
+            )
+            return new
+        return self._undo(views[:-1], base, undone, root)
+
+    def _unknown_alias(self, node: cst.BaseExpression, other: str) -> None:
+        self.rule.refuse(
+            node,
+            f"mutates a tensor that `{other}` may share memory with",
+            "clone it first, or assign the result back",
+        )
+
+
+def _is_store(node: cst.BaseExpression) -> bool:
+    return isinstance(node, (cst.Name, cst.Subscript, cst.Attribute))
+
+
+def _test(
+    holder: cst.BaseExpression, old: cst.BaseExpression, new: cst.BaseExpression
+) -> Statement:
+    """``holder = new if holder is old else holder``."""
+    text = code(holder)
+    value = expr(f"{code(new)} if {text} is {code(old)} else {text}")
+    return assign([holder], value)
+
+
+def _write_through(
+    holder: cst.BaseExpression, view: cst.BaseExpression, new: cst.BaseExpression
+) -> Statement:
+    """``holder`` with what ``view`` shows of it replaced, if it shows any of it."""
+    text = f"ops.write_through({code(holder)}, {code(view)}, {code(new)})"
+    return assign([holder], expr(text))

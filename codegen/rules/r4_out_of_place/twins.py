@@ -1,0 +1,99 @@
+"""``x.op_(…)`` → ``x.op(…)``, link by link of an in-place chain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import libcst as cst
+
+from codegen.rules.base import Rule
+from codegen.rules.r4_out_of_place.inplace import (
+    FLAGS,
+    RANDOM,
+    TWINS,
+    chain_links,
+    inplace_method,
+)
+from codegen.syntax import call, method
+
+
+def out_of_place(
+    chain: cst.BaseExpression, root: cst.BaseExpression, rule: Rule
+) -> cst.BaseExpression:
+    """The value that an in-place ``chain`` leaves in its receiver ``root``."""
+    result = root
+    for link in chain_links(chain):
+        name = inplace_method(link)
+        assert name is not None
+        result = twin(name, result, link, rule)
+        rule.context.origins.inherit(result, link)
+    return result
+
+
+def twin(
+    name: str, receiver: cst.BaseExpression, link: cst.Call, rule: Rule
+) -> cst.BaseExpression:
+    args = [a.with_changes(comma=cst.MaybeSentinel.DEFAULT) for a in link.args]
+    if name[:-1] in TWINS:
+        return method(receiver, name[:-1], _modern(name, args))
+    if name == "copy_":
+        return call("ops.copy", receiver, link.args[0].value)
+    if name == "fill_":
+        return call("ops.full_like", receiver, link.args[0].value)
+    if name == "zero_":
+        return call("torch.zeros_like", receiver)
+    if name in FLAGS:
+        return receiver
+    if name in RANDOM:
+        text = cst.SimpleString(f'"{name}"')
+        random = call("ops.random_like", receiver, text)
+        return random.with_changes(args=[*random.args, *args])
+    rule.refuse(
+        link,
+        f"no out-of-place twin is known for .{name}()",
+        "write the update with an operation that returns a new tensor",
+    )
+    return receiver
+
+
+def _modern(name: str, args: Sequence[cst.Arg]) -> list[cst.Arg]:
+    """The deprecated order ``addcdiv_(value, a, b)``, ``add_(alpha, other)``."""
+    plain = [a for a in args if a.keyword is None]
+    if len(plain) != len(args):
+        return list(args)
+    if name in ("addcdiv_", "addcmul_") and len(args) == 3:
+        return [*args[1:], _named("value", args[0].value)]
+    if name in ("add_", "sub_") and len(args) == 2:
+        return [args[1], _named("alpha", args[0].value)]
+    return list(args)
+
+
+def _named(name: str, value: cst.BaseExpression) -> cst.Arg:
+    tight = cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
+    return cst.Arg(value, keyword=cst.Name(name), equal=tight)
+
+
+class Temporaries(cst.CSTTransformer):
+    """In-place calls on temporaries: ``(a / b).add_(eps)`` → ``(a / b).add(eps)``."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def leave_Call(
+        self, original_node: cst.Call, updated_node: cst.Call
+    ) -> cst.BaseExpression:
+        name = inplace_method(updated_node)
+        if name is None:
+            return updated_node
+        assert isinstance(updated_node.func, cst.Attribute)
+        new = twin(name, updated_node.func.value, updated_node, self.rule)
+        self.rule.context.origins.inherit(new, original_node)
+        self.rule.fired(original_node, new)
+        return new
+
+
+def replace_temporaries(node: cst.CSTNodeT, rule: Rule) -> cst.CSTNodeT:
+    new = node.visit(Temporaries(rule))
+    rule.context.origins.inherit(new, node)  # type: ignore[arg-type]
+    return new  # type: ignore[return-value]

@@ -1,0 +1,127 @@
+"""R5: no .data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import libcst as cst
+
+from codegen.rules.base import Example, Rule
+from codegen.syntax import (
+    Body,
+    Statement,
+    assignment,
+    block,
+    call,
+    dotted,
+    method,
+    parenthesize,
+    statements,
+    with_comments,
+)
+
+_GRAD_MODES = ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
+
+
+class NoData(Rule):
+    """No ``.data`` (nor ``.detach()``, ``no_grad``, ``.item()`` on values that carry
+    gradient), except for shapes and dtypes.
+
+    ``.item()`` becomes ``ops.value``: a number where no gradient can flow, else the
+    tensor itself.
+    """
+
+    name = "R5"
+    title = "No .data"
+    EXAMPLES = (
+        Example("d_p = p.grad.data", "d_p = p.grad"),
+        Example("buf = torch.clone(d_p).detach()", "buf = torch.clone(d_p)"),
+        Example("norm = p.norm().item()", "norm = ops.value(p.norm())"),
+        Example(
+            """
+            with torch.no_grad():
+                p.add_(grad)
+            """,
+            "p.add_(grad)",
+        ),
+        Example("values = grad._values()", "values = grad.values()"),
+        Example("p.data = x", "p.copy_(x)"),
+        Example("size = p.shape"),
+    )
+
+    def apply(self, body: Body) -> Body:
+        body = tuple(self._unwrap(body))
+        return self.rewrite(self.rewrite(body, self._store), self._replace)
+
+    def _store(self, node: cst.CSTNode) -> cst.CSTNode | None:
+        """``p.data = x`` gives p new values: ``p.copy_(x)``."""
+        pair = assignment(node)
+        if pair is None or not isinstance(pair[0], cst.Attribute):
+            return None
+        if pair[0].attr.value != "data":
+            return None
+        copy = method(pair[0].value, "copy_", [cst.Arg(pair[1])])
+        return with_comments(
+            cst.SimpleStatementLine([cst.Expr(copy)]), cast(Statement, node)
+        )
+
+    def _replace(self, node: cst.CSTNode) -> cst.CSTNode | None:
+        if isinstance(node, cst.Attribute) and node.attr.value == "data":
+            return parenthesize(node.value)
+        if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+            return self._method(node, node.func)
+        return None
+
+    def _method(self, node: cst.Call, func: cst.Attribute) -> cst.CSTNode | None:
+        method, receiver = func.attr.value, func.value
+        if method in ("detach", "detach_", "requires_grad_") and len(node.args) <= 1:
+            if dotted(receiver) == "torch" and node.args:
+                return parenthesize(node.args[0].value)
+            return parenthesize(receiver)
+        if method == "item" and not node.args:
+            return call("ops.value", receiver)
+        if method in ("_values", "_indices") and not node.args:
+            return node.with_changes(func=func.with_changes(attr=cst.Name(method[1:])))
+        if method in ("numpy", "tolist"):
+            self.refuse(
+                node,
+                f".{method}() leaves torch: what is computed from it has no gradient",
+                "compute with tensors",
+            )
+        return None
+
+    def _unwrap(self, body: Sequence[Statement]) -> list[Statement]:
+        """``with torch.no_grad():`` goes; what it holds stays."""
+        result: list[Statement] = []
+        for node in body:
+            if isinstance(node, cst.With) and all(
+                _is_grad_mode(i.item) for i in node.items
+            ):
+                self.fired(node.items[0])
+                inner = self._unwrap(statements(node.body))
+                if inner:
+                    lines = [*node.leading_lines, *inner[0].leading_lines]
+                    inner[0] = inner[0].with_changes(leading_lines=lines)
+                result.extend(inner)
+                continue
+            result.append(self._inside(node))
+        return result
+
+    def _inside(self, node: Statement) -> Statement:
+        if isinstance(node, (cst.For, cst.While, cst.If, cst.With)):
+            node = node.with_changes(body=block(self._unwrap(statements(node.body))))
+            orelse = getattr(node, "orelse", None)
+            if isinstance(orelse, cst.If):
+                node = node.with_changes(orelse=self._inside(orelse))
+            elif orelse is not None:
+                inner = block(self._unwrap(statements(orelse.body)))
+                node = node.with_changes(orelse=orelse.with_changes(body=inner))
+        return node
+
+
+def _is_grad_mode(node: cst.BaseExpression) -> bool:
+    if not isinstance(node, cst.Call):
+        return False
+    name = dotted(node.func) or ""
+    return name.startswith("torch.") and name.rpartition(".")[2] in _GRAD_MODES

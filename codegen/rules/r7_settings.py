@@ -1,0 +1,168 @@
+"""R7: settings stay differentiable."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from codegen.places import Env, Kind
+from codegen.rules.base import Example
+from codegen.rules.typed import TypedRule
+from codegen.syntax import bare, call, dotted, expr, is_constant, keyword, positional
+
+_SCALED = {
+    "add": "alpha",
+    "sub": "alpha",
+    "subtract": "alpha",
+    "addcmul": "value",
+    "addcdiv": "value",
+}
+_SCALED_PRODUCTS = frozenset({"addmm", "addmv", "addr", "baddbmm", "addbmm"})
+_MATH = frozenset("sqrt exp log log1p expm1 cos sin tanh fabs pow".split())
+_MATH_WITHOUT_GRADIENT = frozenset("floor ceil isnan isinf isfinite trunc".split())
+_FILLS = {
+    "torch.full_like": "ops.full_like",
+    "torch.full": "ops.full",
+    "torch.tensor": "ops.tensor",
+    "torch.as_tensor": "ops.tensor",
+    "torch.scalar_tensor": "ops.tensor",
+}
+_BUILTINS = {"max": "ops.maximum", "min": "ops.minimum"}
+
+
+class DifferentiableSettings(TypedRule):
+    """Any float setting may be a tensor that requires grad; no operation may drop its
+    gradient silently (``alpha=``, ``value=``, ``math.sqrt``, ``float()``,
+    ``full_like`` do).
+
+    The functions of ``higher.ops`` call the very same kernel where the setting is a
+    plain number.
+    """
+
+    name = "R7"
+    title = "Settings stay differentiable"
+    EXAMPLES = (
+        Example(
+            'p = p.add(d_p, alpha=-group["lr"])',
+            'p = ops.add(p, d_p, alpha=-group["lr"])',
+        ),
+        Example(
+            'scale = math.sqrt(1 - group["beta"])',
+            'scale = ops.sqrt(1 - group["beta"])',
+        ),
+        Example(
+            'avg = avg.lerp(grad, 1 - group["beta"])',
+            'avg = ops.lerp(avg, grad, 1 - group["beta"])',
+        ),
+        Example("p = p.sub(d_p, alpha=2)", None, "a constant has no gradient"),
+        Example('p = p.mul(1 - group["lr"])'),
+    )
+
+    def replace(self, node: cst.CSTNode, env: Env) -> cst.CSTNode | None:
+        if not isinstance(node, cst.Call):
+            return None
+        name = dotted(node.func) or ""
+        if name.startswith("math."):
+            return self._math(node, name[5:], env)
+        if name in _FILLS:
+            return self._fill(node, _FILLS[name], env)
+        if name in ("float", "complex", *_BUILTINS):
+            return self._builtin(node, name, env)
+        if isinstance(node.func, cst.Attribute) and not name.startswith("ops."):
+            return self._tensor_op(node, node.func, name, env)
+        return None
+
+    def _may_differ(self, node: cst.BaseExpression, env: Env) -> bool:
+        """Whether a gradient may flow into an expression."""
+        kinds = (Kind.NUMBER, Kind.OTHER, Kind.NONE)
+        return not is_constant(bare(node)) and self.kind(node, env) not in kinds
+
+    # --- tensor methods and functions
+
+    def _tensor_op(
+        self, node: cst.Call, func: cst.Attribute, name: str, env: Env
+    ) -> cst.CSTNode | None:
+        method = func.attr.value
+        if name.startswith("torch."):
+            if name.count(".") > 1:
+                return None
+            args = list(node.args)
+        elif self.kind(func.value, env) in (Kind.MAPPING, Kind.SEQUENCE, Kind.OTHER):
+            return None
+        else:
+            args = [cst.Arg(func.value), *node.args]
+        if not self._needs_help(method, node, args, env):
+            return None
+        twin = {"subtract": "sub", "clip": "clamp"}.get(method, method)
+        return cst.Call(expr(f"ops.{twin}"), args)
+
+    def _needs_help(
+        self, method: str, node: cst.Call, args: list[cst.Arg], env: Env
+    ) -> bool:
+        if method in _SCALED:
+            factor = keyword(node, _SCALED[method])
+            return factor is not None and self._may_differ(factor, env)
+        if method in _SCALED_PRODUCTS:
+            factors = [keyword(node, k) for k in ("alpha", "beta")]
+            return any(f is not None and self._may_differ(f, env) for f in factors)
+        if method == "lerp":
+            weight = args[2].value if len(args) > 2 else keyword(node, "weight")
+            return weight is not None and self.kind(weight, env) in (
+                Kind.SETTING,
+                Kind.UNKNOWN,
+            )
+        if method in ("clamp", "clip", "clamp_min", "clamp_max"):
+            return any(self._may_differ(a.value, env) for a in args[1:])
+        return False
+
+    # --- numbers
+
+    def _math(self, node: cst.Call, function: str, env: Env) -> cst.CSTNode | None:
+        args = positional(node)
+        if not any(self._may_differ(a, env) for a in args):
+            return None
+        if function in _MATH:
+            return node.with_changes(func=expr(f"ops.{function}"))
+        if function not in _MATH_WITHOUT_GRADIENT:
+            self.refuse(
+                node,
+                f"math.{function} drops the gradient of its argument",
+                "use the torch function of that name",
+            )
+        return None
+
+    def _builtin(self, node: cst.Call, name: str, env: Env) -> cst.CSTNode | None:
+        args = positional(node)
+        if name == "float":
+            if args and self._may_differ(args[0], env):
+                if isinstance(bare(args[0]), cst.SimpleString):
+                    return None
+                return call("ops.value", args[0])
+            return None
+        if name == "complex":
+            if any(self._may_differ(a, env) for a in args):
+                return node.with_changes(func=expr("ops.complex"))
+            return None
+        if len(node.args) != len(args) or not self._any_may_differ(args, env):
+            return None
+        return node.with_changes(func=expr(_BUILTINS[name]))
+
+    def _any_may_differ(self, args: list[cst.BaseExpression], env: Env) -> bool:
+        for arg in args:
+            value = self.places.value(arg, env)
+            if value.kind is Kind.SEQUENCE:
+                if value.item is None or value.item.kind is not Kind.NUMBER:
+                    return True
+            elif self._may_differ(arg, env):
+                return True
+        return False
+
+    def _fill(self, node: cst.Call, twin: str, env: Env) -> cst.CSTNode | None:
+        args = positional(node)
+        position = 1 if "full" in twin else 0
+        fill = args[position] if len(args) > position else keyword(node, "fill_value")
+        if fill is None or not self._may_differ(fill, env):
+            return None
+        kept = [
+            a for a in node.args if not (a.keyword and a.keyword.value == "requires_grad")
+        ]
+        return node.with_changes(func=expr(twin), args=kept)

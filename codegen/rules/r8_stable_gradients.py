@@ -1,0 +1,107 @@
+"""R8: stable gradients."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from codegen.places import Env, Kind
+from codegen.rules.base import Example
+from codegen.rules.typed import TypedRule
+from codegen.syntax import bare, call, dotted, expr, is_constant, keyword, positional
+
+_NORMS = frozenset({"torch.norm", "torch.linalg.vector_norm", "torch.linalg.norm"})
+
+
+class StableGradients(TypedRule):
+    """A square root or norm at exactly zero must not put NaN or inf into a
+    meta-gradient.
+
+    The derivative of ``sqrt`` is infinite at zero, and the chain rule multiplies it
+    by zero. ``ops.sqrt`` has the same value and derivative zero there, which is what
+    the whole update's derivative tends to.
+    """
+
+    name = "R8"
+    title = "Stable gradients"
+    EXAMPLES = (
+        Example(
+            "v = torch.zeros_like(p)\ndenom = v.sqrt().add(eps)",
+            "v = torch.zeros_like(p)\ndenom = ops.sqrt(v).add(eps)",
+        ),
+        Example(
+            "g = torch.zeros_like(p)\nn = g.norm(2)",
+            "g = torch.zeros_like(p)\nn = ops.norm(g, 2)",
+        ),
+        Example(
+            "v = torch.zeros_like(p)\ndenom = v**0.25",
+            "v = torch.zeros_like(p)\ndenom = ops.pow(v, 0.25)",
+        ),
+        Example("v = torch.zeros_like(p)\ndenom = v**2"),
+    )
+
+    def replace(self, node: cst.CSTNode, env: Env) -> cst.CSTNode | None:
+        if isinstance(node, cst.BinaryOperation):
+            return self._power(node, env)
+        if isinstance(node, cst.Call):
+            return self._call(node, env)
+        return None
+
+    def _is_tensor(self, node: cst.BaseExpression, env: Env) -> bool:
+        return self.kind(node, env) in (Kind.TENSOR, Kind.UNKNOWN)
+
+    def _power(self, node: cst.BinaryOperation, env: Env) -> cst.CSTNode | None:
+        if not isinstance(node.operator, cst.Power):
+            return None
+        if not self._is_tensor(node.left, env) or not self._root(node.right, env):
+            return None
+        new = call("ops.pow", node.left, node.right)
+        return new.with_changes(lpar=node.lpar, rpar=node.rpar)
+
+    def _root(self, exponent: cst.BaseExpression, env: Env) -> bool:
+        """Whether an exponent may be below one."""
+        exponent = bare(exponent)  # type: ignore[assignment]
+        if isinstance(exponent, cst.Integer):
+            return False
+        if isinstance(exponent, cst.Float):
+            return float(exponent.value) < 1
+        return not is_constant(exponent) or not isinstance(exponent, cst.Name)
+
+    def _call(self, node: cst.Call, env: Env) -> cst.CSTNode | None:
+        name = dotted(node.func) or ""
+        args = positional(node)
+        if name.startswith("torch."):
+            return self._function(node, name, args, env)
+        if not isinstance(node.func, cst.Attribute) or name.startswith(("ops.", "math.")):
+            return None
+        receiver, method = node.func.value, node.func.attr.value
+        if method in ("sqrt", "rsqrt") and not node.args:
+            return call(f"ops.{method}", receiver)
+        if method == "norm" and self._is_tensor(receiver, env):
+            return cst.Call(expr("ops.norm"), [cst.Arg(receiver), *node.args])
+        if method == "pow" and args and self._root(args[0], env):
+            if self._is_tensor(receiver, env):
+                return call("ops.pow", receiver, args[0])
+        return None
+
+    def _function(
+        self, node: cst.Call, name: str, args: list[cst.BaseExpression], env: Env
+    ) -> cst.CSTNode | None:
+        if name in ("torch.sqrt", "torch.rsqrt"):
+            return node.with_changes(func=expr(f"ops.{name[6:]}"))
+        if name == "torch.pow" and len(args) == 2 and self._is_tensor(args[0], env):
+            if self._root(args[1], env):
+                return call("ops.pow", *args)
+        if name in _NORMS:
+            return self._norm(node, name)
+        return None
+
+    def _norm(self, node: cst.Call, name: str) -> cst.CSTNode | None:
+        if name == "torch.linalg.norm" and keyword(node, "ord") is not None:
+            return None
+        new = [
+            a.with_changes(keyword=cst.Name("p"))
+            if a.keyword is not None and a.keyword.value == "ord"
+            else a
+            for a in node.args
+        ]
+        return node.with_changes(func=expr("ops.norm"), args=new)

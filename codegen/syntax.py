@@ -1,0 +1,537 @@
+"""Small helpers over LibCST: parsing fragments, asking about names, rewriting.
+
+Nothing here knows about optimizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias, cast
+
+import libcst as cst
+import libcst.matchers as m
+
+from codegen.diagnostics import Origins, walk
+
+Statement: TypeAlias = "cst.SimpleStatementLine | cst.BaseCompoundStatement"
+Body: TypeAlias = "tuple[Statement, ...]"
+FunctionLike: TypeAlias = "cst.FunctionDef | cst.Lambda"
+
+_BLANK = cst.Module(body=[])
+
+
+def code(node: cst.CSTNode) -> str:
+    """Source text of a node."""
+    return _BLANK.code_for_node(node)
+
+
+def expr(text: str) -> cst.BaseExpression:
+    return cst.parse_expression(text)
+
+
+def stmt(text: str) -> Statement:
+    return cast(Statement, cst.parse_statement(text))
+
+
+def same(a: cst.CSTNode, b: cst.CSTNode) -> bool:
+    """Whether two expressions are the same code, but for layout and parentheses."""
+    return code(bare(a)) == code(bare(b))
+
+
+def bare(node: cst.CSTNode) -> cst.CSTNode:
+    """An expression without its outer parentheses."""
+    if isinstance(node, cst.BaseExpression) and getattr(node, "lpar", ()):
+        return node.with_changes(lpar=(), rpar=())
+    return node
+
+
+def parenthesize(node: cst.BaseExpression) -> cst.BaseExpression:
+    """Add parentheses where ``node`` is about to become an operand or receiver."""
+    atoms = (cst.Name, cst.Attribute, cst.Subscript, cst.Call)
+    if isinstance(node, atoms) or getattr(node, "lpar", ()):
+        return node
+    if isinstance(node, (cst.List, cst.Dict, cst.Tuple, cst.SimpleString)):
+        return node
+    return node.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+
+
+def dotted(node: cst.CSTNode | None) -> str | None:
+    """``"torch.optim"`` for the expression ``torch.optim``; None for others."""
+    if isinstance(node, cst.Name):
+        return node.value
+    if isinstance(node, cst.Attribute):
+        base = dotted(node.value)
+        return None if base is None else f"{base}.{node.attr.value}"
+    return None
+
+
+def string_key(node: cst.CSTNode) -> str | None:
+    """``"lr"`` for ``group["lr"]``; None for other expressions."""
+    if not isinstance(node, cst.Subscript) or len(node.slice) != 1:
+        return None
+    index = node.slice[0].slice
+    if not isinstance(index, cst.Index):
+        return None
+    if not isinstance(index.value, cst.SimpleString):
+        return None
+    return cast(str, index.value.evaluated_value)
+
+
+def index_of(node: cst.Subscript) -> cst.BaseExpression | None:
+    """``i`` for ``x[i]``; None for slices and several indices."""
+    if len(node.slice) == 1 and isinstance(node.slice[0].slice, cst.Index):
+        return node.slice[0].slice.value
+    return None
+
+
+# --- statements -------------------------------------------------------------
+
+
+def statements(body: cst.BaseSuite | Sequence[cst.CSTNode]) -> Body:
+    """The statements of a block, each simple statement on a line of its own."""
+    if isinstance(body, cst.SimpleStatementSuite):
+        return tuple(cst.SimpleStatementLine([small]) for small in body.body)
+    items = body.body if isinstance(body, cst.IndentedBlock) else body
+    result: list[Statement] = []
+    for item in cast(Iterable[cst.CSTNode], items):
+        if isinstance(item, cst.SimpleStatementLine) and len(item.body) > 1:
+            result.extend(_split(item))
+        else:
+            result.append(cast(Statement, item))
+    return tuple(result)
+
+
+def _split(line: cst.SimpleStatementLine) -> Iterator[cst.SimpleStatementLine]:
+    for number, small in enumerate(line.body):
+        small = small.with_changes(semicolon=cst.MaybeSentinel.DEFAULT)
+        if number == 0:
+            yield cst.SimpleStatementLine([small], leading_lines=line.leading_lines)
+        else:
+            yield cst.SimpleStatementLine([small])
+
+
+def block(body: Sequence[cst.CSTNode]) -> cst.IndentedBlock:
+    """An indented block; an empty one holds ``pass``."""
+    items = list(body) or [stmt("pass")]
+    return cst.IndentedBlock(body=cast("list[cst.BaseStatement]", items))
+
+
+def small(node: cst.CSTNode) -> cst.BaseSmallStatement | None:
+    """The one small statement of a line, else None."""
+    if isinstance(node, cst.SimpleStatementLine) and len(node.body) == 1:
+        return node.body[0]
+    return None
+
+
+def assignment(node: cst.CSTNode) -> tuple[cst.BaseExpression, cst.BaseExpression] | None:
+    """(target, value) of a plain one-target assignment, annotated or not."""
+    inner = small(node)
+    if isinstance(inner, cst.Assign) and len(inner.targets) == 1:
+        return inner.targets[0].target, inner.value
+    if isinstance(inner, cst.AnnAssign) and inner.value is not None:
+        return inner.target, inner.value
+    return None
+
+
+def assign(
+    targets: Sequence[cst.BaseExpression], value: cst.BaseExpression
+) -> cst.SimpleStatementLine:
+    """``a = b = value``."""
+    return cst.SimpleStatementLine(
+        [
+            cst.Assign(
+                [cst.AssignTarget(cast(cst.BaseAssignTargetExpression, t)) for t in targets],
+                value,
+            )
+        ]
+    )
+
+
+def with_comments(node: Statement, like: Statement) -> Statement:
+    """``node`` with the comment lines that stood above ``like`` (and beside it)."""
+    node = node.with_changes(leading_lines=like.leading_lines)
+    if isinstance(node, cst.SimpleStatementLine) and isinstance(
+        like, cst.SimpleStatementLine
+    ):
+        node = node.with_changes(trailing_whitespace=like.trailing_whitespace)
+    return node
+
+
+def sub_bodies(node: cst.CSTNode) -> list[cst.BaseSuite]:
+    """The blocks of a compound statement (of all its branches)."""
+    result: list[cst.BaseSuite] = []
+    if isinstance(node, (cst.If, cst.For, cst.While)):
+        result.append(node.body)
+        if isinstance(node.orelse, cst.If):
+            result.extend(sub_bodies(node.orelse))
+        elif node.orelse is not None:
+            result.append(node.orelse.body)
+    elif isinstance(node, cst.Try):
+        result.append(node.body)
+        result.extend(handler.body for handler in node.handlers)
+        if node.orelse is not None:
+            result.append(node.orelse.body)
+        if node.finalbody is not None:
+            result.append(node.finalbody.body)
+    elif isinstance(node, (cst.With, cst.FunctionDef)):
+        result.append(node.body)
+    return result
+
+
+def map_bodies(node: Statement, change: Callable[[Body], Sequence[Statement]]) -> Statement:
+    """A compound statement with ``change`` applied to each of its blocks."""
+
+    def new(part: cst.BaseSuite) -> cst.IndentedBlock:
+        return block(change(statements(part)))
+
+    changes: dict[str, object] = {}
+    if isinstance(node, (cst.If, cst.For, cst.While, cst.With, cst.Try, cst.FunctionDef)):
+        changes["body"] = new(node.body)
+    orelse = getattr(node, "orelse", None)
+    if isinstance(orelse, cst.If):
+        changes["orelse"] = map_bodies(orelse, change)
+    elif orelse is not None:
+        changes["orelse"] = orelse.with_changes(body=new(orelse.body))
+    if isinstance(node, cst.Try):
+        changes["handlers"] = [h.with_changes(body=new(h.body)) for h in node.handlers]
+        if node.finalbody is not None:
+            changes["finalbody"] = node.finalbody.with_changes(body=new(node.finalbody.body))
+    return node.with_changes(**changes)
+
+
+def all_statements(body: Iterable[cst.CSTNode]) -> Iterator[Statement]:
+    """Every statement, those inside compound statements too; not nested functions'."""
+    for node in body:
+        yield cast(Statement, node)
+        if not isinstance(node, (cst.FunctionDef, cst.ClassDef)):
+            for inner in sub_bodies(node):
+                yield from all_statements(statements(inner))
+
+
+# --- branches ----------------------------------------------------------------
+
+
+def ends(node: cst.CSTNode) -> bool:
+    """Whether nothing after this statement runs."""
+    inner = small(node)
+    if isinstance(inner, (cst.Return, cst.Raise, cst.Continue, cst.Break)):
+        return True
+    if isinstance(node, cst.If) and isinstance(node.orelse, cst.Else):
+        body, orelse = statements(node.body), statements(node.orelse.body)
+        return bool(body and orelse) and ends(body[-1]) and ends(orelse[-1])
+    return False
+
+
+def orelse_statements(node: cst.If) -> Body:
+    if isinstance(node.orelse, cst.If):
+        return (node.orelse,)
+    return () if node.orelse is None else statements(node.orelse.body)
+
+
+def rebuild_if(
+    node: cst.If, test: cst.BaseExpression, body: Body, orelse: Body
+) -> cst.If:
+    """An ``if`` with new branches; an empty branch is dropped, ``elif`` kept."""
+    if not body:
+        test = negate(test)
+        body, orelse = orelse, ()
+    new_else: cst.If | cst.Else | None = None
+    if len(orelse) == 1 and isinstance(orelse[0], cst.If):
+        new_else = orelse[0]
+    elif orelse:
+        old = node.orelse
+        lines = old.leading_lines if isinstance(old, cst.Else) else ()
+        new_else = cst.Else(block(orelse), leading_lines=lines)
+    return node.with_changes(test=test, body=block(body), orelse=new_else)
+
+
+def negate(test: cst.BaseExpression) -> cst.BaseExpression:
+    """``not test``, written as a person would."""
+    if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
+        return test.expression
+    if isinstance(test, cst.Comparison) and len(test.comparisons) == 1:
+        target = test.comparisons[0]
+        opposite = {
+            cst.Is: cst.IsNot,
+            cst.IsNot: cst.Is,
+            cst.Equal: cst.NotEqual,
+            cst.NotEqual: cst.Equal,
+            cst.In: cst.NotIn,
+            cst.NotIn: cst.In,
+        }.get(type(target.operator))
+        if opposite is not None:
+            return test.with_changes(
+                comparisons=[target.with_changes(operator=opposite())]
+            )
+    if isinstance(test, cst.BooleanOperation) and not test.lpar:
+        test = test.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+    return cst.UnaryOperation(cst.Not(), test)
+
+
+# --- names ------------------------------------------------------------------
+
+
+def target_names(target: cst.CSTNode) -> Iterator[str]:
+    """Names that an assignment to ``target`` binds; not ``x`` in ``x[0] = …``."""
+    if isinstance(target, cst.Name):
+        yield target.value
+    elif isinstance(target, (cst.Tuple, cst.List)):
+        for element in target.elements:
+            yield from target_names(element.value)
+    elif isinstance(target, cst.StarredElement):
+        yield from target_names(target.value)
+
+
+def bound_names(node: cst.CSTNode) -> set[str]:
+    """Names bound anywhere inside ``node``; nested functions bind their own name."""
+    found: set[str] = set()
+    _collect_bound(node, found)
+    return found
+
+
+def _collect_bound(node: cst.CSTNode, found: set[str]) -> None:
+    if isinstance(node, cst.FunctionDef):
+        found.add(node.name.value)
+        return
+    if isinstance(node, (cst.Lambda, cst.GeneratorExp, cst.BaseSimpleComp, cst.DictComp)):
+        return
+    if isinstance(node, (cst.AssignTarget, cst.AnnAssign, cst.AugAssign, cst.NamedExpr)):
+        found.update(target_names(node.target))
+    elif isinstance(node, (cst.For, cst.CompFor)):
+        found.update(target_names(node.target))
+    elif isinstance(node, cst.AsName):
+        found.update(target_names(node.name))
+    elif isinstance(node, cst.ImportAlias) and node.asname is None:
+        found.add((dotted(node.name) or "").split(".")[0])
+    for child in node.children:
+        _collect_bound(child, found)
+
+
+def read_names(node: cst.CSTNode) -> set[str]:
+    """Names that ``node`` reads: not attribute names, keywords or assigned names.
+
+    ``x[i] = v`` and ``x += v`` read ``x``.
+    """
+    found: set[str] = set()
+    _collect_read(node, found)
+    return found
+
+
+def _collect_read(node: cst.CSTNode, found: set[str]) -> None:
+    if isinstance(node, cst.Name):
+        found.add(node.value)
+    elif isinstance(node, cst.Attribute):
+        _collect_read(node.value, found)
+    elif isinstance(node, cst.Arg):
+        _collect_read(node.value, found)
+    elif isinstance(node, cst.Annotation):
+        return
+    elif isinstance(node, (cst.AssignTarget, cst.AnnAssign)):
+        _collect_target_reads(node.target, found)
+        if isinstance(node, cst.AnnAssign) and node.value is not None:
+            _collect_read(node.value, found)
+    elif isinstance(node, cst.Param):
+        if node.default is not None:
+            _collect_read(node.default, found)
+    elif isinstance(node, cst.FunctionDef):
+        found.update(free_names(node))
+    elif isinstance(node, cst.Lambda):
+        inner: set[str] = set()
+        _collect_read(node.body, inner)
+        found.update(inner - {p.name.value for p in all_params(node.params)})
+    elif isinstance(node, cst.NamedExpr):
+        _collect_read(node.value, found)
+    elif isinstance(node, (cst.For, cst.CompFor)):
+        _collect_target_reads(node.target, found)
+        for child in node.children:
+            if child is not node.target:
+                _collect_read(child, found)
+    else:
+        for child in node.children:
+            _collect_read(child, found)
+
+
+def _collect_target_reads(target: cst.CSTNode, found: set[str]) -> None:
+    if isinstance(target, cst.Name):
+        return
+    if isinstance(target, (cst.Tuple, cst.List)):
+        for element in target.elements:
+            _collect_target_reads(element.value, found)
+        return
+    _collect_read(target, found)
+
+
+def all_params(params: cst.Parameters) -> list[cst.Param]:
+    result = [*params.posonly_params, *params.params, *params.kwonly_params]
+    if isinstance(params.star_arg, cst.Param):
+        result.append(params.star_arg)
+    if params.star_kwarg is not None:
+        result.append(params.star_kwarg)
+    return result
+
+
+def free_names(function: cst.FunctionDef) -> set[str]:
+    """Names that a function reads and doesn't bind itself."""
+    own = {p.name.value for p in all_params(function.params)} | bound_names(function.body)
+    found: set[str] = set()
+    _collect_read(function.body, found)
+    return found - own
+
+
+def is_name(node: cst.CSTNode | None, name: str | None = None) -> bool:
+    return isinstance(node, cst.Name) and (name is None or node.value == name)
+
+
+def calls(node: cst.CSTNode) -> Iterator[cst.Call]:
+    return (n for n in walk(node) if isinstance(n, cst.Call))
+
+
+def keyword(call: cst.Call, name: str) -> cst.BaseExpression | None:
+    """Value of a keyword argument."""
+    for arg in call.args:
+        if arg.keyword is not None and arg.keyword.value == name:
+            return arg.value
+    return None
+
+
+def positional(call: cst.Call) -> list[cst.BaseExpression]:
+    return [arg.value for arg in call.args if arg.keyword is None and not arg.star]
+
+
+def call(function: str | cst.BaseExpression, *args: cst.BaseExpression, **keywords: cst.BaseExpression) -> cst.Call:
+    """Build ``function(*args, **keywords)``."""
+    func = expr(function) if isinstance(function, str) else function
+    plain = [cst.Arg(a) for a in args]
+    named = [
+        cst.Arg(value, keyword=cst.Name(name), equal=_TIGHT_EQUAL)
+        for name, value in keywords.items()
+    ]
+    return cst.Call(func, [*plain, *named])
+
+
+_TIGHT_EQUAL = cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
+
+
+def method(receiver: cst.BaseExpression, name: str, args: Sequence[cst.Arg] = ()) -> cst.Call:
+    """Build ``receiver.name(args)``."""
+    return cst.Call(cst.Attribute(parenthesize(receiver), cst.Name(name)), list(args))
+
+
+# --- rewriting --------------------------------------------------------------
+
+
+class Rewriter(cst.CSTTransformer):
+    """A transformer whose new nodes inherit the origin of those they replace."""
+
+    def __init__(self, origins: Origins) -> None:
+        super().__init__()
+        self.origins = origins
+
+    def on_leave(
+        self, original_node: cst.CSTNodeT, updated_node: cst.CSTNodeT
+    ) -> cst.CSTNodeT | cst.RemovalSentinel | cst.FlattenSentinel[cst.CSTNodeT]:
+        result = super().on_leave(original_node, updated_node)
+        if isinstance(result, cst.FlattenSentinel):
+            for node in result:
+                self.origins.inherit(node, original_node)
+        elif isinstance(result, cst.CSTNode) and result is not original_node:
+            self.origins.inherit(result, original_node)
+        return result
+
+
+class _Renamer(Rewriter):
+    def __init__(self, origins: Origins, names: Mapping[str, cst.BaseExpression]) -> None:
+        super().__init__(origins)
+        self.names = names
+
+    def visit_Attribute_attr(self, node: cst.Attribute) -> None:
+        """Attribute names are not variables (see leave_Attribute)."""
+
+    def leave_Attribute(
+        self, original_node: cst.Attribute, updated_node: cst.Attribute
+    ) -> cst.BaseExpression:
+        value = parenthesize(updated_node.value)
+        return updated_node.with_changes(attr=original_node.attr, value=value)
+
+    def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> cst.Arg:
+        return updated_node.with_changes(keyword=original_node.keyword)
+
+    def leave_Name(
+        self, original_node: cst.Name, updated_node: cst.Name
+    ) -> cst.BaseExpression:
+        new = self.names.get(original_node.value)
+        if new is None:
+            return updated_node
+        return cast(cst.BaseExpression, new.deep_clone())
+
+
+def substitute(
+    node: cst.CSTNode, names: Mapping[str, cst.BaseExpression], origins: Origins
+) -> cst.CSTNode:
+    """``node`` with variables replaced by expressions (names, or anything read)."""
+    if not names:
+        return node
+    return cast(cst.CSTNode, node.visit(_Renamer(origins, names)))
+
+
+class _Replacer(Rewriter):
+    def __init__(
+        self,
+        origins: Origins,
+        replace: Callable[[cst.CSTNode], cst.CSTNode | None],
+    ) -> None:
+        super().__init__(origins)
+        self.replace = replace
+        self.labels: set[cst.CSTNode] = set()
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        # attribute and keyword names are no variables
+        if isinstance(node, cst.Attribute):
+            self.labels.add(node.attr)
+        elif isinstance(node, (cst.Arg, cst.Param)):
+            label = node.keyword if isinstance(node, cst.Arg) else node.name
+            if label is not None:
+                self.labels.add(label)
+        return super().on_visit(node)
+
+    def on_leave(
+        self, original_node: cst.CSTNodeT, updated_node: cst.CSTNodeT
+    ) -> cst.CSTNodeT | cst.RemovalSentinel | cst.FlattenSentinel[cst.CSTNodeT]:
+        if original_node in self.labels:
+            return updated_node
+        new = self.replace(updated_node)
+        if new is not None:
+            new = _keep_parentheses(new, updated_node)
+            self.origins.inherit(new, original_node)
+            return cast(cst.CSTNodeT, new)
+        return super().on_leave(original_node, updated_node)
+
+
+def _keep_parentheses(new: cst.CSTNode, old: cst.CSTNode) -> cst.CSTNode:
+    """An expression over several lines needs the parentheses of the one it replaces."""
+    if not getattr(old, "lpar", ()) or getattr(new, "lpar", ()):
+        return new
+    if isinstance(new, cst.BaseExpression) and "\n" in code(new):
+        return new.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+    return new
+
+
+def replace_nodes(
+    node: cst.CSTNode,
+    replace: Callable[[cst.CSTNode], cst.CSTNode | None],
+    origins: Origins,
+) -> cst.CSTNode:
+    """Bottom-up: wherever ``replace`` returns a node, it takes the old one's place."""
+    return cast(cst.CSTNode, node.visit(_Replacer(origins, replace)))
+
+
+def is_constant(node: cst.CSTNode) -> bool:
+    """Literals: numbers (signed), strings, True, False, None, ``...``."""
+    if isinstance(node, cst.UnaryOperation) and m.matches(node.operator, m.Minus()):
+        return is_constant(node.expression)
+    if isinstance(node, cst.Name):
+        return node.value in ("True", "False", "None")
+    return isinstance(
+        node,
+        (cst.Integer, cst.Float, cst.Imaginary, cst.SimpleString, cst.Ellipsis),
+    )

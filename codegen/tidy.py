@@ -1,0 +1,310 @@
+"""Removes what no one reads: the leftovers of folding, inlining and rebinding."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import libcst as cst
+
+from codegen.diagnostics import walk
+from codegen.liveness import Liveness, liveness
+from codegen.syntax import (
+    Body,
+    Statement,
+    all_statements,
+    assign,
+    assignment,
+    block,
+    bound_names,
+    calls,
+    dotted,
+    is_constant,
+    map_bodies,
+    read_names,
+    rebuild_if,
+    replace_nodes,
+    same,
+    small,
+    statements,
+    target_names,
+)
+
+TOOL_PRAGMA = re.compile(r"#\s*(type:|noqa|pyrefly:|pyright:|pylint:|pragma)")
+
+_PURE_FUNCTIONS = frozenset(
+    "len range enumerate zip min max abs sum float int bool complex isinstance getattr "
+    "hasattr list tuple dict set sorted any all str repr type next iter map round".split()
+)
+_IMPURE_METHODS = frozenset(
+    "append appendleft clear extend insert pop popitem popleft remove reverse "
+    "setdefault sort update".split()
+)
+_RANDOM = ("torch.rand", "torch.normal", "torch.bernoulli", "torch.multinomial", "random.")
+
+
+def pure(node: cst.CSTNode) -> bool:
+    """Whether evaluating an expression has no effect but its value."""
+    if any(isinstance(n, (cst.Await, cst.Yield, cst.NamedExpr)) for n in walk(node)):
+        return False
+    return all(_pure_call(call) for call in calls(node))
+
+
+def _pure_call(call: cst.Call) -> bool:
+    name = dotted(call.func) or ""
+    if name.startswith(_RANDOM) or any(a.keyword and a.keyword.value == "out" for a in call.args):
+        return False
+    if name in _PURE_FUNCTIONS or name.startswith(("torch.", "math.", "ops.")):
+        return not name.endswith("_")
+    if isinstance(call.func, cst.Attribute):
+        method = call.func.attr.value
+        if name.startswith("self.") and name.count(".") == 1:
+            return False
+        return not method.endswith("_") and method not in _IMPURE_METHODS
+    return False
+
+
+def tidy(body: Body, live_out: Sequence[str] = ()) -> Body:
+    """Drop dead assignments until none is left."""
+    while True:
+        before = body
+        body = _propagate_copies(_drop_flags(body))
+        body = _Sweep(liveness(body, live_out)).block(body)
+        if len(body) == len(before) and all(
+            a.deep_equals(b) for a, b in zip(body, before)
+        ):
+            return body
+
+
+class _Sweep:
+    """One pass over a body, with the liveness of its names."""
+
+    def __init__(self, live: Liveness) -> None:
+        self.live = live
+
+    def block(self, body: Sequence[Statement]) -> Body:
+        result: list[Statement] = []
+        for node in body:
+            new = self._statement(node)
+            if new is not None:
+                result.append(new)
+            elif node.leading_lines and any(l.comment for l in node.leading_lines):
+                pass
+        return tuple(result)
+
+    def _statement(self, node: Statement) -> Statement | None:
+        if isinstance(node, cst.If):
+            return self._if(node)
+        if isinstance(node, (cst.For, cst.While, cst.With)):
+            body = self.block(statements(node.body))
+            if not body and not isinstance(node, cst.While):
+                return None
+            return node.with_changes(body=block(body))
+        if isinstance(node, cst.FunctionDef):
+            if node.name.value not in self.live.after.get(node, ()):
+                return None
+            inner = statements(node.body)
+            return node.with_changes(body=block(tidy(inner)))
+        return self._simple(node)
+
+    def _if(self, node: cst.If) -> Statement | None:
+        body = self.block(statements(node.body))
+        if isinstance(node.orelse, cst.If):
+            rest = self._if(node.orelse)
+            orelse: Body = () if rest is None else (rest,)
+        else:
+            orelse = () if node.orelse is None else self.block(statements(node.orelse.body))
+        body, orelse = _without_pass(body), _without_pass(orelse)
+        if not body and not orelse:
+            return None if pure(node.test) else node
+        return rebuild_if(node, node.test, body, orelse)
+
+    def _simple(self, node: Statement) -> Statement | None:
+        inner = small(node)
+        if isinstance(inner, cst.Assign):
+            return self._assign(node, inner)
+        if isinstance(inner, cst.AnnAssign):
+            return self._annotated(node, inner)
+        if isinstance(inner, cst.Expr) and isinstance(inner.value, (cst.Name, cst.Attribute)):
+            return None
+        return _without_pragma(node)
+
+    def _annotated(self, node: Statement, inner: cst.AnnAssign) -> Statement | None:
+        if inner.value is None:
+            return None
+        plain = cst.Assign([cst.AssignTarget(inner.target)], inner.value)
+        return self._assign(node, plain)
+
+    def _assign(self, node: Statement, inner: cst.Assign) -> Statement | None:
+        """Drop dead targets; drop the statement where none is left."""
+        after = self.live.after.get(node, frozenset())
+        targets = [t for t in inner.targets if not self._dead(t.target, inner.value, after)]
+        if targets or not pure(inner.value):
+            if not targets:
+                return node.with_changes(body=[cst.Expr(inner.value)])
+            return _without_pragma(node.with_changes(body=[inner.with_changes(targets=targets)]))
+        return None
+
+    def _dead(
+        self, target: cst.BaseExpression, value: cst.BaseExpression, after: frozenset[str]
+    ) -> bool:
+        if isinstance(target, (cst.Name, cst.Attribute, cst.Subscript)):
+            if same(target, value):
+                return True
+        names = set(target_names(target))
+        if isinstance(target, (cst.Name, cst.Tuple, cst.List)):
+            return not names & after
+        return False
+
+
+def _without_pass(body: Body) -> Body:
+    return tuple(s for s in body if not isinstance(small(s), cst.Pass))
+
+
+def _without_pragma(node: Statement) -> Statement:
+    trailing = getattr(node, "trailing_whitespace", None)
+    if trailing is not None and trailing.comment is not None:
+        if TOOL_PRAGMA.match(trailing.comment.value):
+            node = node.with_changes(trailing_whitespace=cst.TrailingWhitespace())
+    lines = [
+        l for l in node.leading_lines if not (l.comment and TOOL_PRAGMA.match(l.comment.value))
+    ]
+    return node.with_changes(leading_lines=lines)
+
+
+def _drop_flags(body: Body) -> Body:
+    """Variables that only accumulate: ``has_complex |= torch.is_complex(p)``."""
+    flags = _candidate_flags(body)
+    for node in all_statements(body):
+        inner = small(node)
+        if isinstance(inner, cst.AugAssign) and isinstance(inner.target, cst.Name):
+            flags -= read_names(inner.value) - {inner.target.value}
+        elif inner is not None:
+            flags -= read_names(inner)
+        else:
+            flags -= _head_reads(node)
+    return _remove_bindings(body, flags) if flags else body
+
+
+def _candidate_flags(body: Body) -> set[str]:
+    added: set[str] = set()
+    other: set[str] = set()
+    for node in all_statements(body):
+        inner = small(node)
+        if isinstance(inner, cst.AugAssign) and isinstance(inner.target, cst.Name):
+            (added if pure(inner.value) else other).add(inner.target.value)
+        elif isinstance(inner, cst.Assign) and is_constant(inner.value):
+            continue
+        elif inner is not None:
+            other |= bound_names(inner)
+        elif isinstance(node, cst.For):
+            other |= set(target_names(node.target))
+    return added - other
+
+
+def _head_reads(node: Statement) -> set[str]:
+    if isinstance(node, (cst.If, cst.While)):
+        names = read_names(node.test)
+        orelse = node.orelse
+        while isinstance(orelse, cst.If):
+            names |= read_names(orelse.test)
+            orelse = orelse.orelse
+        return names
+    if isinstance(node, cst.For):
+        return read_names(node.iter)
+    if isinstance(node, (cst.FunctionDef, cst.With, cst.Try)):
+        return read_names(node)
+    return set()
+
+
+def _remove_bindings(body: Sequence[Statement], names: set[str]) -> Body:
+    result: list[Statement] = []
+    for node in body:
+        inner = small(node)
+        if inner is not None and bound_names(inner) and bound_names(inner) <= names:
+            continue
+        if isinstance(node, (cst.For, cst.While, cst.With, cst.If)):
+            node = node.with_changes(body=block(_remove_bindings(statements(node.body), names)))
+            orelse = getattr(node, "orelse", None)
+            if isinstance(orelse, cst.If):
+                node = node.with_changes(orelse=_remove_bindings([orelse], names)[0])
+            elif orelse is not None:
+                new = _remove_bindings(statements(orelse.body), names)
+                node = node.with_changes(orelse=orelse.with_changes(body=block(new)))
+        result.append(cast(Statement, node))
+    return tuple(result)
+
+
+# --- copies --------------------------------------------------------------------
+
+
+def _propagate_copies(body: Body) -> Body:
+    """``device_beta1 = beta1``, each bound once: one name is enough."""
+    bindings = Counter(_bindings(body))
+    for node in all_statements(body):
+        pair = assignment(node)
+        if pair is None or not isinstance(pair[0], cst.Name):
+            continue
+        if not isinstance(pair[1], cst.Name) or pair[1].value not in bindings:
+            continue
+        if bindings[pair[0].value] == 1 and bindings[pair[1].value] == 1:
+            return _substitute_copy(body, node, pair[0].value, pair[1].value)
+    return body
+
+
+def _bindings(body: Body) -> Iterator[str]:
+    for node in all_statements(body):
+        inner = small(node)
+        if inner is not None:
+            yield from bound_names(inner)
+        elif isinstance(node, cst.For):
+            yield from target_names(node.target)
+            yield from target_names(node.target)  # bound anew in each iteration
+        elif isinstance(node, cst.FunctionDef):
+            yield from bound_names(node.body)
+
+
+def _substitute_copy(body: Body, node: Statement, name: str, source: str) -> Body:
+    from codegen.diagnostics import Origins
+
+    def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+        if isinstance(inner, cst.Name) and inner.value == name:
+            return cst.Name(source)
+        return None
+
+    origins = Origins()
+    return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
+
+
+# --- layout --------------------------------------------------------------------
+
+
+def space(body: Body) -> Body:
+    """Blank lines as a person would set them."""
+    result: list[Statement] = []
+    for node in body:
+        if small(node) is None:
+            node = map_bodies(node, space)
+        previous = result[-1] if result else None
+        result.append(_spaced(node, previous))
+    return tuple(result)
+
+
+def _spaced(node: Statement, previous: Statement | None) -> Statement:
+    lines = list(node.leading_lines)
+    tight = previous is None or (_reads_setting(previous) and _reads_setting(node))
+    if tight:
+        while lines and lines[0].comment is None:
+            lines = lines[1:]
+    elif isinstance(node, cst.For) and _reads_setting(previous) and not lines:
+        lines = [cst.EmptyLine(indent=False)]
+    return node.with_changes(leading_lines=lines)
+
+
+def _reads_setting(node: Statement | None) -> bool:
+    pair = None if node is None else assignment(node)
+    if pair is None or not isinstance(pair[1], cst.Subscript):
+        return False
+    return isinstance(pair[1].value, cst.Name) and pair[1].value.value == "group"

@@ -1,0 +1,414 @@
+"""Reads the source of an optimizer: its class, bases, helpers and constants.
+
+Names are resolved statically, by following imports from file to file, so the
+code that is translated need not be importable, nor be of the installed version.
+Files are parsed whole: positions in diagnostics are those of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import libcst as cst
+
+from codegen.diagnostics import Origins, misuse
+from codegen.syntax import dotted, statements
+
+BASE = "torch.optim.optimizer.Optimizer"
+
+
+@dataclass(frozen=True)
+class Import:
+    """A name bound by an import: a module, or (``attr``) something inside one."""
+
+    module: str
+    attr: str | None = None
+
+
+Binding: TypeAlias = "cst.FunctionDef | cst.ClassDef | cst.BaseExpression | Import"
+
+
+@dataclass(eq=False)
+class SourceModule:
+    """One parsed file and what its top level binds."""
+
+    name: str
+    file: str
+    tree: cst.Module
+    is_package: bool = False
+    bindings: dict[str, Binding] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)
+
+    @property
+    def package(self) -> str:
+        return self.name if self.is_package else self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a name means: a node and the module it stands in."""
+
+    module: SourceModule
+    name: str
+    node: cst.FunctionDef | cst.ClassDef | cst.BaseExpression
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.module.name}.{self.name}"
+
+
+@dataclass(frozen=True)
+class External:
+    """Something outside the sources that are read, such as ``torch.sqrt``."""
+
+    full_name: str
+
+
+Resolved: TypeAlias = "Definition | SourceModule | External"
+
+
+class Library:
+    """The Python files that can be read, below ``roots`` (as on ``sys.path``)."""
+
+    def __init__(self, origins: Origins, roots: Sequence[str] | None = None) -> None:
+        self.origins = origins
+        self._roots = [Path(r or ".") for r in (sys.path if roots is None else roots)]
+        self._modules: dict[str, SourceModule | None] = {}
+        self._installed = roots is None
+
+    # --- files --------------------------------------------------------------
+
+    def module(self, name: str) -> SourceModule | None:
+        """The module of that dotted name; None where it has no Python source."""
+        if name not in self._modules:
+            found = self._find(name)
+            self._modules[name] = (
+                None if found is None else self._parse(name, *found)
+            )
+        return self._modules[name]
+
+    def load(self, path: Path, name: str | None = None) -> SourceModule:
+        """A file given by its path."""
+        name = name or path.stem
+        module = self._parse(name, path, path.as_posix())
+        self._modules[name] = module
+        return module
+
+    def _find(self, name: str) -> tuple[Path, str] | None:
+        relative = Path(*name.split("."))
+        for root in self._roots:
+            for candidate in (relative / "__init__.py", relative.with_suffix(".py")):
+                if (root / candidate).is_file():
+                    return root / candidate, candidate.as_posix()
+        return self._find_editable(name) if self._installed else None
+
+    def _find_editable(self, name: str) -> tuple[Path, str] | None:
+        top = name.partition(".")[0]
+        if top in sys.builtin_module_names or top == "__main__":
+            return None
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, AttributeError, ValueError):
+            return None
+        origin = spec.origin if spec is not None else None
+        if origin is None or not origin.endswith(".py"):
+            return None
+        depth = name.count(".") + 1 + (Path(origin).name == "__init__.py")
+        return Path(origin), "/".join(Path(origin).parts[-depth:])
+
+    def _parse(self, name: str, path: Path, file: str) -> SourceModule:
+        try:
+            tree = cst.parse_module(path.read_bytes())
+        except cst.ParserSyntaxError as error:
+            raise misuse(
+                f"{file}:{error.raw_line}:{error.raw_column + 1}: syntax error: "
+                f"{error.message}",
+                "fix the file; the compiler reads the same Python as the interpreter",
+            ) from None
+        except (UnicodeDecodeError, LookupError) as error:
+            raise misuse(
+                f"{file}: can't be decoded: {error}",
+                "save the file as UTF-8, or declare its encoding on the first line",
+            ) from None
+        self.origins.read(tree, file)
+        module = SourceModule(name, file, tree, path.name == "__init__.py")
+        _bind(module, statements(tree.body))
+        return module
+
+    # --- names --------------------------------------------------------------
+
+    def resolve(self, module: SourceModule, name: str) -> Resolved | None:
+        """What the dotted ``name`` means at the top level of ``module``."""
+        head, _, rest = name.partition(".")
+        found = self._resolve_one(module, head)
+        for part in rest.split(".") if rest else ():
+            if isinstance(found, External):
+                found = External(f"{found.full_name}.{part}")
+            elif isinstance(found, SourceModule):
+                found = self.member(found, part)
+            else:
+                return None
+        return found
+
+    def _resolve_one(self, module: SourceModule, name: str) -> Resolved | None:
+        binding = module.bindings.get(name)
+        if isinstance(binding, Import):
+            return self._follow(binding)
+        if binding is not None:
+            return Definition(module, name, binding)
+        for star in module.stars:
+            source = self.module(star)
+            found = self._resolve_one(source, name) if source else None
+            if found is not None:
+                return found
+        return None
+
+    def member(self, module: SourceModule, name: str) -> Resolved | None:
+        """``module.name``: a definition, a re-export or a submodule."""
+        found = self._resolve_one(module, name)
+        if found is not None:
+            return found
+        submodule = self.module(f"{module.name}.{name}")
+        return submodule or External(f"{module.name}.{name}")
+
+    def _follow(self, binding: Import) -> Resolved:
+        whole = binding.module + (f".{binding.attr}" if binding.attr else "")
+        if whole == BASE or not _worth_reading(binding.module):
+            return External(whole)
+        if binding.attr is None:
+            return self.module(binding.module) or External(whole)
+        source = self.module(binding.module)
+        if source is None:
+            return External(whole)
+        return self.member(source, binding.attr) or External(whole)
+
+    # --- classes ------------------------------------------------------------
+
+    def find_class(self, target: str) -> Definition:
+        """The class of a dotted path, through re-exports."""
+        module_name, _, class_name = target.rpartition(".")
+        module = self.module(module_name) if module_name else None
+        if module is None:
+            raise misuse(
+                f"no Python source found for module {module_name or target!r}",
+                "give the full dotted path, such as torch.optim.NAdam, or "
+                "FILE.py:ClassName; C extensions have no source to translate",
+            )
+        found = self.member(module, class_name)
+        if not isinstance(found, Definition) or not isinstance(found.node, cst.ClassDef):
+            raise misuse(
+                f"{module.file} has no class {class_name!r}",
+                _similar(class_name, self._class_names(module)),
+            )
+        return found
+
+    def _class_names(self, module: SourceModule) -> Iterator[str]:
+        for name in module.bindings:
+            if not name.startswith("_") and name[:1].isupper():
+                yield name
+
+    def bases(self, cls: Definition) -> list[Resolved]:
+        node = cast(cst.ClassDef, cls.node)
+        result: list[Resolved] = []
+        for arg in node.bases:
+            value = arg.value.value if isinstance(arg.value, cst.Subscript) else arg.value
+            name = dotted(value)
+            found = self.resolve(cls.module, name) if name else None
+            result.append(found or External(name or "?"))
+        return result
+
+    def mro(self, cls: Definition) -> list[Definition]:
+        """Linearised bases that have source, ``torch.optim.Optimizer`` left out."""
+        return [c for c in self._linearize(cls) if isinstance(c, Definition)]
+
+    def is_optimizer(self, cls: Definition) -> bool:
+        return any(
+            isinstance(c, External) and c.full_name in (BASE, "torch.optim.Optimizer")
+            for c in self._linearize(cls)
+        )
+
+    def _linearize(self, cls: Resolved) -> list[Definition | External]:
+        if isinstance(cls, Definition) and cls.full_name == BASE:
+            return [External(BASE)]
+        if not isinstance(cls, Definition) or not isinstance(cls.node, cst.ClassDef):
+            return [cls] if isinstance(cls, External) else []
+        bases = self.bases(cls)
+        sequences = [self._linearize(base) for base in bases]
+        heads = [b for b in bases if isinstance(b, (Definition, External))]
+        return [cls, *_merge([*sequences, heads])]
+
+
+def _merge(
+    sequences: list[list[Definition | External]],
+) -> list[Definition | External]:
+    """C3, the order in which Python itself looks methods up."""
+    result: list[Definition | External] = []
+    while any(sequences):
+        sequences = [s for s in sequences if s]
+        for sequence in sequences:
+            head = sequence[0]
+            if not any(head in other[1:] for other in sequences):
+                break
+        result.append(head)
+        sequences = [[c for c in s if c != head] for s in sequences]
+    return result
+
+
+def _worth_reading(module: str) -> bool:
+    """Optimizers' helpers live beside them; torch's other modules are primitives."""
+    top = module.partition(".")[0]
+    if top == "torch":
+        return module.startswith("torch.optim")
+    return top not in sys.stdlib_module_names
+
+
+def _similar(name: str, names: Iterator[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, list(names), n=3)
+    return f"did you mean {', '.join(close)}?" if close else "check the spelling"
+
+
+def _bind(module: SourceModule, body: Sequence[cst.CSTNode]) -> None:
+    for node in body:
+        if isinstance(node, (cst.FunctionDef, cst.ClassDef)):
+            module.bindings[node.name.value] = node
+        elif isinstance(node, (cst.If, cst.Try)):
+            # a later branch is the fallback: the first binding is the usual one
+            for inner in _branches(node):
+                before = dict(module.bindings)
+                _bind(module, statements(inner))
+                module.bindings.update(before)
+        elif isinstance(node, cst.SimpleStatementLine):
+            _bind_small(module, node.body[0])
+
+
+def _branches(node: cst.If | cst.Try) -> Iterator[cst.BaseSuite]:
+    yield node.body
+    if isinstance(node, cst.If):
+        if isinstance(node.orelse, cst.If):
+            yield from _branches(node.orelse)
+        elif node.orelse is not None:
+            yield node.orelse.body
+        return
+    for handler in node.handlers:
+        yield handler.body
+    if node.orelse is not None:
+        yield node.orelse.body
+
+
+def _bind_small(module: SourceModule, node: cst.BaseSmallStatement) -> None:
+    if isinstance(node, cst.Assign):
+        for target in node.targets:
+            if isinstance(target.target, cst.Name):
+                module.bindings[target.target.value] = node.value
+    elif isinstance(node, cst.AnnAssign):
+        if isinstance(node.target, cst.Name) and node.value is not None:
+            module.bindings[node.target.value] = node.value
+    elif isinstance(node, cst.Import):
+        for alias in node.names:
+            _bind_import(module, alias)
+    elif isinstance(node, cst.ImportFrom):
+        _bind_import_from(module, node)
+
+
+def _bind_import(module: SourceModule, alias: cst.ImportAlias) -> None:
+    name = dotted(alias.name) or ""
+    if alias.asname is not None:
+        module.bindings[cast(cst.Name, alias.asname.name).value] = Import(name)
+    else:
+        top = name.partition(".")[0]
+        module.bindings[top] = Import(top)
+
+
+def _bind_import_from(module: SourceModule, node: cst.ImportFrom) -> None:
+    source = _absolute(module, node)
+    if isinstance(node.names, cst.ImportStar):
+        module.stars.append(source)
+        return
+    for alias in node.names:
+        name = cast(cst.Name, alias.name).value
+        bound = cast(cst.Name, alias.asname.name).value if alias.asname else name
+        module.bindings[bound] = Import(source, name)
+
+
+def _absolute(module: SourceModule, node: cst.ImportFrom) -> str:
+    name = dotted(node.module) if node.module is not None else ""
+    if not node.relative:
+        return name or ""
+    package = module.package
+    for _ in range(len(node.relative) - 1):
+        package = package.rpartition(".")[0]
+    return f"{package}.{name}" if name else package
+
+
+# --- what is translated ------------------------------------------------------
+
+
+@dataclass
+class Upstream:
+    """An optimizer as upstream wrote it, and every function the compiler read."""
+
+    library: Library
+    target: str
+    cls: Definition
+    lineage: list[Definition]
+    version: str
+    reads: dict[str, cst.CSTNode] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return cast(cst.ClassDef, self.cls.node).name.value
+
+    def method(self, name: str, after: Definition | None = None) -> Definition | None:
+        """The method that ``self.name`` finds; ``after`` a class, as ``super()`` does."""
+        lineage = self.lineage
+        if after is not None:
+            lineage = lineage[lineage.index(after) + 1 :]
+        for cls in lineage:
+            for node in statements(cast(cst.ClassDef, cls.node).body):
+                if isinstance(node, cst.FunctionDef) and node.name.value == name:
+                    return Definition(cls.module, f"{cls.name}.{name}", node)
+        return None
+
+    def read(self, definition: Definition) -> cst.FunctionDef:
+        """Note that a function was read: the header's hash covers exactly those."""
+        self.reads[definition.full_name] = definition.node
+        return cast(cst.FunctionDef, definition.node)
+
+    def digest(self) -> str:
+        """Hash of the functions read, whatever the order of reading."""
+        from codegen.syntax import code
+
+        hasher = hashlib.sha256()
+        for name in sorted(self.reads):
+            hasher.update(f"{name}\n{code(self.reads[name]).strip()}\n".encode())
+        return hasher.hexdigest()[:16]
+
+
+def open_target(target: str, library: Library, version: str) -> Upstream:
+    """Find the optimizer that ``target`` names: ``pkg.mod.Class`` or ``file.py:Class``."""
+    path, _, class_name = target.rpartition(":")
+    if path.endswith(".py"):
+        if not Path(path).is_file():
+            raise misuse(f"no file {path}", "give FILE.py:ClassName")
+        module = library.load(Path(path))
+        found = library.member(module, class_name)
+        if not isinstance(found, Definition) or not isinstance(found.node, cst.ClassDef):
+            raise misuse(f"{path} has no class {class_name!r}", "give FILE.py:ClassName")
+        cls = found
+    else:
+        cls = library.find_class(target)
+    if not library.is_optimizer(cls):
+        raise misuse(
+            f"{target} is no optimizer: torch.optim.Optimizer is not among its bases",
+            "name a subclass of torch.optim.Optimizer",
+        )
+    return Upstream(library, target, cls, library.mro(cls), version)
