@@ -86,10 +86,16 @@ def _moment(weights: FastWeights) -> _Moment:
     return _Moment(weights, weights.installed, modes, buffers)
 
 
+# batch_norm changes its statistics without raising their version
+_TOO_MANY_TO_COPY = 1 << 16
+
+
 def _saved(
     weights: FastWeights, holder: dict[str, Any], name: str, tensor: Tensor
 ) -> _Buffer:
-    """A copy of a buffer; the one made last if the buffer has not changed."""
+    """A copy of a buffer; of a large one the last copy if its version is the same."""
+    if tensor.numel() < _TOO_MANY_TO_COPY:
+        return _Buffer(holder, name, tensor, -1, tensor.detach().clone())
     key = id(holder), name
     last: _Buffer | None = weights.saved_buffers.get(key)
     if last is None or last.tensor is not tensor or last.version != tensor._version:
@@ -109,7 +115,7 @@ def _back_at(moment: _Moment) -> Iterator[None]:
         weights.install(moment.params)
         _set_modes(weights, moment.modes)
         for b in moment.buffers:
-            # one that has changed may change again, but has advanced already
+            # a copy: the first run has changed the buffer already
             if b.holder[b.name] is not b.tensor or b.tensor._version != b.version:
                 b.holder[b.name] = b.values.clone()
         yield

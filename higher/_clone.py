@@ -97,7 +97,7 @@ class Cloner(Rebinder):
             elif kind is RNNForward:
                 if value.is_own:
                     self._put(state, name, value.forward)
-            elif name.endswith("_hooks"):
+            elif kind is OrderedDict and name.endswith("_hooks"):
                 state[name] = self._hooks(value)
             else:
                 self._put(state, name, value)

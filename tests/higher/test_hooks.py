@@ -50,8 +50,9 @@ def test_hooks_with_kwargs() -> None:
         with_kwargs=True,
     )
     net.register_forward_hook(
-        lambda module, args, kwargs, out: out + kwargs["shift"] if "shift" in kwargs
-        else out + args[0].sum(),
+        lambda module, args, kwargs, out: (
+            out + kwargs["shift"] if "shift" in kwargs else out + args[0].sum()
+        ),
         with_kwargs=True,
     )
     assert_same_unroll(net, regression())

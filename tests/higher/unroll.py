@@ -80,14 +80,14 @@ def assert_same_unroll(
         g = torch.zeros(()) if g is None else g
         wanted = torch.zeros(()) if wanted is None else wanted
         torch.testing.assert_close(
-            g.expand_as(wanted) if wanted.dim() else g.sum(), wanted, **tolerance,
+            g.expand_as(wanted) if wanted.dim() else g.sum(),
+            wanted,
+            **tolerance,
             msg=lambda m: f"meta-gradient {i}: {m}",
         )
 
 
-def regression(
-    in_features: int = 3, out_features: int = 2, batch: int = 5
-) -> Loss:
+def regression(in_features: int = 3, out_features: int = 2, batch: int = 5) -> Loss:
     """Mean square error on fixed random data, float64."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, in_features, generator=generator, dtype=torch.float64)
