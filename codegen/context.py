@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
+from codegen.upstream import Resolved
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,20 @@ class Change:
 
 @dataclass
 class Context:
-    """Origins of nodes, diagnostics so far, which rule fired where, and which of the
-    optimizer's own attributes the step reads (``carried``)."""
+    """Origins of nodes, diagnostics so far, and which rule fired where.
+
+    ``carried`` are the optimizer's own attributes that the step reads, ``globals``
+    what module-level names mean, ``annotations`` those of the function at hand.
+    """
 
     origins: Origins = field(default_factory=Origins)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     carried: set[str] = field(default_factory=set)
+    globals: dict[str, Resolved] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    float_settings: frozenset[str] = frozenset()
 
     def refuse(self, rule: str, node: cst.CSTNode, message: str, hint: str) -> None:
         """Collect a diagnostic at ``node``; ``raise_if_refused`` ends the pass."""

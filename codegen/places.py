@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -823,10 +823,16 @@ def _after_branches(node: cst.If, body: Env, rest: Env) -> Env:
     return body.joined(rest)
 
 
-def analyse(body: Sequence[cst.CSTNode], env: Env | None = None) -> Analysis:
-    """The place table of a function body in the README's shape."""
-    start = env or Env()
-    start.texts.setdefault("group", "group")
+def analyse(
+    body: Sequence[cst.CSTNode], annotations: Mapping[str, str] | None = None
+) -> Analysis:
+    """The place table of a function body in the README's shape.
+
+    ``annotations`` are those of the function's parameters, if it has any.
+    """
+    start = Env(texts={"group": "group"})
+    for name, annotation in (annotations or {}).items():
+        start.names[name] = _annotated(name, annotation)
     kinds: dict[Slot, Kind] = {}
     while True:
         analysis = Analysis(kinds)
@@ -834,3 +840,20 @@ def analyse(body: Sequence[cst.CSTNode], env: Env | None = None) -> Analysis:
         if analysis.slot_kinds == kinds:
             return analysis
         kinds = analysis.slot_kinds
+
+
+def _annotated(name: str, annotation: str) -> Value:
+    """What a parameter with that annotation may be."""
+    place = frozenset({Place(f"argument {name}")})
+    words = set(re.findall(r"\w+", annotation))
+    if "Tensor" in words:
+        return Value(Kind.TENSOR, place) if len(words - {"torch"}) == 1 else UNKNOWN
+    if words <= {"torch", "Size"} and "Size" in words:
+        return Value(Kind.SEQUENCE, place, NUMBER)
+    if words and words <= {"int", "bool", "None"}:
+        return NUMBER
+    if words and words <= {"float", "int", "None"}:
+        return SETTING
+    if words and words <= {"str", "None"}:
+        return OTHER
+    return Value(Kind.UNKNOWN, place)

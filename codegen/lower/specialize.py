@@ -50,6 +50,7 @@ from codegen.syntax import (
 from codegen.upstream import Definition, Upstream
 
 _MAX_DEPTH = 12
+_RESULT = "__result"
 
 
 @dataclass
@@ -106,10 +107,19 @@ class Specializer:
             new = self.statement(node, frame, live)
             new = [_without_dispatch_comments(s) for s in new]
             self._pass_comments_on(node, new)
+            for part in new:
+                self._note_globals(part, frame)
             result.extend(new)
             if new and ends(new[-1]):
                 break
         return tuple(result)
+
+    def _note_globals(self, node: Statement, frame: Frame) -> None:
+        """Remember what module-level names mean where they are read."""
+        for name in read_names(node) - frame.local:
+            found = self.upstream.library.resolve(frame.module, name)
+            if found is not None:
+                self.context.globals.setdefault(name, found)
 
     def _pass_comments_on(self, old: Statement, new: list[Statement]) -> None:
         for node in new:
@@ -430,10 +440,12 @@ class Inliner:
         substituted = set().union(*(read_names(v) for v in rename.values())) | (
             self.after - set(target_names(target) if target is not None else ())
         )
-        own = rebound - set(given)
+        own = rebound - set(given) - {_RESULT}
         for name in sorted(own):
             if name in substituted or name in inner.local:
                 rename[name] = cst.Name(self.specializer.fresh(name))
+        if target is not None:
+            rename[_RESULT] = target
         new = tuple(
             cast(Statement, substitute(s, rename, self.context.origins))
             for s in body
@@ -517,7 +529,7 @@ class Inliner:
                 return [cst.SimpleStatementLine([cst.Return(value)])]
             if target is None:
                 return []
-            return [assign([target], value or cst.Name("None"))]
+            return [assign([cst.Name(_RESULT)], value or cst.Name("None"))]
 
         needs_value = target is not None or is_return
         return tail_returns(body, finish, needs_value)

@@ -29,4 +29,12 @@ RULES: tuple[type[Rule], ...] = (
     StableGradients,
 )
 
-__all__ = ["RULES", "Example", "Rule", "run_example"]
+HELPER_RULES: tuple[type[Rule], ...] = (
+    NoData,
+    OutOfPlace,
+    DifferentiableSettings,
+    StableGradients,
+)
+"""The rules for pure functions that a step calls."""
+
+__all__ = ["HELPER_RULES", "RULES", "Example", "Rule", "run_example"]

@@ -17,7 +17,7 @@ class TypedRule(Rule):
     """Rewrites expressions one by one, with the places table beside."""
 
     def apply(self, body: Body) -> Body:
-        self.places: Analysis = analyse(body)
+        self.places: Analysis = analyse(body, self.context.annotations)
         return self._block(body)
 
     @abc.abstractmethod

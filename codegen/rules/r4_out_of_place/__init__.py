@@ -109,7 +109,7 @@ class OutOfPlace(MutationRule):
     def apply(self, body: Body) -> Body:
         body = hoist(body, self.context)
         self.context.raise_if_refused()
-        self.places: Analysis = analyse(body)
+        self.places: Analysis = analyse(body, self.context.annotations)
         self.live: Liveness = liveness(body)
         self.rereads = _reads_grads_again(body)
         new = self._block(body)

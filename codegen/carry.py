@@ -1,0 +1,150 @@
+"""What a translated step still names: helpers, constants and imports.
+
+Pure helpers are translated by the same rules and stand below the class; modules and
+classes are imported; constants are copied.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import cast
+
+import libcst as cst
+
+from codegen import fence
+from codegen.context import Context
+from codegen.diagnostics import walk
+from codegen.lower.specialize import Specializer
+from codegen.rules import HELPER_RULES
+from codegen.syntax import (
+    Body,
+    all_params,
+    block,
+    bound_names,
+    code,
+    is_constant,
+    read_names,
+)
+from codegen.tidy import space, tidy
+from codegen.upstream import Definition, External, Resolved, SourceModule, Upstream
+
+RUNTIME = frozenset({"ops", "grouped_grads", "self", "kwargs"})
+
+
+@dataclass
+class Carried:
+    """Source lines that a module needs besides its class."""
+
+    imports: set[str] = field(default_factory=set)
+    constants: list[str] = field(default_factory=list)
+    helpers: list[str] = field(default_factory=list)
+
+
+class Carrier:
+    """Follows the names that a body reads until all are accounted for."""
+
+    def __init__(self, upstream: Upstream, context: Context) -> None:
+        self.upstream = upstream
+        self.context = context
+        self.result = Carried()
+        self._done: set[str] = set()
+
+    def follow(self, body: Body, own: Iterable[str] = ()) -> Carried:
+        """All that ``body`` needs; ``own`` are names bound around it."""
+        known = bound_names(block(body)) | set(own) | RUNTIME
+        for name in sorted(_global_reads(body) - known - self._done):
+            self._done.add(name)
+            found = self.context.globals.get(name)
+            if found is not None:
+                self._carry(name, found)
+            elif name == "math":
+                self.result.imports.add("import math")
+            elif name == "torch":
+                self.result.imports.add("import torch")
+            elif not hasattr(builtins, name):
+                self._refuse(body, name)
+        return self.result
+
+    def _refuse(self, body: Body, name: str) -> None:
+        for statement in body:
+            for node in walk(statement):
+                if isinstance(node, cst.Name) and node.value == name:
+                    self.context.refuse(
+                        "carry",
+                        node,
+                        f"{name!r} is not defined where the compiler can read it",
+                        "define it at the top level of the module",
+                    )
+                    return
+
+    def _carry(self, name: str, found: Resolved) -> None:
+        if isinstance(found, External):
+            self.result.imports.add(import_line(name, found.full_name))
+        elif isinstance(found, SourceModule):
+            self.result.imports.add(import_line(name, found.name, module=True))
+        elif isinstance(found.node, cst.FunctionDef):
+            self._translate(found)
+        elif isinstance(found.node, cst.ClassDef):
+            self.result.imports.add(f"from {found.module.name} import {found.name}")
+        else:
+            self._constant(name, found)
+
+    def _constant(self, name: str, found: Definition) -> None:
+        value = cast(cst.BaseExpression, found.node)
+        if all(is_constant(n) or not _is_atom(n) for n in walk(value)):
+            self.result.constants.append(f"{name} = {code(value)}")
+        else:
+            self.result.imports.add(f"from {found.module.name} import {found.name}")
+
+    def _translate(self, found: Definition) -> None:
+        node = self.upstream.read(found)
+        if any(isinstance(n, (cst.Yield, cst.Await)) for n in walk(node)):
+            self.context.refuse(
+                "carry", node, "a generator can't be translated", "return a list"
+            )
+        body = Specializer(self.upstream, self.context).function(found)
+        params = all_params(node.params)
+        self.context.annotations = {
+            p.name.value: code(p.annotation.annotation) if p.annotation else ""
+            for p in params
+        }
+        for rule in HELPER_RULES:
+            body = tidy(rule(self.context).apply(body))
+            self.context.raise_if_refused()
+        self.context.annotations = {}
+        fence.check(body, self.context)
+        new = cst.FunctionDef(
+            node.name, node.params, block(space(body)), returns=node.returns
+        )
+        self.result.helpers.append(code(new).strip())
+        names = {p.name.value for p in params}
+        self.follow((*body, *_annotation_lines(new)), names)
+
+
+def _is_atom(node: cst.CSTNode) -> bool:
+    return isinstance(node, (cst.Name, cst.Call, cst.Attribute, cst.Lambda))
+
+
+def _annotation_lines(node: cst.FunctionDef) -> Body:
+    """Annotations as expressions, so that the names in them are imported too."""
+    found = [p.annotation for p in all_params(node.params)] + [node.returns]
+    return tuple(
+        cst.SimpleStatementLine([cst.Expr(a.annotation)]) for a in found if a is not None
+    )
+
+
+def _global_reads(body: Body) -> set[str]:
+    names: set[str] = set()
+    for statement in body:
+        names |= read_names(statement)
+    return names
+
+
+def import_line(name: str, full_name: str, module: bool = False) -> str:
+    """The import that binds ``name`` to ``full_name``."""
+    parent, _, last = full_name.rpartition(".")
+    if not parent or module:
+        return f"import {full_name}" + ("" if name == full_name else f" as {name}")
+    return f"from {parent} import {last}" + ("" if name == last else f" as {name}")

@@ -1,0 +1,110 @@
+"""Where generated files live, and how they are written: whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from codegen import emit
+from codegen.diagnostics import misuse
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a generated file says about itself."""
+
+    target: str
+    command: str
+    source: str
+    version: str
+    digest: str
+    body: str
+
+
+def read_text(path: Path) -> str:
+    """The text of a file as it is: line ends untranslated."""
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise misuse(f"{path} can't be read: {error}") from None
+
+
+def header(text: str) -> Header | None:
+    """The header of a generated file; None for a file of another make."""
+    match = emit.HEADER.match(text)
+    if match is None:
+        return None
+    found = match.groupdict()
+    target = found["command"].rpartition(" ")[2]
+    return Header(target, **found)
+
+
+def generated_folder() -> Path:
+    """``generated/`` of the checkout that this compiler runs from.
+
+    Raises:
+        CodegenError: the compiler is installed, not in a checkout.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "pyproject.toml").is_file() or not (root / "templates").is_dir():
+        raise misuse(
+            "this compiler is installed: it has no generated/ folder to write to",
+            "name the output: python -m codegen TARGET -o FILE.py",
+        )
+    return root / "generated"
+
+
+def generated_files(folder: Path) -> Iterator[tuple[Path, Header | None]]:
+    """Modules of a folder, and their headers."""
+    for path in sorted(folder.glob("*.py")):
+        if path.name != "__init__.py":
+            yield path, header(read_text(path))
+
+
+def index_of(folder: Path) -> str:
+    """The text that ``generated/__init__.py`` ought to have."""
+    entries = [
+        emit.Entry(found.target, path.stem, f"Differentiable{_class_name(found.target)}")
+        for path, found in generated_files(folder)
+        if found is not None
+    ]
+    return emit.render_index(entries)
+
+
+def _class_name(target: str) -> str:
+    return target.replace(":", ".").rpartition(".")[2]
+
+
+def write(path: Path, text: str) -> bool:
+    """Write a file in one move; False where it had that text already.
+
+    Raises:
+        CodegenError: the folder can't be written to.
+    """
+    if path.is_file() and path.read_bytes() == text.encode():
+        return False
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise misuse(
+            f"{path.parent} can't be written to: {error.strerror}",
+            "choose another place with -o FILE.py, or - for standard output",
+        ) from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,130 @@
+"""Classes compiled in memory, whose source tracebacks and ``inspect`` can show."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import linecache
+import sys
+import types
+from pathlib import Path
+from typing import cast
+
+import torch
+from higher.optim.base import DifferentiableOptimizer
+
+from codegen.diagnostics import CodegenError, Diagnostic, Origins, misuse
+from codegen.translate import Translation, translate
+from codegen.upstream import Library
+
+
+def load(translation: Translation) -> type[DifferentiableOptimizer]:
+    """Execute a translation; its module is ``codegen.compiled.NAME``."""
+    name = f"codegen.compiled.{translation.target.replace(':', '.').replace('/', '.')}"
+    filename = f"<{name}>"
+    lines = translation.text.splitlines(keepends=True)
+    linecache.cache[filename] = (len(translation.text), None, lines, filename)
+    module = types.ModuleType(name)
+    module.__file__ = filename
+    sys.modules[name] = module
+    exec(compile(translation.text, filename, "exec"), module.__dict__)
+    return cast("type[DifferentiableOptimizer]", getattr(module, translation.class_name))
+
+
+def compile_class(
+    optimizer: type[torch.optim.Optimizer], verify: bool
+) -> type[DifferentiableOptimizer]:
+    """Translate a class object."""
+    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+        raise misuse(
+            f"{optimizer!r} is no optimizer class",
+            "pass a subclass of torch.optim.Optimizer, not an instance",
+        )
+    origins = Origins()
+    library = Library(origins)
+    target = _target_of(optimizer, library)
+    compiled = load(translate(target, library))
+    if verify:
+        refuse_if_wrong(optimizer, compiled)
+    return compiled
+
+
+def _target_of(optimizer: type, library: Library) -> str:
+    """A path under which the library finds the class's own source."""
+    name = optimizer.__qualname__
+    if "<locals>" in name or "." in name:
+        raise misuse(
+            f"{name} is defined inside a function or class",
+            "define it at the top level of a module",
+        )
+    try:
+        file = inspect.getsourcefile(optimizer)
+    except TypeError:
+        file = None
+    if optimizer.__module__ != "__main__" and library.module(optimizer.__module__):
+        return f"{optimizer.__module__}.{name}"
+    if file is None or not Path(file).is_file():
+        raise misuse(
+            f"the source of {name} can't be found: it was typed into a session, or "
+            "is no Python",
+            "save the class to a file and import it from there",
+        )
+    library.load(Path(file), optimizer.__module__)
+    return f"{optimizer.__module__}.{name}"
+
+
+def import_original(target: str) -> type[torch.optim.Optimizer]:
+    """The class that a target names, imported, to run the translation against.
+
+    Raises:
+        CodegenError: its module can't be imported.
+    """
+    path, _, class_name = target.rpartition(":")
+    module_name = target.rpartition(".")[0]
+    try:
+        if path.endswith(".py"):
+            module = _import_file(Path(path))
+        else:
+            class_name = target.rpartition(".")[2]
+            module = importlib.import_module(module_name)
+        return cast("type[torch.optim.Optimizer]", getattr(module, class_name))
+    except Exception as error:
+        raise misuse(
+            f"{target} can't be imported, so it can't be verified: "
+            f"{type(error).__name__}: {error}",
+            "make it importable, or skip verification with --no-verify",
+        ) from error
+
+
+def _import_file(path: Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def refuse_if_wrong(
+    original: type[torch.optim.Optimizer], compiled: type[DifferentiableOptimizer]
+) -> object:
+    """The report of a verification.
+
+    Raises:
+        CodegenError: it failed; the message has the figures.
+    """
+    from codegen.verify import verify
+
+    report = verify(original, compiled)
+    if not report.ok:
+        raise CodegenError(
+            [
+                Diagnostic(
+                    "verify",
+                    f"the translation of {original.__name__} is wrong\n{report}",
+                    "nothing was written; this is a bug of the compiler's: please "
+                    "report it with the optimizer's source",
+                )
+            ]
+        )
+    return report

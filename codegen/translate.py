@@ -1,0 +1,243 @@
+"""From a name to the text of a module."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import inspect
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import libcst as cst
+
+from codegen import emit
+from codegen.carry import Carrier
+from codegen.context import Change, Context
+from codegen.diagnostics import CodegenError, Diagnostic, walk
+from codegen.lower.facts import FALSE_SETTINGS
+from codegen.pipeline import Update, run
+from codegen.syntax import (
+    all_params,
+    code,
+    dotted,
+    is_constant,
+    positional,
+    statements,
+)
+from codegen.upstream import Library, Upstream, open_target
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A translated optimizer: the text of its module and how it came about."""
+
+    target: str
+    text: str
+    class_name: str
+    module_name: str
+    source: str
+    digest: str
+    changes: tuple[Change, ...]
+
+    @property
+    def fired(self) -> Counter[str]:
+        """How often each rule fired."""
+        return Counter(change.rule for change in self.changes)
+
+
+def translate(target: str, library: Library | None = None) -> Translation:
+    """Translate the optimizer at a dotted path, or in ``FILE.py:Class``.
+
+    Raises:
+        CodegenError: it can't be translated; the diagnostics say where and why.
+    """
+    context = Context()
+    if library is None:
+        library = Library(context.origins)
+    else:
+        library.origins, context.origins = library.origins, library.origins
+    upstream = open_target(target, library, "")
+    try:
+        return _translate(upstream, context)
+    except CodegenError:
+        raise
+    except RecursionError:
+        raise
+    except Exception as error:
+        raise _internal(upstream, context, error) from error
+
+
+def _translate(upstream: Upstream, context: Context) -> Translation:
+    context.float_settings = frozenset(float_settings(upstream))
+    update = run(upstream, context)
+    carrier = Carrier(upstream, context)
+    carried = carrier.follow(update.body)
+    context.raise_if_refused()
+    module = emit.Module(
+        command=f"python -m codegen {upstream.target}",
+        target=upstream.target,
+        source=upstream.method("step").module.file,  # type: ignore[union-attr]
+        version=package_version(upstream),
+        digest=upstream.digest(),
+        class_name=f"Differentiable{upstream.name}",
+        settings=", ".join(float_settings(upstream)),
+        notes=tuple(dict.fromkeys(context.notes)),
+        imports=tuple(_imports(update, carried.imports, carried.helpers)),
+        constants=tuple(carried.constants),
+        declarations=tuple(_declarations(upstream, update)),
+        body=emit.indented(update.body, 2),
+        helpers=tuple(carried.helpers),
+    )
+    return Translation(
+        upstream.target,
+        emit.render(module),
+        module.class_name,
+        module_name(upstream.name),
+        module.source,
+        module.digest,
+        tuple(context.changes),
+    )
+
+
+def _internal(upstream: Upstream, context: Context, error: Exception) -> CodegenError:
+    """A crash of the compiler's own is a refusal that asks for a report."""
+    frame = inspect.trace()[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    return CodegenError(
+        [
+            *context.diagnostics,
+            Diagnostic(
+                "internal",
+                f"the compiler failed on {upstream.target}: {type(error).__name__}: "
+                f"{error} ({where})",
+                "this is a bug of the compiler: please report it with the source",
+            ),
+        ]
+    )
+
+
+def module_name(class_name: str) -> str:
+    """``nadam`` for NAdam, ``sparse_adam`` for SparseAdam, ``adamw`` for AdamW."""
+    words = re.findall(r"[A-Z]{2,}(?![a-z])|[A-Z][a-z]+|[A-Z]+(?=[A-Z][a-z])|[A-Z]|\d+|[a-z]+", class_name)
+    if words and all(len(w) > 2 for w in words):
+        return "_".join(w.lower() for w in words)
+    return class_name.lower()
+
+
+# --- settings -------------------------------------------------------------------
+
+
+def float_settings(upstream: Upstream) -> list[str]:
+    """Settings of the constructor that are numbers, and no counts or flags."""
+    init = upstream.method("__init__")
+    if init is None:
+        return []
+    return [
+        p.name.value
+        for p in all_params(cast(cst.FunctionDef, init.node).params)
+        if p.name.value not in ("self", "params") and _is_float(p)
+    ]
+
+
+def _is_float(param: cst.Param) -> bool:
+    if param.name.value in FALSE_SETTINGS:
+        return False
+    annotation = code(param.annotation.annotation) if param.annotation else ""
+    if re.search(r"\bfloat\b|\bTensor\b|\bFloat\b|BETAS|Betas", annotation):
+        return True
+    if annotation:
+        return False
+    default = param.default
+    if default is None:
+        return False
+    numbers = [n for n in walk(default) if isinstance(n, cst.Float)]
+    whole = isinstance(default, cst.Integer) and default.value in ("0", "1")
+    return bool(numbers) or whole
+
+
+def _declarations(upstream: Upstream, update: Update) -> Iterator[str]:
+    if update.complex_as_real:
+        yield "_complex_as_real = True"
+    missing = dict(_later_settings(upstream))
+    text = "".join(code(s) for s in update.body)
+    kept = {k: v for k, v in missing.items() if f'"{k}"' in text}
+    if kept:
+        items = ", ".join(f'"{k}": {v}' for k, v in kept.items())
+        yield f"_group_defaults = {{{items}}}"
+    if update.carried:
+        names = ", ".join(f'"{name}"' for name in update.carried)
+        yield f"_carried = ({names},)"
+    if _fills_state_early(upstream):
+        yield "_state_from_constructor = True"
+
+
+def _later_settings(upstream: Upstream) -> Iterator[tuple[str, str]]:
+    """Settings that upstream's ``__setstate__`` adds to what older versions saved."""
+    method = upstream.method("__setstate__")
+    while method is not None:
+        for node in walk(method.node):
+            if not isinstance(node, cst.Call) or dotted(node.func) != "group.setdefault":
+                continue
+            key, value = positional(node)
+            if isinstance(key, cst.SimpleString) and is_constant(value):
+                name = str(key.evaluated_value)
+                if name not in FALSE_SETTINGS:
+                    yield name, code(value)
+        owner = next(c for c in upstream.lineage if method.name.startswith(f"{c.name}."))
+        method = upstream.method("__setstate__", after=owner)
+
+
+def _fills_state_early(upstream: Upstream) -> bool:
+    """Whether the constructor fills ``self.state`` already, before any step."""
+    init = upstream.method("__init__")
+    return init is not None and any(
+        isinstance(n, cst.Subscript) and dotted(n.value) == "self.state"
+        for n in walk(init.node)
+    )
+
+
+# --- imports --------------------------------------------------------------------
+
+
+def _imports(update: Update, found: set[str], helpers: list[str]) -> Iterator[str]:
+    text = "".join([*(code(s) for s in update.body), *helpers])
+    plain = sorted(l for l in found if l.startswith("import ") and not _third(l))
+    third = sorted(l for l in found if _third(l) and l.startswith("import "))
+    froms = sorted(l for l in found if l.startswith("from "))
+    yield from plain
+    yield "from typing import Any"
+    yield ""
+    yield from third
+    yield from froms
+    if third or froms:
+        yield ""
+    if re.search(r"\bops\.", text):
+        yield "from higher import ops"
+    yield "from higher.optim.base import DifferentiableOptimizer, GroupedGrads"
+
+
+def _third(line: str) -> bool:
+    top = re.split(r"[ .]", line)[1]
+    return top not in sys.stdlib_module_names
+
+
+@functools.cache
+def _installed_version(top: str) -> str | None:
+    for name in importlib.metadata.packages_distributions().get(top, []):
+        return f"{name} {importlib.metadata.version(name).partition('+')[0]}"
+    return None
+
+
+def package_version(upstream: Upstream) -> str:
+    """``torch 2.13.0``; ``unversioned`` for a file of the user's own."""
+    top = upstream.cls.module.name.partition(".")[0]
+    if upstream.version:
+        return f"{top} {upstream.version}"
+    if top == "torch":
+        return f"torch {importlib.metadata.version('torch').partition('+')[0]}"
+    return _installed_version(top) or "unversioned"
