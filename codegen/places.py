@@ -519,7 +519,7 @@ class Analysis:
         if slot is not None:
             return self._slot_value(slot, base, env)
         if base.kind is Kind.SETTING:
-            return SETTING
+            return base
         if base.kind is Kind.SEQUENCE:
             return replace(base, places=frozenset({self._new()}))
         if base.kind is Kind.TENSOR:
@@ -538,7 +538,7 @@ class Analysis:
         known = self.slot_kinds.get(slot)
         if known is Kind.TENSOR:
             return Value(known, frozenset({Place(f"group[{slot.key}]")}))
-        return SETTING
+        return Value(Kind.SETTING, frozenset({Place(f"setting {string_key(node)}")}))
 
     def _slot_value(self, slot: Slot, base: Value, env: Env) -> Value:
         if slot in env.slots:

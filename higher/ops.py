@@ -64,6 +64,26 @@ def value(x: Scalar) -> Scalar:
     return x.double() if x.is_floating_point() else x
 
 
+def is_used(setting: Scalar) -> bool:
+    """``setting != 0``, and True where a derivative may flow through it.
+
+    At zero the update is the same either way, its derivative is not: that of a
+    weight decay of 0 is the weight, not nothing.
+    """
+    return tracked(setting) or bool(setting != 0)
+
+
+def is_positive(setting: Scalar) -> bool:
+    """``setting > 0``; at zero True, too, where a derivative may flow through it."""
+    if _is_transformed_tensor(setting):
+        return True
+    return bool(setting >= 0) if tracked(setting) else bool(setting > 0)
+
+
+def _is_transformed_tensor(x: object) -> bool:
+    return isinstance(x, Tensor) and _is_transformed(x)
+
+
 def scalar_dtype() -> torch.dtype:
     """The dtype in which torch's optimizers keep counters: float32, or float64
     where that is the default dtype."""

@@ -66,7 +66,7 @@ class Rule(abc.ABC):
 
 def run_example(rule: type[Rule], source: str) -> str:
     """Apply one rule to a snippet; used by tests and by ``--rules``."""
-    context = Context()
+    context = Context(float_settings=frozenset({"lr", "weight_decay", "beta"}))
     module = cst.parse_module(textwrap.dedent(source).strip() + "\n")
     context.origins.read(module, "example.py")
     body = rule(context).apply(statements(module.body))

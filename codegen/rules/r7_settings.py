@@ -53,11 +53,21 @@ class DifferentiableSettings(TypedRule):
             'avg = avg.lerp(grad, 1 - group["beta"])',
             'avg = ops.lerp(avg, grad, 1 - group["beta"])',
         ),
+        Example(
+            'if group["weight_decay"] != 0:\n    p = p.mul(1 - group["weight_decay"])',
+            'if ops.is_used(group["weight_decay"]):\n    p = p.mul(1 - group["weight_decay"])',
+            "a setting that is off at zero has a derivative there",
+        ),
         Example("p = p.sub(d_p, alpha=2)", None, "a constant has no gradient"),
         Example('p = p.mul(1 - group["lr"])'),
     )
 
     def replace(self, node: cst.CSTNode, env: Env) -> cst.CSTNode | None:
+        if isinstance(node, cst.Comparison):
+            return self._switch(node, env)
+        if isinstance(node, cst.IfExp):
+            test = self.condition(node.test, env)
+            return None if test is node.test else node.with_changes(test=test)
         if not isinstance(node, cst.Call):
             return None
         name = dotted(node.func) or ""
@@ -75,6 +85,45 @@ class DifferentiableSettings(TypedRule):
         """Whether a gradient may flow into an expression."""
         kinds = (Kind.NUMBER, Kind.OTHER, Kind.NONE)
         return not is_constant(bare(node)) and self.kind(node, env) not in kinds
+
+    # --- settings that are off at zero
+
+    def _is_float_setting(self, node: cst.BaseExpression, env: Env) -> bool:
+        value = self.places.value(node, env)
+        if value.kind is not Kind.SETTING or value.place is None:
+            return False
+        return value.place.obj.removeprefix("setting ") in self.context.float_settings
+
+    def _switch(self, node: cst.Comparison, env: Env) -> cst.CSTNode | None:
+        """``weight_decay != 0``: at zero, too, the derivative is that of the branch."""
+        if len(node.comparisons) != 1 or not self._is_float_setting(node.left, env):
+            return None
+        operator, right = node.comparisons[0].operator, node.comparisons[0].comparator
+        if not isinstance(right, (cst.Integer, cst.Float)) or float(right.value) != 0:
+            return None
+        if isinstance(operator, cst.NotEqual):
+            return call("ops.is_used", node.left)
+        if isinstance(operator, cst.GreaterThan):
+            return call("ops.is_positive", node.left)
+        if isinstance(operator, cst.Equal):
+            return cst.UnaryOperation(cst.Not(), call("ops.is_used", node.left))
+        return None
+
+    def condition(self, node: cst.BaseExpression, env: Env) -> cst.BaseExpression:
+        """``if weight_decay:`` asks the same."""
+        if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Not):
+            inner = self.condition(node.expression, env)
+            return node if inner is node.expression else node.with_changes(expression=inner)
+        if isinstance(node, cst.BooleanOperation):
+            left, right = self.condition(node.left, env), self.condition(node.right, env)
+            if left is node.left and right is node.right:
+                return node
+            return node.with_changes(left=left, right=right)
+        if isinstance(node, (cst.Name, cst.Subscript)) and self._is_float_setting(node, env):
+            new = call("ops.is_used", node)
+            self.fired(node, new)
+            return new
+        return node
 
     # --- tensor methods and functions
 

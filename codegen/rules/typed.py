@@ -24,6 +24,10 @@ class TypedRule(Rule):
     def replace(self, node: cst.CSTNode, env: Env) -> cst.CSTNode | None:
         """The expression that takes the place of ``node``; None keeps it."""
 
+    def condition(self, node: cst.BaseExpression, env: Env) -> cst.BaseExpression:
+        """What takes the place of the condition of a branch."""
+        return node
+
     def kind(self, node: cst.BaseExpression, env: Env) -> Kind:
         return self.places.value(node, env).kind
 
@@ -40,7 +44,10 @@ class TypedRule(Rule):
         for field in ("test", "iter"):
             head = getattr(node, field, None)
             if isinstance(head, cst.BaseExpression):
-                node = node.with_changes(**{field: self._expression(head, env)})
+                new = self._expression(head, env)
+                if field == "test":
+                    new = self.condition(cast(cst.BaseExpression, new), env)
+                node = node.with_changes(**{field: new})
         if isinstance(node, cst.If) and isinstance(node.orelse, cst.If):
             node = node.with_changes(orelse=self._heads(node.orelse, env))
         return node

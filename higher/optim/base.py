@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from higher.optim.complex_views import as_complex, as_real
 from higher.optim.settings import apply_override, as_setting
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class DifferentiableOptimizer:
 
     _group_defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings that an optimizer made by an older torch may lack."""
+    _complex_as_real: ClassVar[bool] = False
+    """Whether ``_update`` is handed complex tensors as pairs of reals."""
+    _state_from_constructor: ClassVar[bool] = False
+    """Whether the original's constructor fills its state already. An override made
+    before the first step then starts from fresh state."""
     _carried: ClassVar[tuple[str, ...]] = ()
     """Attributes of the original optimizer that ``_update`` finds in ``shared``."""
 
@@ -119,6 +125,8 @@ class DifferentiableOptimizer:
             )
             for group in other.param_groups
         ]
+        if override and self._state_from_constructor and not _stepped(self.state):
+            self.state = [defaultdict(dict) for _ in self.param_groups]
         self.shared = {name: move.copy(getattr(other, name)) for name in self._carried}
         own: Mapping[Any, Any] = other.state
         for key in own:
@@ -273,6 +281,9 @@ class DifferentiableOptimizer:
 
     def _apply_override(self, override: Mapping[str, Any]) -> None:
         apply_override(self.param_groups, override, self._group_defaults)
+        for name, values in override.items():
+            if name in self.defaults and len(values) == 1:
+                self.defaults[name] = self.param_groups[0][name]
 
     def _latest(self, params: Iterable[Tensor] | None) -> list[Tensor]:
         if params is None and self._fmodel is not None:
@@ -314,15 +325,23 @@ class DifferentiableOptimizer:
         for group, positions in zip(self.param_groups, self._group_to_param_list):
             group["params"] = [params[k] for k in positions]
             grouped.append([grads[k] for k in positions])
+        seen: list[tuple[int, int]] = []
+        if self._complex_as_real and any(p.is_complex() for p in params):
+            seen = as_real(self.param_groups, grouped, self.state)
         before = [{i: dict(s) for i, s in states.items()} for states in self.state]
         self._update(grouped, **kwargs)
         _pin_dtypes(self.state, before)
+        as_complex(self.param_groups, self.state, seen)
         new = list(params)
         for group, positions in zip(self.param_groups, self._group_to_param_list):
             for p, k in zip(group["params"], positions):
                 new[k] = p if p.dtype == params[k].dtype else p.to(params[k].dtype)
             group["params"] = [new[k] for k in positions]
         return new
+
+
+def _stepped(state: Sequence[Mapping[int, Mapping[str, Any]]]) -> bool:
+    return any(s.get("step", 1) != 0 for states in state for s in states.values())
 
 
 def copy_structure(value: Any) -> Any:
