@@ -224,18 +224,20 @@ fabs = _elementary(math.fabs, torch.abs)
 
 
 def maximum(*values: Scalar) -> Scalar:
-    """Python's ``max`` of numbers and 0-dim tensors, differentiable in both."""
-    return _extremum(max, torch.maximum, values)
+    """Python's ``max`` of numbers and 0-dim tensors: the value, and the derivative, of
+    the first of the greatest."""
+    return _extremum(max, torch.gt, values)
 
 
 def minimum(*values: Scalar) -> Scalar:
-    """Python's ``min`` of numbers and 0-dim tensors, differentiable in both."""
-    return _extremum(min, torch.minimum, values)
+    """Python's ``min`` of numbers and 0-dim tensors: the value, and the derivative, of
+    the first of the least."""
+    return _extremum(min, torch.lt, values)
 
 
 def _extremum(
     on_numbers: Callable[..., Any],
-    on_tensors: Callable[[Tensor, Tensor], Tensor],
+    better: Callable[[Tensor, Tensor], Tensor],
     values: Sequence[Any],
 ) -> Scalar:
     items = values[0] if len(values) == 1 else values
@@ -245,7 +247,10 @@ def _extremum(
     result: Tensor | None = None
     for item in items:
         tensor = item if isinstance(item, Tensor) else like.new_tensor(item)
-        result = tensor if result is None else on_tensors(result, tensor)
+        if result is None:
+            result = tensor
+        else:
+            result = torch.where(better(tensor, result), tensor, result)
     assert result is not None
     return result
 
