@@ -17,12 +17,17 @@ _DISTRIBUTED = (
 )
 
 
-def check_module(name: str, module: nn.Module) -> None:
-    """Refuses what can't be cloned into a stateless module.
+def check_modules(root: nn.Module) -> None:
+    """Refuses a tree that can't be cloned into a stateless module.
 
     Raises:
         TypeError: saying what to do instead.
     """
+    for name, module in root.named_modules():
+        _check(name, module)
+
+
+def _check(name: str, module: nn.Module) -> None:
     cls = type(module)
     if cls not in _accepted:
         reason = _reason(module)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from higher._checkpointing import watch
 from higher._clone import Cloner, Device, _internal_attrs
-from higher._refuse import check_module
+from higher._refuse import check_modules
 from higher._second_order import RNNForward, math_attention
 from higher._weights import FastWeights, ModuleDict
 from higher.utils import detached_copy
@@ -219,6 +219,7 @@ def monkeypatch(
     Raises:
         TypeError: a module that can't be made stateless; the message says what to do.
     """
+    check_modules(module)
     copied = detached_copy if copy_initial_weights else _copy_in_graph
     initial = [
         copied(p, device) if p.requires_grad else _shared(p, device)
@@ -240,6 +241,7 @@ def make_functional(
     Raises:
         TypeError: a module that can't be made stateless; the message says what to do.
     """
+    check_modules(module)
     fmodule = _stateless(module, None, None, True)
     if encapsulator is not None:
         encapsulator(fmodule, module)
@@ -282,14 +284,12 @@ def _stateless(
     track: bool,
 ) -> StatelessModule:
     """The stateless version of ``module`` with the given fast weights."""
-    for name, submodule in module.named_modules():
-        check_module(name, submodule)
     root_class = _root_class(_original_class(type(module)))
 
     def own_class(m: nn.Module) -> type[nn.Module]:
         return root_class if m is module else _original_class(type(m))
 
-    originals = list(module.parameters()) if history is None else _all(module)
+    originals = _originals(module)
     weights = FastWeights(history[-1] if history else originals, track)
     weights.history = history
     fmodule = Cloner(weights, originals, device, own_class).clone(module)
@@ -301,7 +301,7 @@ def _stateless(
     return cast(StatelessModule, fmodule)
 
 
-def _all(module: nn.Module) -> list[Tensor]:
+def _originals(module: nn.Module) -> list[Tensor]:
     if isinstance(module, StatelessModule):
         return _weights(module).installed
     return list(module.parameters())

@@ -35,7 +35,7 @@ class HandAdam(DifferentiableOptimizer):
                 if g is None:
                     continue
                 state = self.state[group_idx][p_idx]
-                step = state["step"] = state.get("step", 0) + 1
+                step = state["step"] = float(state.get("step", 0)) + 1
                 if group["weight_decay"] != 0:
                     g = g + group["weight_decay"] * p
                 m = state["exp_avg"] = beta1 * state.get("exp_avg", 0) + (1 - beta1) * g
