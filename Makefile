@@ -14,6 +14,9 @@ PY   := $(VENV)/bin/python
 PIP  := PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -q
 PINS := pyproject.toml .ci/constraints.txt
 
+# The tensors here are small: threads cost more than they gain, most of all beside xdist.
+export OMP_NUM_THREADS ?= 1
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test lint bench regenerate format setup clean
@@ -33,7 +36,7 @@ demo: $(VENV)/.demo ## compile NAdam, then learn its learning rate on handwritte
 
 # Types, layout and --check speak of the pinned torch only.
 test: $(if $(filter $(PINNED_TORCH),$(TORCH)),lint) $(VENV)/.dev ## formatter, types, generated code up to date, tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(ARGS)
 
 lint: $(VENV)/.dev ## the first three of these
 	$(PY) -m black --check --quiet . || { echo "run: make format" >&2; exit 1; }
