@@ -60,6 +60,15 @@ def misuse(message: str, hint: str = "") -> CodegenError:
     return CodegenError([Diagnostic("error", message, hint)])
 
 
+_LAYOUT = (
+    cst.EmptyLine,
+    cst.Comment,
+    cst.Newline,
+    cst.TrailingWhitespace,
+    cst.BaseParenthesizableWhitespace,
+)
+
+
 class Origins:
     """Side table: syntax node → where upstream wrote it.
 
@@ -76,6 +85,8 @@ class Origins:
         self._lines[file] = module.code.splitlines()
         wrapper = MetadataWrapper(module, unsafe_skip_copy=True)
         for node, range_ in wrapper.resolve(PositionProvider).items():
+            if isinstance(node, _LAYOUT):
+                continue
             start = range_.start
             self._of[node] = Origin(file, start.line, start.column + 1)
 

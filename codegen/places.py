@@ -149,7 +149,15 @@ class Env:
         for name, value in self.names.items():
             if value.place == Place(slot.container):
                 return f"{name}[{slot.key}]"
+        base = base or self._text_of(slot.container)
         return None if base is None else f"{base}[{slot.key}]"
+
+    def _text_of(self, container: str) -> str | None:
+        """How to write a container that itself lies in a slot."""
+        for slot, value in self.slots.items():
+            if value.place == Place(container) and slot.container != container:
+                return self.slot_text(slot)
+        return None
 
 
 VIEW_METHODS = {
@@ -388,7 +396,8 @@ class Analysis:
         ):
             parts = [self.value(e.value, env) for e in source.elements]
         else:
-            parts = [value.item or self._parts_of(value)] * len(target.elements)
+            whole = value.item or self._parts_of(value)
+            parts = [_numbered(whole, i) for i in range(len(target.elements))]
         for element, part in zip(target.elements, parts):
             self._bind(element.value, part, env)
 
@@ -683,8 +692,15 @@ class Analysis:
         item = Value(Kind.TENSOR, frozenset({self._new(" item")}))
         if method in SPLITS and args:
             base = self.value(args[0], env)
-            item = self._seen_through(base, View("opaque", f".{method}"))
+            item = self._seen_through(base, View("opaque", self._split_text(args, method)))
         return Value(Kind.SEQUENCE, frozenset({self._new()}), item)
+
+    def _split_text(self, args: list[cst.BaseExpression], method: str) -> str:
+        site = self.site
+        if isinstance(site, cst.Call) and isinstance(site.func, cst.Attribute):
+            if dotted(site.func.value) != "torch":
+                return code(site)[len(code(site.func.value)) :]
+        return f".{method}({', '.join(code(a) for a in args[1:])})"
 
     def _view(
         self, method: str, text: str, receiver: cst.BaseExpression, env: Env
@@ -781,6 +797,19 @@ def _as_index(node: cst.BaseSlice) -> cst.BaseExpression:
         bounds.append(node.step)
     args = [cst.Arg(b if b is not None else cst.Name("None")) for b in bounds]
     return cst.Call(cst.Name("slice"), args)
+
+
+def _numbered(value: Value, number: int) -> Value:
+    """Items unpacked from one sequence are different objects, or parts of one."""
+    if value.kind in (Kind.SETTING, Kind.NUMBER):
+        return value
+    places = frozenset(
+        replace(p, views=(*p.views[:-1], replace(p.views[-1], text=f"{p.views[-1].text}[{number}]")))
+        if p.views
+        else replace(p, obj=f"{p.obj} {number}")
+        for p in value.places
+    )
+    return replace(value, places=places)
 
 
 def _leave_item(env: Env) -> None:

@@ -19,6 +19,7 @@ from typing import cast
 import libcst as cst
 
 from codegen.context import Context
+from codegen.diagnostics import walk
 from codegen.liveness import Liveness, liveness
 from codegen.lower import facts
 from codegen.lower.fold import UNKNOWN, Frame, fold, known, truth
@@ -36,9 +37,11 @@ from codegen.syntax import (
     ends,
     is_constant,
     is_name,
+    map_bodies,
     orelse_statements,
     read_names,
     rebuild_if,
+    replace_nodes,
     small,
     statements,
     stmt,
@@ -51,6 +54,7 @@ from codegen.upstream import Definition, Upstream
 
 _MAX_DEPTH = 12
 _RESULT = "__result"
+_CONDITIONAL = (cst.IfExp, cst.BooleanOperation, cst.Lambda, cst.CompFor)
 
 
 @dataclass
@@ -141,7 +145,7 @@ class Specializer:
         return self._simple(node, frame, live)
 
     def _if(self, node: cst.If, frame: Frame, live: Liveness) -> list[Statement]:
-        test = fold(node.test, frame, self.origins)
+        test = self._name_methods(fold(node.test, frame, self.origins), frame)
         value = truth(test)
         orelse = orelse_statements(node)
         if value is not None:
@@ -162,7 +166,8 @@ class Specializer:
         self, node: cst.For | cst.While, frame: Frame, live: Liveness
     ) -> list[Statement]:
         if isinstance(node, cst.For):
-            node = node.with_changes(iter=fold(node.iter, frame, self.origins))
+            iterated = self._name_methods(fold(node.iter, frame, self.origins), frame)
+            node = node.with_changes(iter=iterated)
         for name in bound_names(node):
             frame.constants.pop(name, None)
             frame.settings.discard(name)
@@ -218,11 +223,12 @@ class Specializer:
         inner = small(node)
         if isinstance(inner, cst.Pass) or self._has_no_effect(inner, frame):
             return []
-        folded = fold(node, frame, self.origins)
+        folded = self._name_methods(fold(node, frame, self.origins), frame)
         self.origins.inherit(folded, node)
         inner = small(folded)
         if isinstance(inner, cst.Assert):
             return [] if truth(inner.test) is True else [folded]
+        folded = cast(Statement, replace_nodes(folded, _flatten_tuple, self.origins))
         parts = _split_tuple(folded)
         if len(parts) != 1:
             for part in parts:
@@ -231,8 +237,43 @@ class Specializer:
         inlined = self._try_inline(node, folded, frame, live)
         if inlined is not None:
             return inlined
+        extracted = self._extract_calls(folded, frame)
+        if extracted:
+            return [s for part in extracted for s in self._simple(part, frame, live)]
         self._learn(folded, frame)
         return [folded]
+
+    def _name_methods(self, node: cst.CSTNodeT, frame: Frame) -> cst.CSTNodeT:
+        """``self.debias`` → ``debias``: a method that needs no ``self`` is a function."""
+
+        def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+            name = dotted(inner) if isinstance(inner, cst.Attribute) else None
+            if name is None or not name.startswith("self.") or name.count(".") != 1:
+                return None
+            method = self.upstream.method(name[5:])
+            if method is None or not self._needs_no_self(method):
+                return None
+            self.context.globals[name[5:]] = method
+            return cst.Name(name[5:])
+
+        return cast(cst.CSTNodeT, replace_nodes(node, replace, self.origins))
+
+    def _needs_no_self(self, method: Definition, seen: frozenset[str] = frozenset()) -> bool:
+        if method.name in seen:
+            return True
+        node = cast(cst.FunctionDef, method.node)
+        if _is_property(node):
+            return False
+        if "self" not in read_names(node.body):
+            return True
+        uses = [n for n in walk(node.body) if isinstance(n, cst.Attribute)]
+        own = [n.attr.value for n in uses if is_name(n.value, "self")]
+        count = sum(is_name(n, "self") for n in walk(node.body))
+        if count != len(own):
+            return False
+        found = [self.upstream.method(name) for name in own]
+        inner = seen | {method.name}
+        return all(m is not None and self._needs_no_self(m, inner) for m in found)
 
     def _has_no_effect(self, node: cst.CSTNode | None, frame: Frame) -> bool:
         if not isinstance(node, cst.Expr):
@@ -293,6 +334,31 @@ class Specializer:
             target, is_return, node
         )
 
+    def _extract_calls(self, node: Statement, frame: Frame) -> list[Statement]:
+        """Calls to be inlined that stand inside an expression: each gets a statement."""
+        prelude: list[Statement] = []
+
+        def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+            if not isinstance(inner, cst.Call):
+                return None
+            definition = self._callee(inner, frame)
+            if definition is None or not self._must_inline(inner, definition, frame):
+                return None
+            name = self.fresh(cast(cst.FunctionDef, definition.node).name.value.strip("_"))
+            frame.local.add(name)
+            bind = assign([cst.Name(name)], inner)
+            self.origins.inherit(bind, inner)
+            prelude.append(bind)
+            return cst.Name(name)
+
+        if any(isinstance(n, _CONDITIONAL) for n in walk(node)):
+            return []
+        new = cast(Statement, replace_nodes(node, replace, self.origins))
+        if not prelude:
+            return []
+        prelude[0] = with_comments(prelude[0], node)
+        return [*prelude, new.with_changes(leading_lines=[])]
+
     def _callee(self, call: cst.Call, frame: Frame) -> Definition | None:
         name = dotted(call.func)
         if name is None:
@@ -303,6 +369,8 @@ class Specializer:
         if isinstance(constant, Definition):
             return constant
         found = frame.resolve(call.func)
+        if found is None and name not in frame.local:
+            found = self.context.globals.get(name)
         if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef):
             return found
         return None
@@ -322,8 +390,9 @@ class Specializer:
     def _must_inline(
         self, call: cst.Call, definition: Definition, frame: Frame
     ) -> bool:
-        node = cast(cst.FunctionDef, definition.node)
-        return "." in definition.name or self.mutates_arguments(definition)
+        if "." in definition.name and not self._needs_no_self(definition):
+            return True
+        return self.mutates_arguments(definition)
 
     def mutates_arguments(self, definition: Definition) -> bool:
         """Whether a function may change what it is handed (judged by its syntax)."""
@@ -401,22 +470,35 @@ class Inliner:
     def _bind_arguments(self) -> dict[str, cst.BaseExpression] | None:
         """Parameter name → argument; None where the call can't be matched."""
         params = self.node.params
-        if isinstance(params.star_arg, cst.Param) or params.star_kwarg is not None:
-            return None
         if any(arg.star for arg in self.call.args):
             return None
         names = [p.name.value for p in (*params.posonly_params, *params.params)]
         if names[:1] == ["self"] and "." in self.definition.name:
             names = names[1:]
+        if _is_classmethod(self.node):
+            names = names[1:]
         given: dict[str, cst.BaseExpression] = {}
         plain = [a for a in self.call.args if a.keyword is None]
+        if isinstance(params.star_arg, cst.Param):
+            rest = cst.Tuple(
+                [cst.Element(a.value) for a in plain[len(names) :]],
+                lpar=[cst.LeftParen()],
+                rpar=[cst.RightParen()],
+            )
+            given[params.star_arg.name.value] = rest
+            plain = plain[: len(names)]
         if len(plain) > len(names):
             return None
         for name, arg in zip(names, plain):
             given[name] = arg.value
+        names += [p.name.value for p in params.kwonly_params]
         for arg in self.call.args:
             if arg.keyword is not None:
+                if arg.keyword.value not in names:
+                    return None
                 given[arg.keyword.value] = arg.value
+        if params.star_kwarg is not None:
+            given[params.star_kwarg.name.value] = cst.Dict([])
         for param in all_params(params):
             if param.default is not None and param.name.value not in given:
                 given[param.name.value] = param.default
@@ -483,7 +565,8 @@ class Inliner:
             if self.frame.is_setting(value):
                 inner.settings.add(value.value)
             return
-        if is_constant(value) and name not in rebound:
+        simple = is_constant(value) or isinstance(value, (cst.Tuple, cst.Dict))
+        if simple and name not in rebound:
             rename[name] = value
             return
         self._bind_new(name, value, inner, rename, prelude)
@@ -535,6 +618,23 @@ class Inliner:
         return tail_returns(body, finish, needs_value)
 
 
+def _flatten_tuple(node: cst.CSTNode) -> cst.CSTNode | None:
+    """``(a, *(b, c))`` → ``(a, b, c)``."""
+    if not isinstance(node, cst.Tuple):
+        return None
+    starred = [e for e in node.elements if isinstance(e, cst.StarredElement)]
+    if not any(isinstance(e.value, cst.Tuple) for e in starred):
+        return None
+    elements: list[cst.BaseElement] = []
+    for element in node.elements:
+        if isinstance(element, cst.StarredElement) and isinstance(element.value, cst.Tuple):
+            elements.extend(element.value.elements)
+        else:
+            elements.append(element)
+    plain = [e.with_changes(comma=cst.MaybeSentinel.DEFAULT) for e in elements]
+    return node.with_changes(elements=plain)
+
+
 def _split_tuple(node: Statement) -> list[Statement]:
     """``a, b = x, y`` → ``a = x``, ``b = y``, where the order doesn't matter."""
     pair = assignment(node)
@@ -559,6 +659,15 @@ def _split_tuple(node: Statement) -> list[Statement]:
     if parts:
         parts[0] = with_comments(parts[0], node)
     return parts
+
+
+def _is_property(node: cst.FunctionDef) -> bool:
+    names = {dotted(d.decorator) for d in node.decorators}
+    return bool(names & {"property", "cached_property", "functools.cached_property"})
+
+
+def _is_classmethod(node: cst.FunctionDef) -> bool:
+    return any(dotted(d.decorator) == "classmethod" for d in node.decorators)
 
 
 def literal_name(node: cst.BaseExpression) -> str | None:
@@ -587,12 +696,50 @@ def tail_returns(
             rest = body[number + 1 :]
             merged = _split_if(node, rest, finish, needs_value)
             return None if merged is None else (*result, merged)
+        if isinstance(node, (cst.For, cst.While)) and _returns(node):
+            loop = _break_out(node, body[number + 1 :], finish, needs_value)
+            return None if loop is None else (*result, loop)
         if _returns(node):
             return None
         result.append(node)
     if needs_value and not (result and ends(result[-1])):
         result.extend(finish(None))
     return tuple(result)
+
+
+def _break_out(
+    node: cst.For | cst.While,
+    rest: Body,
+    finish: Callable[[cst.BaseExpression | None], list[Statement]],
+    needs_value: bool,
+) -> Statement | None:
+    """``for …: return x`` and more after it → ``for …: y = x; break`` with an else."""
+    if node.orelse is not None or _returns_from_inner_loop(statements(node.body)):
+        return None
+    after = tail_returns(rest, finish, needs_value)
+    if after is None:
+        return None
+
+    def leave(body: Body) -> Body:
+        result: list[Statement] = []
+        for part in body:
+            inner = small(part)
+            if isinstance(inner, cst.Return):
+                result.extend(with_comments(s, part) for s in finish(inner.value))
+                result.append(stmt("break"))
+            elif inner is None and not isinstance(part, cst.FunctionDef):
+                result.append(map_bodies(part, leave))
+            else:
+                result.append(part)
+        return tuple(result)
+
+    orelse = cst.Else(block(after)) if after else None
+    return node.with_changes(body=block(leave(statements(node.body))), orelse=orelse)
+
+
+def _returns_from_inner_loop(body: Body) -> bool:
+    loops = (n for n in all_statements(body) if isinstance(n, (cst.For, cst.While)))
+    return any(_returns(loop) for loop in loops)
 
 
 def _split_if(

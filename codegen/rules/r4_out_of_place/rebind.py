@@ -109,7 +109,13 @@ class Rebinder:
         if slot.container in ("state", "param", "group", "shared", "params"):
             return True
         holders = [n for n, v in self.env.names.items() if v.place == Place(slot.container)]
-        return any(n in self.live for n in holders) or slot.container in self.env.texts
+        if any(n in self.live for n in holders) or slot.container in self.env.texts:
+            return True
+        return any(
+            value.place == Place(slot.container) and self._slot_matters(outer)
+            for outer, value in self.env.slots.items()
+            if outer.container != slot.container
+        )
 
     def _may_hold(
         self, place: Place, sure: list[cst.BaseExpression]
@@ -203,6 +209,8 @@ class Rebinder:
         if list(self._may_hold(place, bases)):
             self._unknown_alias(root, code(root))
         result: list[Statement] = []
+        if bases and any(v.how == "opaque" for v in place.views):
+            return self._write_through(root, place, new, bases, names)
         if names:
             result.append(assign(names, new))
             new = names[0]
@@ -214,6 +222,27 @@ class Rebinder:
         elif bases:
             self._unknown_alias(root, code(bases[0]))
         return result
+
+    def _write_through(
+        self,
+        root: cst.BaseExpression,
+        place: Place,
+        new: cst.BaseExpression,
+        bases: list[cst.BaseExpression],
+        names: list[cst.BaseExpression],
+    ) -> list[Statement]:
+        """A view whose inverse isn't known writes through its strides."""
+        self.rule.asked_identity = True
+        updated = cst.Name("updated")
+        base = self._old_base(Place(place.obj), root, place)
+        text = f"ops.write_through({code(base or bases[0])}, {code(root)}, updated)"
+        result: list[Statement] = [
+            assign([updated], new),
+            assign(bases, expr(text)),
+        ]
+        if names:
+            result.append(assign(names, updated))
+        return [*result, *self._recompute_views(Place(place.obj), bases, root, but=place)]
 
     def _old_base(
         self, whole: Place, root: cst.BaseExpression, place: Place
