@@ -31,6 +31,7 @@ _internal_attrs: set[str] = {"_compiled_call_impl", "_higher"}
 
 A compiled call would run the module that it was compiled from."""
 
+_OWN = frozenset(vars(nn.Module()))
 _SHARED = (torch.optim.Optimizer, torch.utils.data.Dataset, torch.utils.data.DataLoader)
 
 
@@ -57,9 +58,10 @@ class Cloner(Rebinder):
         self.device = device
         self.own_class = own_class
         self.plain = plain
+        self.slots: dict[type, list[str]] = {}
 
     def clone(self, root: nn.Module) -> nn.Module:
-        tree = list(root.modules())
+        tree = modules_of(root)
         # all shells first, so that whatever refers to a module finds its clone
         for module in tree:
             self.memo[id(module)] = _shell(self.own_class(module))
@@ -78,44 +80,58 @@ class Cloner(Rebinder):
     def _fill(self, new: nn.Module, module: nn.Module) -> None:
         source = module.__dict__
         has_weights = bool(source["_parameters"]) and not self.plain
-        state: dict[str, Any] = ModuleDict() if has_weights else {}
+        # what is atomic is there with this; only the rest is gone through
+        state: dict[str, Any] = ModuleDict(source) if has_weights else dict(source)
         object.__setattr__(new, "__dict__", state)
         for name, value in source.items():
             kind = type(value)
-            if name in _internal_attrs:
-                continue
             if kind in ATOMIC:
-                state[name] = value
-            elif kind is OrderedDict and not value:
-                state[name] = OrderedDict()
+                continue
+            if name in _OWN and not value:
+                state[name] = kind()
             elif name == "_modules":
                 state[name] = {k: self.copy(m) for k, m in value.items()}
             elif name == "_parameters":
                 state[name] = self._parameters(value)
             elif name == "_buffers":
                 state[name] = {k: self._buffer(b) for k, b in value.items()}
-            elif kind is RNNForward:
-                if value.is_own:
-                    self._put(state, name, value.forward)
-            elif kind is OrderedDict and name.endswith("_hooks"):
-                state[name] = self._hooks(value)
-            else:
-                self._put(state, name, value)
+            elif name not in _internal_attrs:
+                self._fill_attribute(state, name, value)
+        for name in _internal_attrs:
+            state.pop(name, None)
         if has_weights:
             weights = state["_parameters"]
             state["_buffers"] = BufferDict(weights, state["_buffers"])
             state["_load_state_dict_pre_hooks"]["higher"] = Unshare(weights)
-        _copy_slots(new, module)
+        self._fill_slots(new, module)
+
+    def _fill_attribute(self, state: dict[str, Any], name: str, value: Any) -> None:
+        if type(value) is OrderedDict and name.endswith("_hooks"):
+            state[name] = self._hooks(value)
+        elif type(value) is not RNNForward:
+            self._put(state, name, value)
+        elif value.is_own:
+            self._put(state, name, value.forward)
+        else:
+            del state[name]
+
+    def _fill_slots(self, new: nn.Module, module: nn.Module) -> None:
+        cls = type(module)
+        names = self.slots.get(cls)
+        if names is None:
+            names = self.slots[cls] = _slots(cls)
+        for name in names:
+            if hasattr(module, name):
+                object.__setattr__(new, name, getattr(module, name))
 
     def _parameters(self, params: dict[str, Any]) -> dict[str, Any]:
-        if not params or self.plain:
-            return {name: self.memo.get(id(p), p) for name, p in params.items()}
+        held = {name: self.memo.get(id(p), p) for name, p in params.items()}
+        if self.plain:
+            return held
         index = {k: self.index[id(p)] for k, p in params.items() if id(p) in self.index}
-        new = WeightDict(self.weights, index)
-        for name, p in params.items():
-            dict.__setitem__(new, name, self.memo.get(id(p), p))
-            if name in index:
-                self.weights.places[index[name]].append((new, name))
+        new = WeightDict(self.weights, index, held)
+        for name, i in index.items():
+            self.weights.places[i].append((new, name))
         return new
 
     def _hooks(self, hooks: dict[Any, Any]) -> dict[Any, Any]:
@@ -287,9 +303,42 @@ def _shell(cls: type[nn.Module]) -> nn.Module:
         return cls.__new__(cls)
 
 
-def _copy_slots(new: nn.Module, module: nn.Module) -> None:
-    for cls in type(module).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(module, name):
-                object.__setattr__(new, name, getattr(module, name))
+def _slots(cls: type) -> list[str]:
+    """Names of the attributes that instances keep outside ``__dict__``."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        names.extend((slots,) if isinstance(slots, str) else slots)
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+def modules_of(root: nn.Module) -> list[nn.Module]:
+    """``list(root.modules())``, in a fraction of the time."""
+    found: dict[int, nn.Module] = {}
+
+    def visit(module: nn.Module) -> None:
+        found[id(module)] = module
+        for child in module._modules.values():
+            if child is not None and id(child) not in found:
+                visit(child)
+
+    visit(root)
+    return list(found.values())
+
+
+_LISTERS = ("parameters", "named_parameters", "_named_members", "named_modules")
+
+
+def parameters_of(root: nn.Module) -> list[Tensor]:
+    """``list(root.parameters())``, in a fraction of the time."""
+    cls = type(root)
+    for name in _LISTERS:
+        if getattr(cls, name) is not getattr(nn.Module, name) or name in root.__dict__:
+            return list(root.parameters())
+    found = {
+        id(p): p
+        for module in modules_of(root)
+        for p in module._parameters.values()
+        if p is not None
+    }
+    return list(found.values())

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from higher._clone import modules_of
+
 _accepted: WeakSet[type] = WeakSet()
 
 _DISTRIBUTED = (
@@ -23,25 +25,27 @@ def check_modules(root: nn.Module) -> None:
     Raises:
         TypeError: saying what to do instead.
     """
-    for name, module in root.named_modules():
-        _check(name, module)
+    for module in modules_of(root):
+        if type(module) not in _accepted:
+            reason = _reason(module)
+            if reason is not None:
+                name = _name(root, module)
+                where = f"The module {name!r}" if name else "The module"
+                raise TypeError(f"{where} ({type(module).__name__}) {reason}")
+            _accepted.add(type(module))
+        for tensors in (module._parameters, module._buffers):
+            for key, tensor in tensors.items():
+                if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+                    raise TypeError(
+                        f"{f'{_name(root, module)}.{key}'.lstrip('.')!r} is not "
+                        "initialized yet: call the model once on an example input "
+                        "before making it stateless."
+                    )
 
 
-def _check(name: str, module: nn.Module) -> None:
-    cls = type(module)
-    if cls not in _accepted:
-        reason = _reason(module)
-        if reason is not None:
-            where = f"The module {name!r}" if name else "The module"
-            raise TypeError(f"{where} ({cls.__name__}) {reason}")
-        _accepted.add(cls)
-    for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-            where = f"{name}.{key}" if name else key
-            raise TypeError(
-                f"{where!r} is not initialized yet: call the model once on an "
-                "example input before making it stateless."
-            )
+def _name(root: nn.Module, module: nn.Module) -> str:
+    names: dict[nn.Module, str] = {m: name for name, m in root.named_modules()}
+    return names[module]
 
 
 def _reason(module: nn.Module) -> str | None:

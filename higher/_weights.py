@@ -149,8 +149,10 @@ class WeightDict(dict[str, Any]):
 
     __slots__ = ("weights", "index")
 
-    def __init__(self, weights: FastWeights, index: dict[str, int]) -> None:
-        super().__init__()
+    def __init__(
+        self, weights: FastWeights, index: dict[str, int], held: dict[str, Any]
+    ) -> None:
+        super().__init__(held)
         self.weights = weights
         self.index = index
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from higher._clone import parameters_of
 from higher._second_order import math_attention
 from higher.optim import get_diff_optim
 from higher.optim.base import DifferentiableOptimizer
@@ -57,7 +58,7 @@ def innerloop_ctx(
     )
     diffopt = get_diff_optim(
         opt,
-        list(model.parameters()),
+        parameters_of(model),
         fmodel=fmodel,
         device=device,
         override=override,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from higher._checkpointing import watch
-from higher._clone import Cloner, Device, _internal_attrs
+from higher._clone import Cloner, Device, _internal_attrs, parameters_of
 from higher._refuse import check_modules
 from higher._second_order import RNNForward, math_attention
 from higher._weights import FastWeights, ModuleDict
@@ -220,11 +220,8 @@ def monkeypatch(
         TypeError: a module that can't be made stateless; the message says what to do.
     """
     check_modules(module)
-    copied = detached_copy if copy_initial_weights else _copy_in_graph
-    initial = [
-        copied(p, device) if p.requires_grad else _shared(p, device)
-        for p in module.parameters()
-    ]
+    with torch.set_grad_enabled(not copy_initial_weights):
+        initial = [_initial(p, device) for p in _originals(module)]
     return _stateless(module, device, [initial], track_higher_grads)
 
 
@@ -304,7 +301,7 @@ def _stateless(
 def _originals(module: nn.Module) -> list[Tensor]:
     if isinstance(module, StatelessModule):
         return _weights(module).installed
-    return list(module.parameters())
+    return parameters_of(module)
 
 
 def _plain(fmodule: StatelessModule) -> nn.Module:
@@ -326,9 +323,12 @@ def _restored(
     return _stateless(module, None, history, track)
 
 
-def _copy_in_graph(p: Tensor, device: Device) -> Tensor:
-    with torch.enable_grad():
-        return p.clone() if device is None else p.to(device, copy=True)
+def _initial(p: Tensor, device: Device) -> Tensor:
+    """The fast weight that a parameter starts as."""
+    if not p.requires_grad:
+        return _shared(p, device)
+    new = p.clone() if device is None else p.to(device, copy=True)
+    return new if new.requires_grad else new.requires_grad_()
 
 
 def _shared(p: Tensor, device: Device) -> Tensor:
