@@ -88,7 +88,7 @@ class Cloner(Rebinder):
             if kind in ATOMIC:
                 continue
             if name in _OWN and not value:
-                state[name] = kind()
+                state[name] = {} if kind is BufferDict else kind()
             elif name == "_modules":
                 state[name] = {k: self.copy(m) for k, m in value.items()}
             elif name == "_parameters":
