@@ -1,7 +1,7 @@
 """Compiles optimizers' source into differentiable, out-of-place classes.
 
-    codegen.translate("torch.optim.NAdam").text        # the text of a module
-    codegen.compile_optimizer(MyOptimizer)             # a class, in memory
+codegen.translate("torch.optim.NAdam").text        # the text of a module
+codegen.compile_optimizer(MyOptimizer)             # a class, in memory
 """
 
 from __future__ import annotations

@@ -35,15 +35,21 @@ def _parser() -> argparse.ArgumentParser:
         help="torch.optim.NAdam, mypkg.optim.MyOpt or FILE.py:MyOpt "
         "(with --check: generated files)",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write; - prints")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="where to write; - prints"
+    )
     parser.add_argument("--no-verify", action="store_true", help="skip verification")
     parser.add_argument(
         "--force", action="store_true", help="overwrite a file of another make"
     )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--all", action="store_true", help="every optimizer of torch.optim")
+    mode.add_argument(
+        "--all", action="store_true", help="every optimizer of torch.optim"
+    )
     mode.add_argument("--check", action="store_true", help="compare, write nothing")
-    mode.add_argument("--list", action="store_true", help="every optimizer and its state")
+    mode.add_argument(
+        "--list", action="store_true", help="every optimizer and its state"
+    )
     mode.add_argument("--rules", action="store_true", help="print the conversion rules")
     mode.add_argument("--verify", action="store_true", help="run against the originals")
     mode.add_argument(
@@ -71,7 +77,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.all:
         return commands.generate_all(verify=not arguments.no_verify)
     if not targets:
-        raise misuse("no optimizer named", "python -m codegen torch.optim.NAdam; see --help")
+        raise misuse(
+            "no optimizer named", "python -m codegen torch.optim.NAdam; see --help"
+        )
     if arguments.explain:
         return commands.explain(targets, arguments.explain, arguments.output)
     if arguments.output is not None and len(targets) > 1:

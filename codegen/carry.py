@@ -25,6 +25,7 @@ from codegen.syntax import (
     bound_names,
     code,
     is_constant,
+    is_name,
     read_names,
 )
 from codegen.tidy import space, tidy
@@ -45,14 +46,20 @@ class Carried:
 class Carrier:
     """Follows the names that a body reads until all are accounted for."""
 
-    def __init__(self, upstream: Upstream, context: Context) -> None:
+    def __init__(
+        self, upstream: Upstream, context: Context, real_views: bool = False
+    ) -> None:
         self.upstream = upstream
+        self.real_views = real_views
         self.context = context
         self.result = Carried()
         self._done: set[str] = set()
+        self.raised: set[str] = set()
+        self._bodies: list[Body] = []
 
     def follow(self, body: Body, own: Iterable[str] = ()) -> Carried:
         """All that ``body`` needs; ``own`` are names bound around it."""
+        self._bodies.append(body)
         known = bound_names(block(body)) | set(own) | RUNTIME
         for name in sorted(_global_reads(body) - known - self._done):
             self._done.add(name)
@@ -80,7 +87,9 @@ class Carrier:
                     return
 
     def _carry(self, name: str, found: Resolved) -> None:
-        if isinstance(found, External):
+        if self._only_raised(name):
+            self.raised.add(name)
+        elif isinstance(found, External):
             self.result.imports.add(import_line(name, found.full_name))
         elif isinstance(found, SourceModule):
             self.result.imports.add(import_line(name, found.name, module=True))
@@ -90,6 +99,20 @@ class Carrier:
             self.result.imports.add(f"from {found.module.name} import {found.name}")
         else:
             self._constant(name, found)
+
+    def _only_raised(self, name: str) -> bool:
+        """Whether a name is an exception of upstream's own: the message is enough."""
+        reads = [
+            n for b in self._bodies for s in b for n in walk(s) if is_name(n, name)
+        ]
+        raised = [
+            n.exc.func
+            for b in self._bodies
+            for s in b
+            for n in walk(s)
+            if isinstance(n, cst.Raise) and isinstance(n.exc, cst.Call)
+        ]
+        return bool(reads) and all(any(r is f for f in raised) for r in reads)
 
     def _constant(self, name: str, found: Definition) -> None:
         value = cast(cst.BaseExpression, found.node)
@@ -104,7 +127,8 @@ class Carrier:
             self.context.refuse(
                 "carry", node, "a generator can't be translated", "return a list"
             )
-        body = Specializer(self.upstream, self.context).function(found)
+        specializer = Specializer(self.upstream, self.context, self.real_views)
+        body = specializer.function(found)
         params = all_params(node.params)
         self.context.annotations = {
             p.name.value: code(p.annotation.annotation) if p.annotation else ""
@@ -116,11 +140,19 @@ class Carrier:
         self.context.annotations = {}
         fence.check(body, self.context)
         new = cst.FunctionDef(
-            node.name, node.params, block(space(body)), returns=node.returns
+            node.name, without_self(node), block(space(body)), returns=node.returns
         )
         self.result.helpers.append(code(new).strip())
         names = {p.name.value for p in params}
         self.follow((*body, *_annotation_lines(new)), names)
+
+
+def without_self(node: cst.FunctionDef) -> cst.Parameters:
+    """Parameters of a method that became a function."""
+    params = node.params.params
+    if params and params[0].name.value in ("self", "cls"):
+        return node.params.with_changes(params=params[1:])
+    return node.params
 
 
 def _is_atom(node: cst.CSTNode) -> bool:
@@ -131,7 +163,9 @@ def _annotation_lines(node: cst.FunctionDef) -> Body:
     """Annotations as expressions, so that the names in them are imported too."""
     found = [p.annotation for p in all_params(node.params)] + [node.returns]
     return tuple(
-        cst.SimpleStatementLine([cst.Expr(a.annotation)]) for a in found if a is not None
+        cst.SimpleStatementLine([cst.Expr(a.annotation)])
+        for a in found
+        if a is not None
     )
 
 

@@ -91,7 +91,12 @@ def _check_index(folder: Path) -> Iterator[Drift]:
     if text != right:
         kind = EDITED if text else MISSING
         fix = "python -m codegen --all"
-        yield Drift(path, f"{kind}: the index doesn't fit its folder", _diff(path, text, right), fix)
+        yield Drift(
+            path,
+            f"{kind}: the index doesn't fit its folder",
+            _diff(path, text, right),
+            fix,
+        )
 
 
 def _diff(path: Path, old: str, new: str) -> str:

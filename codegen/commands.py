@@ -24,7 +24,9 @@ def generate(target: str, output: Path | None, *, verify: bool, force: bool) -> 
         _refuse_to_overwrite(path)
     log = sys.stderr if path is None else sys.stdout
     print(f"{target}: read {translation.source}", file=log)
-    fired = ", ".join(f"{rule} {count}" for rule, count in sorted(translation.fired.items()))
+    fired = ", ".join(
+        f"{rule} {count}" for rule, count in sorted(translation.fired.items())
+    )
     print(f"  rules fired: {fired}", file=log)
     print(f"  {_verified(translation) if verify else 'not verified'}", file=log)
     if path is None:

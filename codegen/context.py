@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
-from codegen.upstream import Resolved
+from codegen.upstream import Definition, Resolved
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ class Context:
     globals: dict[str, Resolved] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     float_settings: frozenset[str] = frozenset()
+
+    def sources(self) -> dict[str, cst.FunctionDef]:
+        """Functions, by the name under which the step calls them."""
+        return {
+            name: found.node
+            for name, found in self.globals.items()
+            if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef)
+        }
 
     def refuse(self, rule: str, node: cst.CSTNode, message: str, hint: str) -> None:
         """Collect a diagnostic at ``node``; ``raise_if_refused`` ends the pass."""

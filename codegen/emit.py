@@ -73,7 +73,9 @@ def render(module: Module) -> str:
     """The text of a generated module, its own hash in the header."""
     template = _environment().get_template("optimizer.py.jinja")
     text = layout(template.render(module=module, body_digest="0"))
-    return text.replace("# body: sha256 0\n", f"# body: sha256 {body_digest(text)}\n", 1)
+    return text.replace(
+        "# body: sha256 0\n", f"# body: sha256 {body_digest(text)}\n", 1
+    )
 
 
 def render_index(entries: Sequence[Entry]) -> str:

@@ -67,7 +67,9 @@ def generated_files(folder: Path) -> Iterator[tuple[Path, Header | None]]:
 def index_of(folder: Path) -> str:
     """The text that ``generated/__init__.py`` ought to have."""
     entries = [
-        emit.Entry(found.target, path.stem, f"Differentiable{_class_name(found.target)}")
+        emit.Entry(
+            found.target, path.stem, f"Differentiable{_class_name(found.target)}"
+        )
         for path, found in generated_files(folder)
         if found is not None
     ]

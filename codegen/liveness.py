@@ -96,6 +96,7 @@ class Liveness:
     def _loop(
         self, node: cst.For | cst.While, after: Names, loop: tuple[Names, Names]
     ) -> Names:
+        leave = after
         if node.orelse is not None:
             after = self.block(statements(node.orelse.body), after, loop)
         if isinstance(node, cst.For):
@@ -104,7 +105,7 @@ class Liveness:
             head_reads, killed = self.reads(node.test), NONE
         head = after | head_reads
         while True:
-            body = self.block(statements(node.body), head, (head, after))
+            body = self.block(statements(node.body), head, (head, leave))
             grown = head | (body - killed)
             if grown == head:
                 break

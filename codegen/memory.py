@@ -28,14 +28,18 @@ def load(translation: Translation) -> type[DifferentiableOptimizer]:
     module.__file__ = filename
     sys.modules[name] = module
     exec(compile(translation.text, filename, "exec"), module.__dict__)
-    return cast("type[DifferentiableOptimizer]", getattr(module, translation.class_name))
+    return cast(
+        "type[DifferentiableOptimizer]", getattr(module, translation.class_name)
+    )
 
 
 def compile_class(
     optimizer: type[torch.optim.Optimizer], verify: bool
 ) -> type[DifferentiableOptimizer]:
     """Translate a class object."""
-    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+    if not (
+        isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
+    ):
         raise misuse(
             f"{optimizer!r} is no optimizer class",
             "pass a subclass of torch.optim.Optimizer, not an instance",

@@ -1,7 +1,7 @@
 """Drops stores that are surely overwritten before anything reads them.
 
-    group["params"][p_idx] = param = param.mul(…)      param = param.mul(…)
-    group["params"][p_idx] = param.add(…)          →   group["params"][p_idx] = param.add(…)
+group["params"][p_idx] = param = param.mul(…)      param = param.mul(…)
+group["params"][p_idx] = param.add(…)          →   group["params"][p_idx] = param.add(…)
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def _if(node: cst.If, dead: Dead) -> tuple[Statement, Dead]:
     return new, (first & second) - _reads(node.test)
 
 
-def _assign(
-    node: Statement, inner: cst.Assign, dead: Dead
-) -> tuple[Statement, Dead]:
+def _assign(node: Statement, inner: cst.Assign, dead: Dead) -> tuple[Statement, Dead]:
     stores = [t for t in inner.targets if isinstance(t.target, cst.Subscript)]
     kept = [t for t in inner.targets if t not in stores or code(t.target) not in dead]
     if not kept:

@@ -27,11 +27,13 @@ def run(upstream: Upstream, context: Context) -> Update:
     """Translate ``step`` of an optimizer, or raise with every diagnostic."""
     lowered = lower(upstream, context)
     body = lowered.body
+    # a helper that mutates has been inlined: those that are left are pure
+    helpers = frozenset(context.sources())
     for rule in RULES:
         body = rule(context).apply(body)
         context.raise_if_refused()
-        body = tidy(body)
-    body = space(tidy(drop_overwritten(body)))
+        body = tidy(body, functions=helpers)
+    body = space(tidy(drop_overwritten(body), functions=helpers))
     fence.check(body, context)
     context.raise_if_refused()
     return Update(body, lowered.complex_as_real, tuple(sorted(context.carried)))

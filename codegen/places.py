@@ -22,6 +22,7 @@ import libcst as cst
 from codegen.diagnostics import walk
 from codegen.syntax import (
     all_params,
+    all_statements,
     bare,
     bound_names,
     code,
@@ -214,7 +215,14 @@ SETTING_FUNCTIONS = frozenset("float max min abs sum round pow complex".split())
 class Analysis:
     """Walks a function body once, noting the environment before each statement."""
 
-    def __init__(self, slot_kinds: dict[Slot, Kind] | None = None) -> None:
+    def __init__(
+        self,
+        slot_kinds: dict[Slot, Kind] | None = None,
+        sources: Mapping[str, cst.FunctionDef] | None = None,
+        depth: int = 0,
+    ) -> None:
+        self.sources = dict(sources or {})
+        self.depth = depth
         self.before: dict[cst.CSTNode, Env] = {}
         self.slot_kinds: dict[Slot, Kind] = dict(slot_kinds or {})
         self.sites: dict[cst.CSTNode | None, int] = {}
@@ -313,7 +321,10 @@ class Analysis:
             env.slots[Slot("param", ".data")] = param
             env.texts["param"] = target.value
             env.texts["state"] = "self.state[group_idx][p_idx]"
-        elif is_name(source) and cast(cst.Name, source).value in ("grads", "group_grads"):
+        elif is_name(source) and cast(cst.Name, source).value in (
+            "grads",
+            "group_grads",
+        ):
             grad = Value(Kind.TENSOR, frozenset({Place("grad")}))
             self._bind(target, grad, env)
             env.slots[Slot("grads", "p_idx")] = grad
@@ -579,7 +590,9 @@ class Analysis:
         if isinstance(node, cst.Index):
             kind = self.value(node.value, env).kind
             if isinstance(bare(node.value), cst.Comparison):
-                return self._comparison_kind(cast(cst.Comparison, bare(node.value)), env)
+                return self._comparison_kind(
+                    cast(cst.Comparison, bare(node.value)), env
+                )
             return kind
         return Kind.NUMBER
 
@@ -634,6 +647,9 @@ class Analysis:
 
     def _own_function(self, node: cst.Call, env: Env) -> Value:
         """A helper may hand back an argument, or something new."""
+        summary = self._summary(node, env)
+        if summary is not None:
+            return summary
         places = {self._new()}
         kinds = {Kind.NUMBER}
         for arg in node.args:
@@ -647,6 +663,40 @@ class Analysis:
         if kinds <= {Kind.NUMBER, Kind.SETTING, Kind.OTHER, Kind.SEQUENCE, Kind.NONE}:
             return SETTING
         return Value(Kind.UNKNOWN, frozenset(places))
+
+    def _summary(self, node: cst.Call, env: Env) -> Value | None:
+        """What a function with known source returns, given these arguments."""
+        function = self.sources.get(dotted(node.func) or "")
+        if function is None or self.depth > 3:
+            return None
+        names = [p.name.value for p in all_params(function.params)]
+        names = names[1:] if names[:1] == ["self"] else names
+        inside = Env()
+        given = dict(zip(names, (a.value for a in node.args if a.keyword is None)))
+        given |= {a.keyword.value: a.value for a in node.args if a.keyword is not None}
+        for name in names:
+            inside.names[name] = (
+                self.value(given[name], env) if name in given else SETTING
+            )
+        inner = Analysis(sources=self.sources, depth=self.depth + 1)
+        inner.sites = {None: len(self.sites) + 1000 * (self.depth + 1)}
+        body = statements(function.body)
+        inner.block(body, inside)
+        result: Value | None = None
+        for part in all_statements(body):
+            returned = small(part)
+            if isinstance(returned, cst.Return) and returned.value is not None:
+                there = inner.before.get(part, Env())
+                result = join(result, inner.value(returned.value, there))
+        if result is None or result.kind in (Kind.SEQUENCE, Kind.MAPPING):
+            return None
+        site = self._new().obj
+        outer = {p.obj for v in inside.names.values() for p in v.places}
+        places = frozenset(
+            p if p.obj in outer else replace(p, obj=f"{site} of {p.obj}")
+            for p in result.places
+        )
+        return replace(result, places=places)
 
     def _library_call(
         self, name: str, node: cst.Call, args: list[cst.BaseExpression], env: Env
@@ -668,7 +718,16 @@ class Analysis:
         if method in VIEW_METHODS and args:
             rest = ", ".join(code(a) for a in args[1:])
             return self._view(method, f".{method}({rest})", args[0], env)
-        if method in ("svd", "eigh", "qr", "slogdet", "linalg_svd", "lu", "topk", "max"):
+        if method in (
+            "svd",
+            "eigh",
+            "qr",
+            "slogdet",
+            "linalg_svd",
+            "lu",
+            "topk",
+            "max",
+        ):
             if not (method == "max" and len(args) == 1):
                 item = Value(Kind.TENSOR, frozenset({self._new(" item")}))
                 return Value(Kind.SEQUENCE, frozenset({self._new()}), item)
@@ -692,7 +751,9 @@ class Analysis:
         item = Value(Kind.TENSOR, frozenset({self._new(" item")}))
         if method in SPLITS and args:
             base = self.value(args[0], env)
-            item = self._seen_through(base, View("opaque", self._split_text(args, method)))
+            item = self._seen_through(
+                base, View("opaque", self._split_text(args, method))
+            )
         return Value(Kind.SEQUENCE, frozenset({self._new()}), item)
 
     def _split_text(self, args: list[cst.BaseExpression], method: str) -> str:
@@ -722,7 +783,11 @@ class Analysis:
         if method == "item":
             return SETTING
         if method in NUMBER_METHODS and base.kind is not Kind.MAPPING:
-            return NUMBER if args or method != "size" else Value(Kind.SEQUENCE, item=NUMBER)
+            return (
+                NUMBER
+                if args or method != "size"
+                else Value(Kind.SEQUENCE, item=NUMBER)
+            )
         if base.kind in (Kind.MAPPING, Kind.SEQUENCE):
             return self._container_method(method, base)
         if method == "data":
@@ -804,9 +869,17 @@ def _numbered(value: Value, number: int) -> Value:
     if value.kind in (Kind.SETTING, Kind.NUMBER):
         return value
     places = frozenset(
-        replace(p, views=(*p.views[:-1], replace(p.views[-1], text=f"{p.views[-1].text}[{number}]")))
-        if p.views
-        else replace(p, obj=f"{p.obj} {number}")
+        (
+            replace(
+                p,
+                views=(
+                    *p.views[:-1],
+                    replace(p.views[-1], text=f"{p.views[-1].text}[{number}]"),
+                ),
+            )
+            if p.views
+            else replace(p, obj=f"{p.obj} {number}")
+        )
         for p in value.places
     )
     return replace(value, places=places)
@@ -853,18 +926,21 @@ def _after_branches(node: cst.If, body: Env, rest: Env) -> Env:
 
 
 def analyse(
-    body: Sequence[cst.CSTNode], annotations: Mapping[str, str] | None = None
+    body: Sequence[cst.CSTNode],
+    annotations: Mapping[str, str] | None = None,
+    sources: Mapping[str, cst.FunctionDef] | None = None,
 ) -> Analysis:
     """The place table of a function body in the README's shape.
 
-    ``annotations`` are those of the function's parameters, if it has any.
+    ``annotations`` are those of the function's parameters, if it has any; ``sources``
+    the functions that it calls.
     """
     start = Env(texts={"group": "group"})
     for name, annotation in (annotations or {}).items():
         start.names[name] = _annotated(name, annotation)
     kinds: dict[Slot, Kind] = {}
     while True:
-        analysis = Analysis(kinds)
+        analysis = Analysis(kinds, sources)
         analysis.block(body, start.fork())
         if analysis.slot_kinds == kinds:
             return analysis

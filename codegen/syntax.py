@@ -123,7 +123,9 @@ def small(node: cst.CSTNode) -> cst.BaseSmallStatement | None:
     return None
 
 
-def assignment(node: cst.CSTNode) -> tuple[cst.BaseExpression, cst.BaseExpression] | None:
+def assignment(
+    node: cst.CSTNode,
+) -> tuple[cst.BaseExpression, cst.BaseExpression] | None:
     """(target, value) of a plain one-target assignment, annotated or not."""
     inner = small(node)
     if isinstance(inner, cst.Assign) and len(inner.targets) == 1:
@@ -140,7 +142,10 @@ def assign(
     return cst.SimpleStatementLine(
         [
             cst.Assign(
-                [cst.AssignTarget(cast(cst.BaseAssignTargetExpression, t)) for t in targets],
+                [
+                    cst.AssignTarget(cast(cst.BaseAssignTargetExpression, t))
+                    for t in targets
+                ],
                 value,
             )
         ]
@@ -178,14 +183,18 @@ def sub_bodies(node: cst.CSTNode) -> list[cst.BaseSuite]:
     return result
 
 
-def map_bodies(node: Statement, change: Callable[[Body], Sequence[Statement]]) -> Statement:
+def map_bodies(
+    node: Statement, change: Callable[[Body], Sequence[Statement]]
+) -> Statement:
     """A compound statement with ``change`` applied to each of its blocks."""
 
     def new(part: cst.BaseSuite) -> cst.IndentedBlock:
         return block(change(statements(part)))
 
     changes: dict[str, object] = {}
-    if isinstance(node, (cst.If, cst.For, cst.While, cst.With, cst.Try, cst.FunctionDef)):
+    if isinstance(
+        node, (cst.If, cst.For, cst.While, cst.With, cst.Try, cst.FunctionDef)
+    ):
         changes["body"] = new(node.body)
     orelse = getattr(node, "orelse", None)
     if isinstance(orelse, cst.If):
@@ -195,7 +204,9 @@ def map_bodies(node: Statement, change: Callable[[Body], Sequence[Statement]]) -
     if isinstance(node, cst.Try):
         changes["handlers"] = [h.with_changes(body=new(h.body)) for h in node.handlers]
         if node.finalbody is not None:
-            changes["finalbody"] = node.finalbody.with_changes(body=new(node.finalbody.body))
+            changes["finalbody"] = node.finalbody.with_changes(
+                body=new(node.finalbody.body)
+            )
     return node.with_changes(**changes)
 
 
@@ -293,9 +304,13 @@ def _collect_bound(node: cst.CSTNode, found: set[str]) -> None:
     if isinstance(node, cst.FunctionDef):
         found.add(node.name.value)
         return
-    if isinstance(node, (cst.Lambda, cst.GeneratorExp, cst.BaseSimpleComp, cst.DictComp)):
+    if isinstance(
+        node, (cst.Lambda, cst.GeneratorExp, cst.BaseSimpleComp, cst.DictComp)
+    ):
         return
-    if isinstance(node, (cst.AssignTarget, cst.AnnAssign, cst.AugAssign, cst.NamedExpr)):
+    if isinstance(
+        node, (cst.AssignTarget, cst.AnnAssign, cst.AugAssign, cst.NamedExpr)
+    ):
         found.update(target_names(node.target))
     elif isinstance(node, (cst.For, cst.CompFor)):
         found.update(target_names(node.target))
@@ -372,7 +387,9 @@ def all_params(params: cst.Parameters) -> list[cst.Param]:
 
 def free_names(function: cst.FunctionDef) -> set[str]:
     """Names that a function reads and doesn't bind itself."""
-    own = {p.name.value for p in all_params(function.params)} | bound_names(function.body)
+    own = {p.name.value for p in all_params(function.params)} | bound_names(
+        function.body
+    )
     found: set[str] = set()
     _collect_read(function.body, found)
     return found - own
@@ -398,7 +415,11 @@ def positional(call: cst.Call) -> list[cst.BaseExpression]:
     return [arg.value for arg in call.args if arg.keyword is None and not arg.star]
 
 
-def call(function: str | cst.BaseExpression, *args: cst.BaseExpression, **keywords: cst.BaseExpression) -> cst.Call:
+def call(
+    function: str | cst.BaseExpression,
+    *args: cst.BaseExpression,
+    **keywords: cst.BaseExpression,
+) -> cst.Call:
     """Build ``function(*args, **keywords)``."""
     func = expr(function) if isinstance(function, str) else function
     plain = [cst.Arg(a) for a in args]
@@ -412,7 +433,9 @@ def call(function: str | cst.BaseExpression, *args: cst.BaseExpression, **keywor
 _TIGHT_EQUAL = cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
 
 
-def method(receiver: cst.BaseExpression, name: str, args: Sequence[cst.Arg] = ()) -> cst.Call:
+def method(
+    receiver: cst.BaseExpression, name: str, args: Sequence[cst.Arg] = ()
+) -> cst.Call:
     """Build ``receiver.name(args)``."""
     return cst.Call(cst.Attribute(parenthesize(receiver), cst.Name(name)), list(args))
 
@@ -440,7 +463,9 @@ class Rewriter(cst.CSTTransformer):
 
 
 class _Renamer(Rewriter):
-    def __init__(self, origins: Origins, names: Mapping[str, cst.BaseExpression]) -> None:
+    def __init__(
+        self, origins: Origins, names: Mapping[str, cst.BaseExpression]
+    ) -> None:
         super().__init__(origins)
         self.names = names
 

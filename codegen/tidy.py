@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import cast
 
 import libcst as cst
@@ -42,19 +42,27 @@ _IMPURE_METHODS = frozenset(
     "append appendleft clear extend insert pop popitem popleft remove reverse "
     "setdefault sort update".split()
 )
-_RANDOM = ("torch.rand", "torch.normal", "torch.bernoulli", "torch.multinomial", "random.")
+_RANDOM = (
+    "torch.rand",
+    "torch.normal",
+    "torch.bernoulli",
+    "torch.multinomial",
+    "random.",
+)
 
 
-def pure(node: cst.CSTNode) -> bool:
+def pure(node: cst.CSTNode, functions: Collection[str] = ()) -> bool:
     """Whether evaluating an expression has no effect but its value."""
     if any(isinstance(n, (cst.Await, cst.Yield, cst.NamedExpr)) for n in walk(node)):
         return False
-    return all(_pure_call(call) for call in calls(node))
+    return all(dotted(c.func) in functions or _pure_call(c) for c in calls(node))
 
 
 def _pure_call(call: cst.Call) -> bool:
     name = dotted(call.func) or ""
-    if name.startswith(_RANDOM) or any(a.keyword and a.keyword.value == "out" for a in call.args):
+    if name.startswith(_RANDOM) or any(
+        a.keyword and a.keyword.value == "out" for a in call.args
+    ):
         return False
     if name in _PURE_FUNCTIONS or name.startswith(("torch.", "math.", "ops.")):
         return not name.endswith("_")
@@ -66,12 +74,14 @@ def _pure_call(call: cst.Call) -> bool:
     return False
 
 
-def tidy(body: Body, live_out: Sequence[str] = ()) -> Body:
-    """Drop dead assignments until none is left."""
+def tidy(
+    body: Body, live_out: Sequence[str] = (), functions: Collection[str] = ()
+) -> Body:
+    """Drop dead assignments until none is left; ``functions`` are known to be pure."""
     while True:
         before = body
         body = _propagate_copies(_drop_flags(body))
-        body = _Sweep(liveness(body, live_out)).block(body)
+        body = _Sweep(liveness(body, live_out), functions).block(body)
         if len(body) == len(before) and all(
             a.deep_equals(b) for a, b in zip(body, before)
         ):
@@ -81,8 +91,9 @@ def tidy(body: Body, live_out: Sequence[str] = ()) -> Body:
 class _Sweep:
     """One pass over a body, with the liveness of its names."""
 
-    def __init__(self, live: Liveness) -> None:
+    def __init__(self, live: Liveness, functions: Collection[str] = ()) -> None:
         self.live = live
+        self.functions = functions
 
     def block(self, body: Sequence[Statement]) -> Body:
         result: list[Statement] = []
@@ -115,7 +126,9 @@ class _Sweep:
             rest = self._if(node.orelse)
             orelse: Body = () if rest is None else (rest,)
         else:
-            orelse = () if node.orelse is None else self.block(statements(node.orelse.body))
+            orelse = (
+                () if node.orelse is None else self.block(statements(node.orelse.body))
+            )
         body, orelse = _without_pass(body), _without_pass(orelse)
         if not body and not orelse:
             return None if pure(node.test) else node
@@ -127,7 +140,9 @@ class _Sweep:
             return self._assign(node, inner)
         if isinstance(inner, cst.AnnAssign):
             return self._annotated(node, inner)
-        if isinstance(inner, cst.Expr) and isinstance(inner.value, (cst.Name, cst.Attribute)):
+        if isinstance(inner, cst.Expr) and isinstance(
+            inner.value, (cst.Name, cst.Attribute)
+        ):
             return None
         return _without_pragma(node)
 
@@ -140,15 +155,22 @@ class _Sweep:
     def _assign(self, node: Statement, inner: cst.Assign) -> Statement | None:
         """Drop dead targets; drop the statement where none is left."""
         after = self.live.after.get(node, frozenset())
-        targets = [t for t in inner.targets if not self._dead(t.target, inner.value, after)]
-        if targets or not pure(inner.value):
+        targets = [
+            t for t in inner.targets if not self._dead(t.target, inner.value, after)
+        ]
+        if targets or not pure(inner.value, self.functions):
             if not targets:
                 return node.with_changes(body=[cst.Expr(inner.value)])
-            return _without_pragma(node.with_changes(body=[inner.with_changes(targets=targets)]))
+            return _without_pragma(
+                node.with_changes(body=[inner.with_changes(targets=targets)])
+            )
         return None
 
     def _dead(
-        self, target: cst.BaseExpression, value: cst.BaseExpression, after: frozenset[str]
+        self,
+        target: cst.BaseExpression,
+        value: cst.BaseExpression,
+        after: frozenset[str],
     ) -> bool:
         if isinstance(target, (cst.Name, cst.Attribute, cst.Subscript)):
             if same(target, value):
@@ -169,7 +191,9 @@ def _without_pragma(node: Statement) -> Statement:
         if TOOL_PRAGMA.match(trailing.comment.value):
             node = node.with_changes(trailing_whitespace=cst.TrailingWhitespace())
     lines = [
-        l for l in node.leading_lines if not (l.comment and TOOL_PRAGMA.match(l.comment.value))
+        l
+        for l in node.leading_lines
+        if not (l.comment and TOOL_PRAGMA.match(l.comment.value))
     ]
     return node.with_changes(leading_lines=lines)
 
@@ -226,7 +250,9 @@ def _remove_bindings(body: Sequence[Statement], names: set[str]) -> Body:
         if inner is not None and bound_names(inner) and bound_names(inner) <= names:
             continue
         if isinstance(node, (cst.For, cst.While, cst.With, cst.If)):
-            node = node.with_changes(body=block(_remove_bindings(statements(node.body), names)))
+            node = node.with_changes(
+                body=block(_remove_bindings(statements(node.body), names))
+            )
             orelse = getattr(node, "orelse", None)
             if isinstance(orelse, cst.If):
                 node = node.with_changes(orelse=_remove_bindings([orelse], names)[0])

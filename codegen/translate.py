@@ -18,16 +18,17 @@ import libcst as cst
 from codegen import emit
 from codegen.carry import Carrier
 from codegen.context import Change, Context
-from codegen.diagnostics import CodegenError, Diagnostic, walk
+from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.pipeline import Update, run
 from codegen.syntax import (
+    Statement,
     all_params,
     code,
     dotted,
     is_constant,
     positional,
-    statements,
+    replace_nodes,
 )
 from codegen.upstream import Library, Upstream, open_target
 
@@ -75,8 +76,9 @@ def translate(target: str, library: Library | None = None) -> Translation:
 def _translate(upstream: Upstream, context: Context) -> Translation:
     context.float_settings = frozenset(float_settings(upstream))
     update = run(upstream, context)
-    carrier = Carrier(upstream, context)
+    carrier = Carrier(upstream, context, update.complex_as_real)
     carried = carrier.follow(update.body)
+    body = tuple(plain_raises(s, carrier.raised) for s in update.body)
     context.raise_if_refused()
     module = emit.Module(
         command=f"python -m codegen {upstream.target}",
@@ -90,7 +92,7 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
         imports=tuple(_imports(update, carried.imports, carried.helpers)),
         constants=tuple(carried.constants),
         declarations=tuple(_declarations(upstream, update)),
-        body=emit.indented(update.body, 2),
+        body=emit.indented(body, 2),
         helpers=tuple(carried.helpers),
     )
     return Translation(
@@ -102,6 +104,24 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
         module.digest,
         tuple(context.changes),
     )
+
+
+def plain_raises(node: Statement, names: set[str]) -> Statement:
+    """``raise OwnError(text)`` → ``raise RuntimeError("OwnError", text)``."""
+
+    def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+        if not isinstance(inner, cst.Raise) or not isinstance(inner.exc, cst.Call):
+            return None
+        name = dotted(inner.exc.func)
+        if name not in names:
+            return None
+        text = cst.Arg(cst.SimpleString(f'"{name}"'))
+        error = inner.exc.with_changes(
+            func=cst.Name("RuntimeError"), args=[text, *inner.exc.args]
+        )
+        return inner.with_changes(exc=error)
+
+    return cast(Statement, replace_nodes(node, replace, Origins())) if names else node
 
 
 def _internal(upstream: Upstream, context: Context, error: Exception) -> CodegenError:
@@ -123,7 +143,10 @@ def _internal(upstream: Upstream, context: Context, error: Exception) -> Codegen
 
 def module_name(class_name: str) -> str:
     """``nadam`` for NAdam, ``sparse_adam`` for SparseAdam, ``adamw`` for AdamW."""
-    words = re.findall(r"[A-Z]{2,}(?![a-z])|[A-Z][a-z]+|[A-Z]+(?=[A-Z][a-z])|[A-Z]|\d+|[a-z]+", class_name)
+    words = re.findall(
+        r"[A-Z]{2,}(?![a-z])|[A-Z][a-z]+|[A-Z]+(?=[A-Z][a-z])|[A-Z]|\d+|[a-z]+",
+        class_name,
+    )
     if words and all(len(w) > 2 for w in words):
         return "_".join(w.lower() for w in words)
     return class_name.lower()
@@ -181,14 +204,19 @@ def _later_settings(upstream: Upstream) -> Iterator[tuple[str, str]]:
     method = upstream.method("__setstate__")
     while method is not None:
         for node in walk(method.node):
-            if not isinstance(node, cst.Call) or dotted(node.func) != "group.setdefault":
+            if (
+                not isinstance(node, cst.Call)
+                or dotted(node.func) != "group.setdefault"
+            ):
                 continue
             key, value = positional(node)
             if isinstance(key, cst.SimpleString) and is_constant(value):
                 name = str(key.evaluated_value)
                 if name not in FALSE_SETTINGS:
                     yield name, code(value)
-        owner = next(c for c in upstream.lineage if method.name.startswith(f"{c.name}."))
+        owner = next(
+            c for c in upstream.lineage if method.name.startswith(f"{c.name}.")
+        )
         method = upstream.method("__setstate__", after=owner)
 
 

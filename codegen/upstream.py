@@ -89,9 +89,7 @@ class Library:
         """The module of that dotted name; None where it has no Python source."""
         if name not in self._modules:
             found = self._find(name)
-            self._modules[name] = (
-                None if found is None else self._parse(name, *found)
-            )
+            self._modules[name] = None if found is None else self._parse(name, *found)
         return self._modules[name]
 
     def load(self, path: Path, name: str | None = None) -> SourceModule:
@@ -202,7 +200,9 @@ class Library:
                 "FILE.py:ClassName; C extensions have no source to translate",
             )
         found = self.member(module, class_name)
-        if not isinstance(found, Definition) or not isinstance(found.node, cst.ClassDef):
+        if not isinstance(found, Definition) or not isinstance(
+            found.node, cst.ClassDef
+        ):
             raise misuse(
                 f"{module.file} has no class {class_name!r}",
                 _similar(class_name, self._class_names(module)),
@@ -218,7 +218,9 @@ class Library:
         node = cast(cst.ClassDef, cls.node)
         result: list[Resolved] = []
         for arg in node.bases:
-            value = arg.value.value if isinstance(arg.value, cst.Subscript) else arg.value
+            value = (
+                arg.value.value if isinstance(arg.value, cst.Subscript) else arg.value
+            )
             name = dotted(value)
             found = self.resolve(cls.module, name) if name else None
             result.append(found or External(name or "?"))
@@ -401,8 +403,12 @@ def open_target(target: str, library: Library, version: str) -> Upstream:
             raise misuse(f"no file {path}", "give FILE.py:ClassName")
         module = library.load(Path(path))
         found = library.member(module, class_name)
-        if not isinstance(found, Definition) or not isinstance(found.node, cst.ClassDef):
-            raise misuse(f"{path} has no class {class_name!r}", "give FILE.py:ClassName")
+        if not isinstance(found, Definition) or not isinstance(
+            found.node, cst.ClassDef
+        ):
+            raise misuse(
+                f"{path} has no class {class_name!r}", "give FILE.py:ClassName"
+            )
         cls = found
     else:
         cls = library.find_class(target)

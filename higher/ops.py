@@ -240,7 +240,7 @@ def _extremum(
     better: Callable[[Tensor, Tensor], Tensor],
     values: Sequence[Any],
 ) -> Scalar:
-    items = values[0] if len(values) == 1 else values
+    items = list(values[0] if len(values) == 1 else values)
     if not any(isinstance(item, Tensor) for item in items):
         return cast(float, on_numbers(items))
     like = next(item for item in items if isinstance(item, Tensor))

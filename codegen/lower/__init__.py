@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from codegen.context import Context
 from codegen.diagnostics import misuse
-from codegen.lower.complex import fold_complex
+from codegen.lower.complex import only_converts
 from codegen.lower.legacy import modernize
+from codegen.lower.lists import walk_selections
 from codegen.lower.loops import lower_loops
 from codegen.lower.specialize import Specializer
 from codegen.rules.r1_closures import refuse_closures
@@ -33,9 +34,11 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
             "name an optimizer that overrides torch.optim.Optimizer.step",
         )
     body = tidy(Specializer(upstream, context).function(step))
+    complex_as_real = only_converts(upstream.reads.values())
+    if complex_as_real:
+        body = tidy(Specializer(upstream, context, real_views=True).function(step))
     refuse_closures(body, context)
     context.raise_if_refused()
-    body = lower_loops(body, context)
+    body = lower_loops(walk_selections(body, context), context)
     body = modernize(body, context)
-    body, complex_as_real = fold_complex(body, context)
     return Lowered(tidy(body), complex_as_real)

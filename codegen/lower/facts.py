@@ -10,7 +10,15 @@ from __future__ import annotations
 import re
 
 FALSE_SETTINGS = frozenset(
-    {"foreach", "fused", "capturable", "differentiable", "compile", "compiled"}
+    {
+        "foreach",
+        "fused",
+        "capturable",
+        "differentiable",
+        "compile",
+        "compiled",
+        "fsdp_in_use",
+    }
 )
 """Settings (``group[k]``, ``self.k``, ``self.defaults[k]``) that only choose an
 implementation. A user may set them; they change nothing here."""
@@ -23,8 +31,13 @@ FALSE_CALLS = frozenset(
         "torch._utils.is_compiling",
         "torch._dynamo.is_compiling",
         "torch.compiler.is_dynamo_compiling",
+        "torch.distributed.is_initialized",
+        "torch.distributed.is_available",
     }
 )
+
+FALSE_PARAMETER_MARKS = frozenset({"_fsdp_flattened", "is_cpu_offloaded"})
+"""Attributes that sharding wrappers put on parameters; refused at the runtime."""
 
 NONE_ATTRIBUTES = frozenset({"grad_scale", "found_inf"})
 """Set by AMP's GradScaler on fused optimizers alone."""

@@ -44,6 +44,7 @@ class Frame:
     settings: set[str] = field(default_factory=set)
     local: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
+    real_views: bool = False
 
     def fork(self) -> Frame:
         return Frame(
@@ -54,6 +55,7 @@ class Frame:
             set(self.settings),
             set(self.local),
             set(self.absent),
+            self.real_views,
         )
 
     def join(self, other: Frame) -> None:
@@ -94,6 +96,16 @@ def _holds_settings(node: cst.CSTNode) -> bool:
     return is_name(node, "group") or dotted(node) == "self.defaults"
 
 
+def asks_for_complex(node: cst.CSTNode) -> bool:
+    """``torch.is_complex(x)``, ``x.is_complex()``, ``x.dtype.is_complex``."""
+    if isinstance(node, cst.Call):
+        name = dotted(node.func) or ""
+        return name == "torch.is_complex" or name.endswith(".is_complex")
+    return isinstance(node, cst.Attribute) and (dotted(node) or "").endswith(
+        ".dtype.is_complex"
+    )
+
+
 class Folder(Rewriter):
     """Replaces known expressions by their value, bottom up."""
 
@@ -106,6 +118,8 @@ class Folder(Rewriter):
         self, original_node: cst.Attribute, updated_node: cst.Attribute
     ) -> cst.BaseExpression:
         if dotted(original_node) in {f"self.{k}" for k in facts.FALSE_SETTINGS}:
+            return cst.Name("False")
+        if self.frame.real_views and asks_for_complex(original_node):
             return cst.Name("False")
         return updated_node.with_changes(attr=original_node.attr)
 
@@ -175,6 +189,12 @@ class Folder(Rewriter):
             if isinstance(text, cst.SimpleString):
                 if text.evaluated_value in facts.NONE_ATTRIBUTES:
                     return cst.Name("None")
+        if name == "hasattr" and len(args) == 2:
+            if isinstance(args[1], cst.SimpleString):
+                if args[1].evaluated_value in facts.FALSE_PARAMETER_MARKS:
+                    return cst.Name("False")
+        if self.frame.real_views and asks_for_complex(original_node):
+            return cst.Name("False")
         if name in facts.IDENTITY_CALLS:
             return args[facts.IDENTITY_CALLS[name]]
         if name in facts.RUNTIME_CALLS:
@@ -294,6 +314,10 @@ def truth(node: cst.CSTNode) -> bool | None:
     node = bare(node)
     if isinstance(node, cst.Name):
         return {"True": True, "False": False, "None": False}.get(node.value)
+    if isinstance(node, cst.BooleanOperation):
+        decisive = not isinstance(node.operator, cst.And)
+        if decisive in (truth(node.left), truth(node.right)):
+            return decisive
     return None
 
 

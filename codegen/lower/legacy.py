@@ -20,7 +20,9 @@ from codegen.syntax import (
     Statement,
     assignment,
     call,
+    code,
     expr,
+    method,
     replace_nodes,
 )
 
@@ -36,12 +38,27 @@ def modernize(body: Body, context: Context) -> Body:
         if isinstance(func, cst.Attribute) and func.attr.value == "resize_as_":
             if _constructs(func.value, names) and not _args(func.value):
                 return call("torch.zeros_like", node.args[0].value)
-        if _constructs(node, names) and len(node.args) == 3:
-            return node.with_changes(func=expr("torch.sparse_coo_tensor"))
+        if _constructs(node, names) and node.args:
+            return _in_todays_words(node)
         return None
 
     origins = context.origins
     return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
+
+
+def _in_todays_words(node: cst.Call) -> cst.CSTNode | None:
+    """``x.new(indices, values, size)``, or ``x.new(rows, columns)``."""
+    args = [a.value for a in node.args]
+    if len(args) == 3 and "indices" in code(args[0]):
+        return node.with_changes(func=expr("torch.sparse_coo_tensor"))
+    if isinstance(node.func, cst.Attribute):
+        size = cst.Tuple(
+            [cst.Element(a) for a in args],
+            lpar=[cst.LeftParen()],
+            rpar=[cst.RightParen()],
+        )
+        return method(node.func.value, "new_empty", [cst.Arg(size)])
+    return None
 
 
 def _constructors(body: Body) -> set[str]:

@@ -169,7 +169,9 @@ class _Fusion:
 
     def run(self) -> Body:
         produced = _skip_none(self.producer)
-        before = [s for s in self.body[: self.number] if not _initialises(s, self.lists)]
+        before = [
+            s for s in self.body[: self.number] if not _initialises(s, self.lists)
+        ]
         self._collect_fills(statements(produced.body), ())
         moved: list[Statement] = []
         consumed: list[Statement] = []

@@ -68,7 +68,10 @@ class Binding:
 class Specializer:
     """Walks statements in order, with what is known at each."""
 
-    def __init__(self, upstream: Upstream, context: Context) -> None:
+    def __init__(
+        self, upstream: Upstream, context: Context, real_views: bool = False
+    ) -> None:
+        self.real_views = real_views
         self.upstream = upstream
         self.context = context
         self.origins = context.origins
@@ -83,6 +86,7 @@ class Specializer:
         body = self._name_groups(statements(_without_docstring(node.body)))
         names = {p.name.value for p in all_params(node.params)}
         frame = Frame(definition.module, self.upstream.library, definition)
+        frame.real_views = self.real_views
         frame.local = names | bound_names(block(body))
         self.taken |= frame.local
         for param in all_params(node.params):
@@ -99,9 +103,7 @@ class Specializer:
         }
         if not rename or "group" in bound_names(block(body)):
             return body
-        return tuple(
-            cast(Statement, substitute(s, rename, self.origins)) for s in body
-        )
+        return tuple(cast(Statement, substitute(s, rename, self.origins)) for s in body)
 
     # --- blocks -------------------------------------------------------------
 
@@ -168,7 +170,7 @@ class Specializer:
         if isinstance(node, cst.For):
             iterated = self._name_methods(fold(node.iter, frame, self.origins), frame)
             node = node.with_changes(iter=iterated)
-        for name in bound_names(node):
+        for name in self._rebound_inside(node, frame, live):
             frame.constants.pop(name, None)
             frame.settings.discard(name)
         if isinstance(node, cst.While):
@@ -180,8 +182,24 @@ class Specializer:
         frame.join(inner)
         return [node.with_changes(body=block(body))]
 
+    def _rebound_inside(
+        self, node: cst.For | cst.While, frame: Frame, live: Liveness
+    ) -> set[str]:
+        """Names that a loop binds, dead branches left out."""
+        names = bound_names(node)
+        if not names & frame.constants.keys():
+            return names
+        trial = frame.fork()
+        for name in target_names(node.target) if isinstance(node, cst.For) else ():
+            trial.constants.pop(name, None)
+        body = self.block(statements(node.body), trial, live)
+        left = bound_names(block(body))
+        return left | (names - frame.constants.keys())
+
     def _with(self, node: cst.With, frame: Frame, live: Liveness) -> list[Statement]:
-        items = [i.with_changes(item=fold(i.item, frame, self.origins)) for i in node.items]
+        items = [
+            i.with_changes(item=fold(i.item, frame, self.origins)) for i in node.items
+        ]
         body = self.block(statements(node.body), frame, live)
         return [node.with_changes(items=items, body=block(body))]
 
@@ -217,9 +235,7 @@ class Specializer:
 
     # --- simple statements --------------------------------------------------
 
-    def _simple(
-        self, node: Statement, frame: Frame, live: Liveness
-    ) -> list[Statement]:
+    def _simple(self, node: Statement, frame: Frame, live: Liveness) -> list[Statement]:
         inner = small(node)
         if isinstance(inner, cst.Pass) or self._has_no_effect(inner, frame):
             return []
@@ -258,7 +274,9 @@ class Specializer:
 
         return cast(cst.CSTNodeT, replace_nodes(node, replace, self.origins))
 
-    def _needs_no_self(self, method: Definition, seen: frozenset[str] = frozenset()) -> bool:
+    def _needs_no_self(
+        self, method: Definition, seen: frozenset[str] = frozenset()
+    ) -> bool:
         if method.name in seen:
             return True
         node = cast(cst.FunctionDef, method.node)
@@ -344,7 +362,9 @@ class Specializer:
             definition = self._callee(inner, frame)
             if definition is None or not self._must_inline(inner, definition, frame):
                 return None
-            name = self.fresh(cast(cst.FunctionDef, definition.node).name.value.strip("_"))
+            name = self.fresh(
+                cast(cst.FunctionDef, definition.node).name.value.strip("_")
+            )
             frame.local.add(name)
             bind = assign([cst.Name(name)], inner)
             self.origins.inherit(bind, inner)
@@ -392,7 +412,7 @@ class Specializer:
     ) -> bool:
         if "." in definition.name and not self._needs_no_self(definition):
             return True
-        return self.mutates_arguments(definition)
+        return _returns_parts(definition) or self.mutates_arguments(definition)
 
     def mutates_arguments(self, definition: Definition) -> bool:
         """Whether a function may change what it is handed (judged by its syntax)."""
@@ -435,7 +455,9 @@ class Inliner:
     ) -> list[Statement] | None:
         if self.specializer.depth > _MAX_DEPTH:
             self.context.refuse(
-                "lower", self.call, f"{self.definition.name} calls itself",
+                "lower",
+                self.call,
+                f"{self.definition.name} calls itself",
                 "write the recursion as a loop",
             )
             return None
@@ -514,7 +536,11 @@ class Inliner:
     ) -> tuple[list[Statement], Frame, Body]:
         """Bind arguments, rename what would collide; (prelude, frame, body)."""
         inner = Frame(self.definition.module, self.frame.library, self.definition)
+        inner.real_views = self.frame.real_views
         rebound = bound_names(block(body))
+        star = self.node.params.star_arg
+        if isinstance(star, cst.Param) and star.name.value in rebound:
+            rebound = self._surely_rebound(body)
         rename: dict[str, cst.BaseExpression] = {}
         prelude: list[Statement] = []
         for name, value in given.items():
@@ -529,14 +555,22 @@ class Inliner:
         if target is not None:
             rename[_RESULT] = target
         new = tuple(
-            cast(Statement, substitute(s, rename, self.context.origins))
-            for s in body
+            cast(Statement, substitute(s, rename, self.context.origins)) for s in body
         )
         inner.local |= bound_names(block(new)) | {
             n for v in rename.values() for n in read_names(v)
         }
         self.specializer.taken |= inner.local
         return prelude, inner, new
+
+    def _surely_rebound(self, body: Body) -> set[str]:
+        """Names that are bound once dead branches are gone."""
+        trial = Frame(self.definition.module, self.frame.library, self.definition)
+        trial.real_views = self.frame.real_views
+        trial.local = bound_names(block(body)) | {
+            p.name.value for p in all_params(self.node.params)
+        }
+        return bound_names(block(self.specializer.block(body, trial, liveness(body))))
 
     def _bind_one(
         self,
@@ -627,7 +661,9 @@ def _flatten_tuple(node: cst.CSTNode) -> cst.CSTNode | None:
         return None
     elements: list[cst.BaseElement] = []
     for element in node.elements:
-        if isinstance(element, cst.StarredElement) and isinstance(element.value, cst.Tuple):
+        if isinstance(element, cst.StarredElement) and isinstance(
+            element.value, cst.Tuple
+        ):
             elements.extend(element.value.elements)
         else:
             elements.append(element)
@@ -646,7 +682,9 @@ def _split_tuple(node: Statement) -> list[Statement]:
     targets = [e.value for e in target.elements]
     values = [e.value for e in value.elements]
     names = set(target_names(target))
-    starred = any(isinstance(e, cst.StarredElement) for e in (*target.elements, *value.elements))
+    starred = any(
+        isinstance(e, cst.StarredElement) for e in (*target.elements, *value.elements)
+    )
     independent = all(
         is_name(v) and is_name(t) and code(v) == code(t) or not names & read_names(v)
         for t, v in zip(targets, values)
@@ -659,6 +697,22 @@ def _split_tuple(node: Statement) -> list[Statement]:
     if parts:
         parts[0] = with_comments(parts[0], node)
     return parts
+
+
+def _returns_parts(definition: Definition) -> bool:
+    """Whether a function hands arguments back in a tuple: their aliases must be seen."""
+    node = cast(cst.FunctionDef, definition.node)
+    params = {p.name.value for p in all_params(node.params)}
+    for inner in all_statements(statements(node.body)):
+        returned = small(inner)
+        if isinstance(returned, cst.Return) and isinstance(returned.value, cst.Tuple):
+            for element in returned.value.elements:
+                if (
+                    isinstance(element.value, cst.Name)
+                    and element.value.value in params
+                ):
+                    return True
+    return False
 
 
 def _is_property(node: cst.FunctionDef) -> bool:
@@ -766,14 +820,19 @@ def _returns(node: Statement) -> bool:
 
 
 def group_loop_target(node: cst.CSTNode) -> str | None:
-    """``group`` for ``for group in self.param_groups:`` (also under ``enumerate``)."""
+    """``group`` for ``for group in self.param_groups:`` (also under ``enumerate``,
+    and in a ``zip`` with something else)."""
     if not isinstance(node, cst.For):
         return None
-    source, target = node.iter, node.target
+    source, target = node.iter, cast(cst.BaseExpression, node.target)
     if isinstance(source, cst.Call) and is_name(source.func, "enumerate"):
         source = source.args[0].value
         if isinstance(target, cst.Tuple) and len(target.elements) == 2:
-            target = cast(cst.BaseAssignTargetExpression, target.elements[1].value)
+            target = target.elements[1].value
+    if isinstance(source, cst.Call) and is_name(source.func, "zip") and source.args:
+        source = source.args[0].value
+        if isinstance(target, cst.Tuple):
+            target = target.elements[0].value
     if dotted(source) == "self.param_groups" and isinstance(target, cst.Name):
         return target.value
     return None
@@ -799,8 +858,7 @@ def _without_dispatch_comments(node: Statement) -> Statement:
     kept = [
         line
         for line in node.leading_lines
-        if line.comment is None
-        or not facts.DISPATCH_COMMENT.search(line.comment.value)
+        if line.comment is None or not facts.DISPATCH_COMMENT.search(line.comment.value)
     ]
     return node.with_changes(leading_lines=kept)
 
@@ -810,8 +868,7 @@ def _keep_comment(old: Statement, new: list[Statement]) -> list[Statement]:
     kept = [
         line
         for line in old.leading_lines
-        if line.comment is None
-        or not facts.DISPATCH_COMMENT.search(line.comment.value)
+        if line.comment is None or not facts.DISPATCH_COMMENT.search(line.comment.value)
     ]
     if not new or not any(line.comment for line in kept):
         if new and old.leading_lines and not new[0].leading_lines:

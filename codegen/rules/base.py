@@ -59,9 +59,7 @@ class Rule(abc.ABC):
             return new
 
         origins = self.context.origins
-        return tuple(
-            cast(Statement, replace_nodes(s, counted, origins)) for s in body
-        )
+        return tuple(cast(Statement, replace_nodes(s, counted, origins)) for s in body)
 
 
 def run_example(rule: type[Rule], source: str) -> str:

@@ -57,7 +57,9 @@ class GroupedGrads(Rule):
     )
 
     def apply(self, body: Body) -> Body:
-        self.grads = "grads" if "grads" not in bound_names(block(body)) else "group_grads"
+        self.grads = (
+            "grads" if "grads" not in bound_names(block(body)) else "group_grads"
+        )
         return tuple(self._statements(body, None))
 
     def _statements(
@@ -86,7 +88,10 @@ class GroupedGrads(Rule):
             inner = self._statements(statements(node.body), item)
             return node.with_changes(body=block(inner))
         self.context.origins.inherit(new, node)
-        self.fired(cst.For(node.target, node.iter, block(())), cst.For(new.target, new.iter, block(())))
+        self.fired(
+            cst.For(node.target, node.iter, block(())),
+            cst.For(new.target, new.iter, block(())),
+        )
         return new
 
     def _group_loop(self, node: cst.For) -> cst.For:
@@ -94,10 +99,12 @@ class GroupedGrads(Rule):
         body = tuple(statements(node.body))
         body = _rename(body, {index: "group_idx"} if index else {}, self)
         inner = self._statements(body, None)
-        source = "enumerate(zip(self.param_groups, grouped_grads))"
+        beside = _walked_beside(node)
+        lists = "".join(f", {code(source)}" for source, _ in beside)
+        names = "".join(f", {code(name)}" for _, name in beside)
         return node.with_changes(
-            target=_target(f"group_idx, ({target}, {self.grads})"),
-            iter=expr(source),
+            target=_target(f"group_idx, ({target}, {self.grads}{names})"),
+            iter=expr(f"enumerate(zip(self.param_groups, grouped_grads{lists}))"),
             body=block(inner),
         )
 
@@ -127,7 +134,9 @@ class GroupedGrads(Rule):
             hidden = hidden or binds
             pair = small(new)
             if isinstance(pair, cst.Assign) and len(pair.targets) == 1:
-                if is_name(pair.targets[0].target, "grad") and is_name(pair.value, "grad"):
+                if is_name(pair.targets[0].target, "grad") and is_name(
+                    pair.value, "grad"
+                ):
                     hidden = False
                     continue
             result.append(new)
@@ -135,7 +144,10 @@ class GroupedGrads(Rule):
 
     def _replace_gradient(self, node: Statement, item: str, name: str) -> Statement:
         def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
-            if isinstance(inner, cst.AssignTarget) and code(inner.target) == f"{item}.grad":
+            if (
+                isinstance(inner, cst.AssignTarget)
+                and code(inner.target) == f"{item}.grad"
+            ):
                 target = expr(f"{self.grads}[p_idx]")
                 return inner.with_changes(target=target)
             if isinstance(inner, cst.Attribute) and code(inner) == f"{item}.grad":
@@ -164,13 +176,36 @@ def _walks(node: cst.BaseExpression) -> str | None:
 
 def _source(node: cst.BaseExpression) -> cst.BaseExpression:
     if isinstance(node, cst.Call) and is_name(node.func, "enumerate"):
-        return node.args[0].value
+        node = node.args[0].value
+    if isinstance(node, cst.Call) and is_name(node.func, "zip") and node.args:
+        if dotted(node.args[0].value) == "self.param_groups":
+            return node.args[0].value
     return node
 
 
+def _walked_beside(
+    node: cst.For,
+) -> list[tuple[cst.BaseExpression, cst.BaseExpression]]:
+    """(list, target) pairs of ``for group, lr in zip(self.param_groups, lrs)``."""
+    source, target = node.iter, cst.ensure_type(node.target, cst.BaseExpression)
+    if isinstance(source, cst.Call) and is_name(source.func, "enumerate"):
+        source = source.args[0].value
+        if isinstance(target, cst.Tuple):
+            target = target.elements[1].value
+    if not isinstance(source, cst.Call) or not isinstance(target, cst.Tuple):
+        return []
+    lists = [a.value for a in source.args if a.keyword is None]
+    return [(s, e.value) for s, e in zip(lists[1:], target.elements[1:])]
+
+
 def _loop_names(node: cst.For) -> tuple[str | None, str]:
-    names = list(target_names(node.target))
-    return (names[0], names[1]) if len(names) == 2 else (None, names[0])
+    target = cst.ensure_type(node.target, cst.BaseExpression)
+    index: str | None = None
+    if isinstance(node.iter, cst.Call) and is_name(node.iter.func, "enumerate"):
+        if isinstance(target, cst.Tuple):
+            index = next(target_names(target.elements[0].value), None)
+            target = target.elements[1].value
+    return index, next(target_names(target))
 
 
 def _rename(body: Body, names: dict[str, str], rule: Rule) -> Body:

@@ -16,12 +16,15 @@ from codegen.syntax import (
     is_name,
 )
 
+KNOWN_ATTRIBUTES = frozenset({"param_groups", "state", "defaults", "shared"})
+"""What a differentiable optimizer has of its own."""
+
 
 class IndexedState(Rule):
     """``self.state[p]`` becomes ``self.state[group_idx][p_idx]``.
 
-    State kept for the optimizer as a whole, ``self.state["k"]``, is
-    ``self.shared["k"]``.
+    What is kept for the optimizer as a whole, ``self.state["k"]`` or an attribute
+    ``self.k``, is ``self.shared["k"]``.
     """
 
     name = "R3"
@@ -41,10 +44,19 @@ class IndexedState(Rule):
             'self.state["k"] = self.state["k"] + 1',
             'self.shared["k"] = self.shared["k"] + 1',
         ),
+        Example("lr = self.base_lr", 'lr = self.shared["base_lr"]'),
         Example("x = state[p_idx]"),
     )
 
     def apply(self, body: Body) -> Body:
+        self._called = {
+            n.func.attr.value
+            for s in body
+            for n in walk(s)
+            if isinstance(n, cst.Call)
+            and isinstance(n.func, cst.Attribute)
+            and is_name(n.func.value, "self")
+        }
         items = self._items(body)
 
         def replace(node: cst.CSTNode) -> cst.CSTNode | None:
@@ -69,7 +81,17 @@ class IndexedState(Rule):
 
         body = self.rewrite(body, replace)
         self._refuse_whole(body)
-        return body
+        return self.rewrite(body, self._attribute)
+
+    def _attribute(self, node: cst.CSTNode) -> cst.CSTNode | None:
+        """``self.x`` → ``self.shared["x"]``, which is copied from the original."""
+        if not isinstance(node, cst.Attribute) or not is_name(node.value, "self"):
+            return None
+        name = node.attr.value
+        if name in KNOWN_ATTRIBUTES or name in self._called:
+            return None
+        self.context.carried.add(name)
+        return expr(f'self.shared["{name}"]')
 
     def _items(self, body: Body) -> set[str]:
         """Names of the parameters that loops walk."""

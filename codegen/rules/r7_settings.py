@@ -113,13 +113,21 @@ class DifferentiableSettings(TypedRule):
         """``if weight_decay:`` asks the same."""
         if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Not):
             inner = self.condition(node.expression, env)
-            return node if inner is node.expression else node.with_changes(expression=inner)
+            return (
+                node
+                if inner is node.expression
+                else node.with_changes(expression=inner)
+            )
         if isinstance(node, cst.BooleanOperation):
-            left, right = self.condition(node.left, env), self.condition(node.right, env)
+            left, right = self.condition(node.left, env), self.condition(
+                node.right, env
+            )
             if left is node.left and right is node.right:
                 return node
             return node.with_changes(left=left, right=right)
-        if isinstance(node, (cst.Name, cst.Subscript)) and self._is_float_setting(node, env):
+        if isinstance(node, (cst.Name, cst.Subscript)) and self._is_float_setting(
+            node, env
+        ):
             new = call("ops.is_used", node)
             self.fired(node, new)
             return new
@@ -212,6 +220,8 @@ class DifferentiableSettings(TypedRule):
         if fill is None or not self._may_differ(fill, env):
             return None
         kept = [
-            a for a in node.args if not (a.keyword and a.keyword.value == "requires_grad")
+            a
+            for a in node.args
+            if not (a.keyword and a.keyword.value == "requires_grad")
         ]
         return node.with_changes(func=expr(twin), args=kept)

@@ -71,7 +71,9 @@ class StableGradients(TypedRule):
         args = positional(node)
         if name.startswith("torch."):
             return self._function(node, name, args, env)
-        if not isinstance(node.func, cst.Attribute) or name.startswith(("ops.", "math.")):
+        if not isinstance(node.func, cst.Attribute) or name.startswith(
+            ("ops.", "math.")
+        ):
             return None
         receiver, method = node.func.value, node.func.attr.value
         if method in ("sqrt", "rsqrt") and not node.args:
@@ -99,9 +101,11 @@ class StableGradients(TypedRule):
         if name == "torch.linalg.norm" and keyword(node, "ord") is not None:
             return None
         new = [
-            a.with_changes(keyword=cst.Name("p"))
-            if a.keyword is not None and a.keyword.value == "ord"
-            else a
+            (
+                a.with_changes(keyword=cst.Name("p"))
+                if a.keyword is not None and a.keyword.value == "ord"
+                else a
+            )
             for a in node.args
         ]
         return node.with_changes(func=expr("ops.norm"), args=new)

@@ -17,7 +17,9 @@ class TypedRule(Rule):
     """Rewrites expressions one by one, with the places table beside."""
 
     def apply(self, body: Body) -> Body:
-        self.places: Analysis = analyse(body, self.context.annotations)
+        self.places: Analysis = analyse(
+            body, self.context.annotations, self.context.sources()
+        )
         return self._block(body)
 
     @abc.abstractmethod

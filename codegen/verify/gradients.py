@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+from higher.optim.base import DifferentiableOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
 from .differences import Slope
-from .oracle import EACH_STEP, KEPT, Leaf, Oracle, Original
+from .leaves import EACH_STEP, Leaf, overridden
+from .oracle import Oracle, Original, moments
+from .problem import SPARSE, Problem
 from .report import Tally
 from .settings import sampled, together
 from .subject import Configuration, Override, Subject, Unusable
@@ -31,9 +34,9 @@ USER = "tensor in the user's optimizer"
 
 
 class Gradients(NamedTuple):
-    """Of the outer loss after some steps: to the leaves, to the initial weights."""
+    """Of the outer loss at one of the `moments`: to leaves, to initial weights."""
 
-    steps: int
+    moment: int
     settings: Sequence[Tensor | None]
     weights: Sequence[Tensor | None]
 
@@ -55,6 +58,8 @@ def configurations(subject: Subject, thorough: bool) -> Iterator[Configuration]:
         frozen=True,
     )
     yield Configuration(mixed, floats, second=everything)
+    if subject.takes_sparse:
+        yield Configuration(SPARSE)
     if thorough:
         yield Configuration(layout, warm=True)
         yield Configuration(layout, floats, warm=True)
@@ -94,6 +99,10 @@ def _check(subject: Subject, conf: Configuration, tally: Tally, thorough: bool) 
     with unrounded() as asked:
         leaves = original.leaves()
         once = Comparison(original, tally, original.consult(leaves))
+        for leaf in leaves:
+            slopes = once.oracle.settings[leaf][:-1]
+            moves = any(s.value or not s.consistent for s in slopes)
+            tally.seen(str(replace(leaf, group=None)), moves)
         once.run(CONSTRUCTION, leaves)
         changed = original.later(leaves)
         again = {leaf: original.slopes(leaf, EACH_STEP) for leaf in changed}
@@ -103,10 +112,10 @@ def _check(subject: Subject, conf: Configuration, tally: Tally, thorough: bool) 
         if thorough:
             once.run(USER, [leaf for leaf in leaves if leaf not in changed])
             for leaf in leaves:
-                replace(once, kept=KEPT[-1:]).run(CONSTRUCTION, [leaf])
+                replace(once, kept=[conf.steps]).run(CONSTRUCTION, [leaf])
     _note(original, leaves, asked, tally)
     if not asked and (thorough or not conf.settings):
-        short = replace(once, kept=KEPT[-1:], short=True)
+        short = replace(once, kept=[conf.steps], short=True)
         short.run(CONSTRUCTION, leaves)
 
 
@@ -133,8 +142,9 @@ class Comparison:
     original: Original
     tally: Tally
     oracle: Oracle
-    kept: Sequence[int] = KEPT
+    kept: Sequence[int] = ()  # all moments
     short: bool = False
+    anomaly: bool = False  # let autograd raise at a NaN on its way
 
     def run(self, route: str, leaves: Sequence[Leaf]) -> None:
         """Unroll with `leaves` as tensors told by `route`, and compare all slopes."""
@@ -149,8 +159,8 @@ class Comparison:
             reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
             self.tally.fail("error", label, raised=reason)
             return
-        at = [KEPT.index(each.steps) for each in found]
-        steps = [each.steps for each in found]
+        at = [moments(self.original.conf.steps).index(f.moment) for f in found]
+        steps = [each.moment for each in found]
         for i, leaf in enumerate(leaves):
             slopes = [self.oracle.settings[leaf][j] for j in at]
             got = [_number(each.settings[i]) for each in found]
@@ -208,7 +218,7 @@ class Comparison:
         values = overridden(opt, leaves, tensors)
         if route == USER:
             opt = self._users(params, opt, values)
-        history, _ = subject.unroll(
+        history, diffopt = subject.unroll(
             opt,
             params,
             problem.loss,
@@ -218,16 +228,21 @@ class Comparison:
         )
         start = [p for p in history[0] if p.requires_grad]
         found = []
-        for k in (k for k in self.kept if k <= conf.steps):
-            gradients = torch.autograd.grad(
-                problem.outer(history[k]),
-                [*tensors, *start],
-                retain_graph=True,
-                allow_unused=True,
+        for k in self.kept or self._moments(leaves):
+            outer = problem.outer(history[k]) if k else _of_state(problem, diffopt)
+            with torch.autograd.set_detect_anomaly(self.anomaly):
+                gradients = _gradients(outer, [*tensors, *start])
+            found.append(
+                Gradients(k, gradients[: len(leaves)], gradients[len(leaves) :])
             )
-            n = len(tensors)
-            found.append(Gradients(k, gradients[:n], gradients[n:]))
         return found
+
+    def _moments(self, leaves: Sequence[Leaf]) -> Sequence[int]:
+        """All moments; without the last state where a zero switches off a slot, that
+        a tensor of the same value has to keep."""
+        everything = moments(self.original.conf.steps)
+        switched_off = any(leaf.value == 0 for leaf in leaves)
+        return everything[:-1] if switched_off else everything
 
     def _users(
         self, params: Sequence[Tensor], opt: Optimizer, values: Override
@@ -275,7 +290,7 @@ class Comparison:
         j = max(wrong, key=lambda j: errors[j])
         figures = {
             "of": what,
-            "steps": steps[j],
+            "steps" if steps[j] else "in": steps[j] or "the final state",
             "found": got[j],
             "finite difference": expected[j].value,
             "noise": expected[j].noise,
@@ -284,26 +299,16 @@ class Comparison:
         self.tally.fail(kind, label, **figures)
 
 
-def overridden(
-    opt: Optimizer, leaves: Sequence[Leaf], values: Sequence[Any]
-) -> dict[str, list[Any]]:
-    """`opt`'s settings as an override, with `values` in the places of `leaves`."""
-    groups = opt.param_groups
-    found: dict[str, list[Any]] = {}
-    for leaf, value in zip(leaves, values):
-        if leaf.name not in found:
-            shown = groups if leaf.group is not None else groups[:1]
-            found[leaf.name] = [group.get(leaf.name) for group in shown]
-        current = found[leaf.name]
-        g = leaf.group or 0
-        if leaf.place is None:
-            current[g] = value
-        else:
-            old = current[g]
-            current[g] = type(old)(
-                value if j == leaf.place else v for j, v in enumerate(old)
-            )
-    return found
+def _of_state(problem: Problem, diffopt: DifferentiableOptimizer) -> Tensor:
+    groups = zip(diffopt.param_groups, diffopt.state)
+    state = [states[i] for g, states in groups for i in range(len(g["params"]))]
+    return problem.of_state(state)
+
+
+def _gradients(outer: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    if not outer.requires_grad:
+        return [None] * len(inputs)
+    return torch.autograd.grad(outer, inputs, retain_graph=True, allow_unused=True)
 
 
 def _number(gradient: Tensor | None) -> float:

@@ -7,64 +7,38 @@ a little; the outer losses after 1, 2, 4, 6 and 8 steps are differenced.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .compare import compare
 from .differences import Slope, slopes
+from .leaves import EACH_STEP, REBUILD, WRITE, Leaf, Move, write
 from .problem import Problem
-from .settings import elements, with_element
+from .settings import elements
 from .subject import Configuration, Subject, Unusable
 
 KEPT = (1, 2, 4, 6, 8)  # steps after which outer losses are differentiated
+STATE = 0  # stands among them for a function of the state after the last step
 WEIGHT = 0.3  # size of the problems' weights
-
-#: Ways to tell a setting: to the constructor, to the groups once, before every step.
-REBUILD, WRITE, EACH_STEP = "rebuild", "write", "each step"
 NUDGE = 1e-6
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """One number that the settings of all groups (group None) or of one group hold.
-
-    whole: the setting's value, of which the number is all or, in a tuple, one place.
-    """
-
-    name: str
-    place: int | None
-    group: int | None
-    value: float
-    whole: Any = field(compare=False)
-
-    def __str__(self) -> str:
-        label = self.name if self.place is None else f"{self.name}[{self.place}]"
-        return label if self.group is None else f"{label} of group {self.group}"
-
-    def at(self, value: Any) -> Any:
-        """The setting with this number replaced."""
-        return with_element(self.whole, self.place, value)
-
-
-@dataclass(frozen=True)
-class Move:
-    """A setting told another value, one of three ways."""
-
-    leaf: Leaf
-    value: float
-    way: str
+def moments(steps: int) -> tuple[int, ...]:
+    """When an unroll of so many steps is differentiated."""
+    return (*(k for k in KEPT if k <= steps), STATE)
 
 
 @dataclass(frozen=True)
 class Oracle:
     """Finite differences of one configuration of the original.
 
-    settings: per leaf, one slope for each kept step; weights: the same per direction
-    in which all trained initial weights move.
+    settings: per leaf, one slope for each of the `moments`; weights: the same per
+    direction in which all trained initial weights move.
     """
 
     settings: Mapping[Leaf, list[Slope]]
@@ -88,13 +62,14 @@ class Original:
         _, opt = self.subject.used(self.conf, self.problem)
         names = [s.name for s in self.subject.settings if s.numeric]
         several = len(opt.param_groups) > 1
-        return [
+        leaves = (
             Leaf(name, place, g if several else None, value, group[name])
             for g, group in enumerate(opt.param_groups)
             for name in names
             if name in group
             for place, value in elements(group[name])
-        ]
+        )
+        return [x for x in leaves if not self.ambiguous(x) and self._movable(x)]
 
     def consult(
         self, leaves: Sequence[Leaf], parameters: Sequence[int] | None = None
@@ -111,27 +86,59 @@ class Original:
     def telling(self, leaf: Leaf) -> str:
         """How a setting is told at construction: to a new optimizer, unless it is a
         used one, or its constructor derives other settings from this one."""
-        if self.conf.warm or leaf.group is not None or not self._argument(leaf):
+        if self.conf.warm or not self._argument(leaf) or self.derived(leaf):
             return WRITE
-        return WRITE if self.derived(leaf) else REBUILD
+        return REBUILD if self._told(leaf) == leaf.whole else WRITE
 
     def derived(self, leaf: Leaf) -> list[str]:
         """Other settings that the constructor computes from this one."""
-        if leaf.group is not None or not self._argument(leaf):
-            return []
-        params, layout = self.problem.initial(), self.conf.layout
-        (before,) = self.subject.build(params, layout, self.conf.settings).param_groups
-        told = {**self.conf.settings, leaf.name: leaf.at(leaf.value * 0.999)}
+        before, after = self._twins(leaf)
+        skip = {"params", leaf.name}
+        pairs = zip(before.param_groups, after.param_groups)
+        changed = {k for b, a in pairs for k in b if k not in skip and b[k] != a[k]}
+        return sorted(changed)
+
+    def ambiguous(self, leaf: Leaf) -> bool:
+        """Whether the constructor fills state from its own argument, while the group
+        says otherwise: what the state would be had it listened cannot be known."""
+        if self.conf.warm or self._told(leaf) == leaf.whole:
+            return False
+        before, after = self._twins(leaf)
+        return compare(_states(before), _states(after), "state").size > 0
+
+    def _movable(self, leaf: Leaf) -> bool:
+        """Whether the original runs with `leaf` moved; some settings, though zero is
+        all right, do not go with sparse gradients."""
+        if not self.conf.layout.sparse:
+            return True
         try:
-            (after,) = self.subject.build(params, layout, told).param_groups
+            self.outcomes([Move(leaf, leaf.value + NUDGE, WRITE)])
         except Unusable:
-            return []
-        skip = ("params", leaf.name)
-        return [k for k in before if k not in skip and before[k] != after[k]]
+            return False
+        return True
+
+    def _twins(self, leaf: Leaf) -> tuple[Optimizer, Optimizer]:
+        """The original as it is, and as it would be with `leaf` a little off."""
+        settings, layout = self.conf.settings, self.conf.layout
+        second = {1: self.conf.second}
+        params = self.problem.initial()
+        before = self.subject.build(params, layout, settings, second)
+        if not self._argument(leaf):
+            return before, before
+        told = {**settings, leaf.name: leaf.at(leaf.value * 0.999 + 1e-6)}
+        try:
+            return before, self.subject.build(params, layout, told, second)
+        except Unusable:
+            return before, before
+
+    def _told(self, leaf: Leaf) -> Any:
+        """What the constructor is told for the setting of `leaf`."""
+        default = {s.name: s.default for s in self.subject.settings}.get(leaf.name)
+        return self.conf.settings.get(leaf.name, default)
 
     def slopes(self, leaf: Leaf, way: str, *moves: Move) -> list[Slope]:
-        """One slope per kept step of the outer loss, along `leaf` told this `way`,
-        while other settings are moved."""
+        """One slope for each of the `moments`, along `leaf` told this `way`, while other
+        settings are moved."""
 
         def allowed(value: float) -> bool:
             told = {**self.conf.settings, leaf.name: leaf.at(value)}
@@ -180,22 +187,39 @@ class Original:
         moves: Sequence[Move] = (),
         shift: tuple[float, Sequence[Tensor]] | None = None,
     ) -> list[float]:
-        """Outer losses after each kept number of steps, with settings moved or the
-        initial weights shifted along a direction. Raises `Unusable`."""
-        rebuilt = {m.leaf.name: m.leaf.at(m.value) for m in moves if m.way == REBUILD}
-        params, opt = self.subject.used(self.conf, self.problem, rebuilt)
-        _write(opt, (m for m in moves if m.way == WRITE))
+        """Outer losses at each of the `moments`, with settings moved or the initial
+        weights shifted along a direction. Raises `Unusable`."""
+        rebuilt = [m for m in moves if m.way == REBUILD]
+        told = {
+            m.leaf.name: m.leaf.at(m.value) for m in rebuilt if m.leaf.group is None
+        }
+        params, opt = self.subject.used(self.conf, self.problem, told)
+        for m in rebuilt:
+            self._take_state(opt, params, m)
+        write(opt, (m for m in moves if m.way != EACH_STEP))
         if shift:
             trained = [p for p in params if p.requires_grad]
             for p, direction in zip(trained, shift[1]):
                 p.data.add_(direction, alpha=shift[0])
         found = []
         for step in range(self.conf.steps):
-            _write(opt, (m for m in moves if m.way == EACH_STEP))
+            write(opt, (m for m in moves if m.way == EACH_STEP))
             self.subject.advance(opt, params, self.problem, step)
             if step + 1 in KEPT:
-                found.append(float(self.problem.outer(params)))
-        return found
+                found.append(float(self.problem.outer(params).detach()))
+        return [*found, float(self.problem.of_state(_states(opt)).detach())]
+
+    def _take_state(self, opt: Optimizer, params: list[Tensor], move: Move) -> None:
+        """Give one group the state that a constructor told the moved value makes."""
+        g = move.leaf.group
+        if g is None:
+            return
+        told = {**self.conf.settings, move.leaf.name: move.leaf.at(move.value)}
+        second = {1: self.conf.second}
+        twin = self.subject.build(params, self.conf.layout, told, second)
+        for p in opt.param_groups[g]["params"]:
+            if p in twin.state:
+                opt.state[p] = twin.state[p]
 
     def _slopes_along(self, direction: Sequence[Tensor]) -> list[Slope]:
         along = functools.partial(_shifted, self, direction)
@@ -208,17 +232,14 @@ class Original:
         )
 
 
+def _states(opt: Optimizer) -> list[Any]:
+    return [opt.state.get(p, {}) for g in opt.param_groups for p in g["params"]]
+
+
 def _shifted(
     original: Original, direction: Sequence[Tensor], size: float
 ) -> list[float]:
     return original.outcomes(shift=(size, direction))
-
-
-def _write(opt: Optimizer, moves: Iterable[Move]) -> None:
-    for m in moves:
-        groups = opt.param_groups
-        for group in groups if m.leaf.group is None else [groups[m.leaf.group]]:
-            group[m.leaf.name] = m.leaf.at(m.value)
 
 
 def _anything(value: float) -> bool:

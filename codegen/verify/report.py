@@ -49,10 +49,16 @@ class Tally:
     worst_gradient: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
+    influence: dict[str, bool] = field(default_factory=dict)
 
     def fail(self, kind: str, configuration: object, **figures: object) -> None:
         """Record a failure."""
         self.failures.append(Failure(kind, str(configuration), figures))
+
+    def seen(self, setting: str, moves_weights: bool) -> None:
+        """Record whether a setting has any influence on the weights."""
+        known = self.influence.get(setting, False)
+        self.influence[setting] = known or moves_weights
 
     def note(self, text: str) -> None:
         """Record, once, something skipped or excused."""
@@ -112,6 +118,12 @@ class Report:
 
 def report(name: str, tally: Tally, seconds: float) -> Report:
     """The finished `tally` of `name`."""
+    for setting, moves_weights in tally.influence.items():
+        if not moves_weights:
+            tally.note(
+                f"{setting} moves no weight in any configuration run: its derivative is "
+                "zero, and finite differences agree"
+            )
     return Report(
         name,
         tally.run,

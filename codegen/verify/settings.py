@@ -31,7 +31,8 @@ SAMPLES: Mapping[str, Any] = {
     "lr": 0.03,  # for optimizers whose learning rate has no default
     "momentum": 0.6,  # 0.1, the rule for a default of zero, would hardly be seen
     "t0": 2.5,  # averaging starts after t0 steps, by default a million
-    "step_sizes": (6e-3, 0.013),  # bounds that steps of about 0.01 run into
+    "step_sizes": (6e-3, 0.05),  # bounds that steps of about 0.03 run into
+    "eps": (0.5, 0.5),  # floors of relative steps, above the weights they bound
 }
 
 #: A count by its name, where neither annotation nor default says that it is no float.
@@ -219,8 +220,9 @@ def _float_tuple(default: Any, text: str) -> bool:
 
 
 def _alternatives(setting: Setting, text: str, choices: list[str]) -> Iterator[Any]:
-    if setting.name in SAMPLES and setting.default is not None:
-        yield SAMPLES[setting.name]
+    sample = SAMPLES.get(setting.name)
+    if isinstance(sample, tuple) == (setting.kind == "tuple") and sample is not None:
+        yield sample
     elif setting.kind == "bool":
         yield not setting.default
     elif setting.kind == "float":
@@ -243,8 +245,8 @@ def moved(default: float | None) -> float:
         return 1e-2
     if default == 0:
         return 0.1
-    near_one = 0.5 <= abs(default) < 1
-    return round(default * (0.9 if near_one or default < 0 else 1.2), 6)
+    size = abs(default)
+    return round(default * (1.02 if size >= 1 else 0.9 if size >= 0.5 else 1.2), 6)
 
 
 def _text(annotation: Any) -> str:

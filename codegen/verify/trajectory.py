@@ -164,15 +164,14 @@ def branching_point(
 ) -> tuple[list[Tensor], Optimizer]:
     """The user's weights and optimizer, with the flags and tensors only users set."""
     params, opt = subject.used(conf, problem)
-    if conf.user:
-        saved = opt.state_dict()
-        opt = subject.build(
-            params, conf.layout, {**conf.settings, **conf.user}, {1: conf.second}
-        )
-        opt.load_state_dict(saved)
-        for group in opt.param_groups:
-            group.update(conf.user)
-    return params, opt
+    if not conf.user:
+        return params, opt
+    told = {**conf.settings, **conf.user}
+    users = subject.build(params, conf.layout, told, {1: conf.second})
+    users.state.update(opt.state)
+    for group, present in zip(users.param_groups, opt.param_groups):
+        group.update({**present, **conf.user})
+    return params, users
 
 
 def follow(
@@ -187,7 +186,7 @@ def follow(
 
     def loss(fast: list[Tensor], step: int) -> Tensor:
         if conf.layout.sparse:
-            return problem.loss(fast, step)  # linear: the same gradients anyway
+            return problem.loss(fast, step)  # only lookups have sparse gradients
         return problem.replay(fast, recording.grads[step])
 
     history, diffopt = subject.unroll(opt, params, loss, conf.steps, track=conf.track)
@@ -226,9 +225,12 @@ def _state_difference(
 
 
 def _gist(conf: Configuration) -> str:
-    told = {**conf.settings, **conf.user}
-    shapes = f" on {conf.layout.name}" if conf.layout.sparse else ""
-    return f"{', '.join(told) or 'defaults'} in {str(conf.dtype)[6:]}{shapes}"
+    """What about `conf` a refusal is likely to be about."""
+    if conf.dtype not in (torch.float64, torch.float32):
+        return str(conf.dtype)[6:]
+    if conf.layout.sparse:
+        return "some settings on sparse gradients" if conf.settings else "sparse ones"
+    return ", ".join({**conf.settings, **conf.user}) or "defaults"
 
 
 def _first_line(error: Exception) -> str:

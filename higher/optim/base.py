@@ -102,11 +102,12 @@ class DifferentiableOptimizer:
         self._grad_callback = grad_callback
         self._track_higher_grads = track_higher_grads
         self.defaults = dict(other.defaults)
+        seen: dict[int, Any] = {}
         weights = reference if fmodel is None else fmodel.fast_params or reference
         self.param_groups = [
             {
                 **self._group_defaults,
-                **_copied_settings(group),
+                **_copied_settings(group, seen),
                 "params": [weights[k] for k in positions],
             }
             for group, positions in zip(other.param_groups, self._group_to_param_list)
@@ -214,20 +215,22 @@ class DifferentiableOptimizer:
 
     def snapshot(self) -> OptimizerState:
         """Settings and state as they are now: containers copied, tensors shared."""
+        seen: dict[int, Any] = {}
         return OptimizerState(
-            [copy_structure(_settings(g)) for g in self.param_groups],
-            [copy_structure(s) for s in self.state],
-            copy_structure(self.shared),
+            [copy_structure(_settings(g), seen) for g in self.param_groups],
+            [copy_structure(s, seen) for s in self.state],
+            copy_structure(self.shared, seen),
         )
 
     def restore(self, state: OptimizerState) -> None:
         """Goes back to what :meth:`snapshot` returned, which stays as it is."""
+        seen: dict[int, Any] = {}
         self.param_groups = [
-            {**copy_structure(settings), "params": list(group["params"])}
+            {**copy_structure(settings, seen), "params": list(group["params"])}
             for settings, group in zip(state.groups, self.param_groups)
         ]
-        self.state = [copy_structure(s) for s in state.state]
-        self.shared = copy_structure(state.shared)
+        self.state = [copy_structure(s, seen) for s in state.state]
+        self.shared = copy_structure(state.shared, seen)
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and state in the form of ``torch.optim.Optimizer.state_dict``.
@@ -344,21 +347,29 @@ def _stepped(state: Sequence[Mapping[int, Mapping[str, Any]]]) -> bool:
     return any(s.get("step", 1) != 0 for states in state for s in states.values())
 
 
-def copy_structure(value: Any) -> Any:
-    """``value`` with its lists, tuples, dicts and deques copied, tensors shared."""
+def copy_structure(value: Any, seen: dict[int, Any] | None = None) -> Any:
+    """``value`` with its lists, tuples, dicts and deques copied, tensors shared.
+
+    Containers that are one object stay one: ``seen`` maps those already copied.
+    """
+    seen = {} if seen is None else seen
     kind = type(value)
+    if kind not in (dict, defaultdict, list, tuple, deque):
+        return value
+    if id(value) in seen:
+        return seen[id(value)][0]
+    copied: Any
     if kind is dict:
-        return {k: copy_structure(v) for k, v in value.items()}
-    if kind is defaultdict:
-        items = {k: copy_structure(v) for k, v in value.items()}
-        return defaultdict(value.default_factory, items)
-    if kind is list:
-        return [copy_structure(v) for v in value]
-    if kind is tuple:
-        return tuple(copy_structure(v) for v in value)
-    if kind is deque:
-        return deque(map(copy_structure, value), value.maxlen)
-    return value
+        copied = {k: copy_structure(v, seen) for k, v in value.items()}
+    elif kind is defaultdict:
+        items = {k: copy_structure(v, seen) for k, v in value.items()}
+        copied = defaultdict(value.default_factory, items)
+    elif kind is deque:
+        copied = deque((copy_structure(v, seen) for v in value), value.maxlen)
+    else:
+        copied = kind(copy_structure(v, seen) for v in value)
+    seen[id(value)] = copied, value  # the original too: its id must stay taken
+    return copied
 
 
 class _Mover:
@@ -405,8 +416,12 @@ def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
 
 
-def _copied_settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: as_setting(copy_structure(v)) for k, v in _settings(group).items()}
+def _copied_settings(
+    group: Mapping[str, Any], seen: dict[int, Any] | None = None
+) -> dict[str, Any]:
+    seen = {} if seen is None else seen
+    copied = {k: copy_structure(v, seen) for k, v in _settings(group).items()}
+    return {k: as_setting(v) for k, v in copied.items()}
 
 
 def _no_gradient(loss: Tensor, targets: list[Tensor]) -> str:

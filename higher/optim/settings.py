@@ -18,7 +18,7 @@ def as_setting(value: Any) -> Any:
         if not value.requires_grad:
             value = value.clone()
         return value.reshape(()) if value.numel() == 1 and value.dim() else value
-    if type(value) in (list, tuple):
+    if type(value) in (list, tuple) and any(isinstance(v, Tensor) for v in value):
         return type(value)(as_setting(v) for v in value)
     return value
 

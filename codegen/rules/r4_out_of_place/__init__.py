@@ -23,7 +23,11 @@ from codegen.rules.r4_out_of_place.inplace import (
     inplace_method,
 )
 from codegen.rules.r4_out_of_place.rebind import MutationRule, Rebinder, Scope
-from codegen.rules.r4_out_of_place.twins import out_of_place, replace_temporaries
+from codegen.rules.r4_out_of_place.twins import (
+    out_of_place,
+    replace_temporaries,
+    without_out,
+)
 from codegen.syntax import (
     Body,
     Statement,
@@ -109,7 +113,9 @@ class OutOfPlace(MutationRule):
     def apply(self, body: Body) -> Body:
         body = hoist(body, self.context)
         self.context.raise_if_refused()
-        self.places: Analysis = analyse(body, self.context.annotations)
+        self.places: Analysis = analyse(
+            body, self.context.annotations, self.context.sources()
+        )
         self.live: Liveness = liveness(body)
         self.rereads = _reads_grads_again(body)
         new = self._block(body)
@@ -194,18 +200,14 @@ class OutOfPlace(MutationRule):
             return [replace_temporaries(node, self)]
         return self._mutation(node, cast(cst.Call, value), env, ())
 
-    def _assign(
-        self, node: Statement, inner: cst.Assign, env: Env
-    ) -> list[Statement]:
+    def _assign(self, node: Statement, inner: cst.Assign, env: Env) -> list[Statement]:
         target = inner.targets[0].target
         if len(inner.targets) == 1 and isinstance(target, cst.Subscript):
             stored = self._item_store(node, target, inner.value, env)
             if stored is not None:
                 return stored
         if mutates_place(inner.value):
-            targets = tuple(
-                cast(cst.BaseExpression, t.target) for t in inner.targets
-            )
+            targets = tuple(cast(cst.BaseExpression, t.target) for t in inner.targets)
             return self._mutation(node, cast(cst.Call, inner.value), env, targets)
         return [replace_temporaries(node, self)]
 
@@ -220,9 +222,7 @@ class OutOfPlace(MutationRule):
         root, new = self._new_value(value)
         place = self.places.value(root, env)
         live = self.live.after.get(node, frozenset())
-        kept = tuple(
-            e for e in extra if not isinstance(e, cst.Name) or e.value in live
-        )
+        kept = tuple(e for e in extra if not isinstance(e, cst.Name) or e.value in live)
         if place.kind in (Kind.MAPPING, Kind.SEQUENCE, Kind.OTHER):
             self.refuse(
                 value,
@@ -239,13 +239,12 @@ class OutOfPlace(MutationRule):
         self._fire(node, statements_)
         return statements_
 
-    def _new_value(self, value: cst.Call) -> tuple[cst.BaseExpression, cst.BaseExpression]:
+    def _new_value(
+        self, value: cst.Call
+    ) -> tuple[cst.BaseExpression, cst.BaseExpression]:
         out = keyword(value, "out")
         if out is not None:
-            args = [a for a in value.args if not (a.keyword and a.keyword.value == "out")]
-            args[-1] = args[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
-            new = value.with_changes(args=args)
-            return out, replace_temporaries(new, self)
+            return out, replace_temporaries(without_out(value), self)
         function = inplace_function(value)
         if function is not None:
             if "_foreach_" in function:
@@ -306,7 +305,9 @@ class OutOfPlace(MutationRule):
         if operator is None:
             self.refuse(inner, "this augmented assignment isn't known", "write it out")
             return [node]
-        new = cst.BinaryOperation(_operand(target, operator), operator(), _operand(right, operator))
+        new = cst.BinaryOperation(
+            _operand(target, operator), operator(), _operand(right, operator)
+        )
         if value.kind in (Kind.NUMBER, Kind.SETTING):
             result: list[Statement] = [assign([target], new)]
         else:
@@ -325,7 +326,9 @@ class OutOfPlace(MutationRule):
         rebinder = self._rebinder(node, env)
         target = cast(cst.BaseExpression, inner.target)
         result = rebinder.rebind(target, value, new)
-        others = [s for s in result if code(s).strip() != code(assign([target], new)).strip()]
+        others = [
+            s for s in result if code(s).strip() != code(assign([target], new)).strip()
+        ]
         if value.kind is Kind.UNKNOWN and others and is_name(target):
             self.refuse(
                 inner,
@@ -375,9 +378,13 @@ class OutOfPlace(MutationRule):
 
 def _is_container_store(target: cst.Subscript) -> bool:
     text = code(target.value)
-    return text in ("state", "group", "self.shared", "grads", "group_grads") or text.endswith(
-        "[group_idx][p_idx]"
-    )
+    return text in (
+        "state",
+        "group",
+        "self.shared",
+        "grads",
+        "group_grads",
+    ) or text.endswith("[group_idx][p_idx]")
 
 
 def _index_expression(target: cst.Subscript) -> cst.BaseExpression:

@@ -56,7 +56,10 @@ def mutates_place(node: cst.CSTNode) -> bool:
         return False
     if inplace_method(node) is not None:
         return is_place(chain_root(node))
-    return keyword(node, "out") is not None or inplace_function(node) is not None
+    out = keyword(node, "out")
+    if out is not None:
+        return is_place(out)
+    return inplace_function(node) is not None
 
 
 def hoist(body: Sequence[Statement], context: Context) -> Body:
@@ -138,9 +141,7 @@ def _plain_targets(node: cst.Assign) -> bool:
     return all(isinstance(t.target, cst.Name) for t in node.targets)
 
 
-def _as_branches(
-    node: Statement, inner: cst.Assign | cst.AnnAssign
-) -> cst.If | None:
+def _as_branches(node: Statement, inner: cst.Assign | cst.AnnAssign) -> cst.If | None:
     """``y = x.mul_(a) if c else z`` → an ``if`` statement: only one side happens."""
     value = inner.value
     if not isinstance(value, cst.IfExp):
@@ -203,9 +204,7 @@ def _extract_children(
         else:
             inner = cast(cst.BaseExpression, _visit(receiver, extractor))
         node = node.with_changes(func=node.func.with_changes(value=inner))
-    args = [
-        arg.with_changes(value=_visit(arg.value, extractor)) for arg in node.args
-    ]
+    args = [arg.with_changes(value=_visit(arg.value, extractor)) for arg in node.args]
     return extractor.prelude, node.with_changes(args=args)
 
 

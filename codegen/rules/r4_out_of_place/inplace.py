@@ -9,8 +9,7 @@ import libcst as cst
 from codegen.diagnostics import walk
 from codegen.syntax import all_statements, dotted, keyword, small, statements
 
-TWINS = frozenset(
-    """
+TWINS = frozenset("""
     abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr arccos arccosh
     arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh baddbmm bitwise_and
     bitwise_not bitwise_or bitwise_xor ceil clamp clamp_max clamp_min clip conj_physical
@@ -23,8 +22,7 @@ TWINS = frozenset(
     reciprocal relu remainder renorm round rsqrt scatter scatter_add scatter_reduce sgn
     sigmoid sign sin sinc sinh sqrt square sub subtract sum_to_size swapaxes swapdims t
     tan tanh transpose tril triu true_divide trunc unsqueeze squeeze xlogy
-    """.split()
-)
+    """.split())
 """Tensor methods ``x.op_()`` for which ``x.op()`` computes the same value."""
 
 SPECIAL = frozenset({"copy_", "fill_", "zero_", "fill_diagonal_"})
@@ -162,7 +160,10 @@ def may_mutate(function: cst.FunctionDef, params: set[str]) -> bool:
         before = len(aliases)
         for node in body:
             inner = small(node)
-            if isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
+            if (
+                isinstance(inner, (cst.Assign, cst.AnnAssign))
+                and inner.value is not None
+            ):
                 if root_name(inner.value) in aliases and not _fresh(inner.value):
                     targets = (
                         [t.target for t in inner.targets]
@@ -176,14 +177,12 @@ def may_mutate(function: cst.FunctionDef, params: set[str]) -> bool:
     return any(name in aliases - numbers for name in mutated_roots(function.body))
 
 
-VIEWS = frozenset(
-    """
+VIEWS = frozenset("""
     as_strided chunk contiguous detach diagonal expand expand_as flatten float double
     half bfloat16 to type type_as movedim moveaxis narrow permute reshape reshape_as
     select squeeze split swapaxes swapdims t transpose unbind unflatten unfold unsqueeze
     view view_as _values values view_as_real view_as_complex cpu cuda get
-    """.split()
-)
+    """.split())
 """Methods whose result may share memory with their receiver."""
 
 

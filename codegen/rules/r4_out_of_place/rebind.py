@@ -53,6 +53,9 @@ class Rebinder:
         extra: tuple[cst.BaseExpression, ...] = (),
     ) -> list[Statement]:
         """``root`` (which denotes ``value``) becomes ``new``; so do ``extra`` targets."""
+        if not value.places:
+            self._unknown_alias(root, "something that the compiler can't see")
+            return []
         if value.place is None:
             return self._rebind_one_of(root, value, new, extra)
         if value.place.views:
@@ -108,7 +111,9 @@ class Rebinder:
             return self.scope.grads_read_later
         if slot.container in ("state", "param", "group", "shared", "params"):
             return True
-        holders = [n for n, v in self.env.names.items() if v.place == Place(slot.container)]
+        holders = [
+            n for n, v in self.env.names.items() if v.place == Place(slot.container)
+        ]
         if any(n in self.live for n in holders) or slot.container in self.env.texts:
             return True
         return any(
@@ -242,7 +247,10 @@ class Rebinder:
         ]
         if names:
             result.append(assign(names, updated))
-        return [*result, *self._recompute_views(Place(place.obj), bases, root, but=place)]
+        return [
+            *result,
+            *self._recompute_views(Place(place.obj), bases, root, but=place),
+        ]
 
     def _old_base(
         self, whole: Place, root: cst.BaseExpression, place: Place

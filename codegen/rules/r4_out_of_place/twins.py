@@ -14,7 +14,8 @@ from codegen.rules.r4_out_of_place.inplace import (
     chain_links,
     inplace_method,
 )
-from codegen.syntax import call, method
+from codegen.rules.r4_out_of_place.hoist import is_place
+from codegen.syntax import call, keyword, method
 
 
 def out_of_place(
@@ -83,14 +84,35 @@ class Temporaries(cst.CSTTransformer):
     def leave_Call(
         self, original_node: cst.Call, updated_node: cst.Call
     ) -> cst.BaseExpression:
+        out = keyword(updated_node, "out")
+        if out is not None and not is_place(out):
+            return self._into_new(original_node, updated_node, out)
         name = inplace_method(updated_node)
         if name is None:
             return updated_node
         assert isinstance(updated_node.func, cst.Attribute)
         new = twin(name, updated_node.func.value, updated_node, self.rule)
+        return self._replaced(original_node, new)
+
+    def _into_new(
+        self, old: cst.Call, node: cst.Call, out: cst.BaseExpression
+    ) -> cst.BaseExpression:
+        """``torch.eye(n, out=x.new(n, n))``: values in the new tensor's dtype."""
+        return self._replaced(old, call("ops.copy", out, without_out(node)))
+
+    def _replaced(
+        self, original_node: cst.Call, new: cst.BaseExpression
+    ) -> cst.BaseExpression:
         self.rule.context.origins.inherit(new, original_node)
         self.rule.fired(original_node, new)
         return new
+
+
+def without_out(node: cst.Call) -> cst.Call:
+    """A call without its ``out=``."""
+    args = [a for a in node.args if not (a.keyword and a.keyword.value == "out")]
+    args[-1] = args[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
+    return node.with_changes(args=args)
 
 
 def replace_temporaries(node: cst.CSTNodeT, rule: Rule) -> cst.CSTNodeT:

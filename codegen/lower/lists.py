@@ -1,0 +1,97 @@
+"""Lists that only select parameters, walked as what they were selected from.
+
+active = [p for p in group["params"] if p.grad is not None]
+for p in active:                →    for p in group["params"]:
+    …                                    if p.grad is None:
+                                             continue
+                                         …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import libcst as cst
+
+from codegen.context import Context
+from codegen.syntax import (
+    Body,
+    Statement,
+    assignment,
+    block,
+    code,
+    is_name,
+    map_bodies,
+    negate,
+    small,
+    statements,
+    string_key,
+    substitute,
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """``[item for item in source if conditions]``."""
+
+    item: str
+    source: cst.BaseExpression
+    conditions: tuple[cst.BaseExpression, ...]
+
+
+def walk_selections(body: Body, context: Context) -> Body:
+    """Loops over selections of parameters as loops with a ``continue``."""
+    return _block(body, {}, context)
+
+
+def _block(
+    body: Sequence[Statement], known: dict[str, Selection], context: Context
+) -> Body:
+    known = dict(known)
+    result: list[Statement] = []
+    for node in body:
+        pair = assignment(node)
+        if pair is not None and isinstance(pair[0], cst.Name):
+            found = _selection(pair[1])
+            known.pop(pair[0].value, None)
+            if found is not None:
+                known[pair[0].value] = found
+        if isinstance(node, cst.For):
+            node = _walk(node, known, context)
+        if small(node) is None:
+            node = map_bodies(node, lambda part: _block(part, known, context))
+        result.append(node)
+    return tuple(result)
+
+
+def _selection(node: cst.BaseExpression) -> Selection | None:
+    if isinstance(node, cst.Call) and is_name(node.func, "list") and node.args:
+        node = node.args[0].value
+    if not isinstance(node, (cst.ListComp, cst.GeneratorExp)):
+        return None
+    loop = node.for_in
+    if loop.inner_for_in is not None or not isinstance(loop.target, cst.Name):
+        return None
+    if string_key(loop.iter) != "params" or code(node.elt) != loop.target.value:
+        return None
+    return Selection(loop.target.value, loop.iter, tuple(i.test for i in loop.ifs))
+
+
+def _walk(node: cst.For, known: dict[str, Selection], context: Context) -> cst.For:
+    if not isinstance(node.iter, cst.Name) or node.iter.value not in known:
+        return node
+    if not isinstance(node.target, cst.Name):
+        return node
+    selection = known[node.iter.value]
+    rename = {selection.item: cst.Name(node.target.value)}
+    skips: list[Statement] = []
+    for condition in selection.conditions:
+        test = cast(cst.BaseExpression, substitute(condition, rename, context.origins))
+        leave = cst.SimpleStatementLine([cst.Continue()])
+        skips.append(cst.If(negate(test), block([leave])))
+    return node.with_changes(
+        iter=selection.source.deep_clone(),
+        body=block([*skips, *statements(node.body)]),
+    )
