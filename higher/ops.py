@@ -247,12 +247,20 @@ def _extremum(
     result: Tensor | None = None
     for item in items:
         tensor = item if isinstance(item, Tensor) else like.new_tensor(item)
-        if result is None:
-            result = tensor
-        else:
-            result = torch.where(better(tensor, result), tensor, result)
+        result = tensor if result is None else _pick(better, tensor, result)
     assert result is not None
     return result
+
+
+def _pick(
+    better: Callable[[Tensor, Tensor], Tensor], new: Tensor, old: Tensor
+) -> Tensor:
+    """``new`` where it is better. Where it can be read, only the one that is picked
+    stays in the graph: an infinite derivative of the other would give NaN."""
+    chosen = better(new, old)
+    if chosen.device.type == "cpu" and not _is_transformed(chosen):
+        return new if bool(chosen) else old
+    return torch.where(chosen, new, old)
 
 
 def clamp(

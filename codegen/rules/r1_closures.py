@@ -14,11 +14,10 @@ from codegen.syntax import (
     Statement,
     all_statements,
     assignment,
-    block,
     is_name,
+    map_bodies,
     read_names,
     small,
-    statements,
 )
 
 
@@ -44,13 +43,21 @@ class NoClosures(Rule):
                 lr = group["lr"]
             """,
         ),
+        Example(
+            "if done:\n    return loss\nlr = 2\nreturn loss",
+            "if done:\n    return\nlr = 2",
+            "leaving early stays",
+        ),
         Example("lr = lr * 0.5"),
     )
 
     def apply(self, body: Body) -> Body:
         refuse_closures(body, self.context)
         losses = self._loss_names(body)
-        return tuple(self._strip(body, losses))
+        stripped = self._strip(body, losses)
+        if stripped and isinstance(small(stripped[-1]), cst.Return):
+            stripped.pop()
+        return tuple(stripped)
 
     def _loss_names(self, body: Body) -> set[str]:
         """Variables that hold the loss: only ever None, and only returned."""
@@ -77,12 +84,10 @@ class NoClosures(Rule):
                     continue
             if isinstance(inner, cst.Return):
                 self.fired(node)
-                if node is not body[-1]:
-                    result.append(node.with_changes(body=[cst.Return()]))
+                result.append(node.with_changes(body=[cst.Return()]))
                 continue
-            if isinstance(node, (cst.If, cst.With)):
-                stripped = self._strip(statements(node.body), losses)
-                node = node.with_changes(body=block(stripped))
+            if inner is None and not isinstance(node, cst.FunctionDef):
+                node = map_bodies(node, lambda part: self._strip(part, losses))
             result.append(node)
         return result
 
