@@ -42,6 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force", action="store_true", help="overwrite a file of another make"
     )
+    parser.add_argument(
+        "--jumps",
+        metavar="SETTINGS",
+        default="",
+        help="settings at whose zero the update jumps (verification finds them)",
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
         "--all", action="store_true", help="every optimizer of torch.optim"
@@ -91,6 +97,7 @@ def _run(arguments: argparse.Namespace) -> int:
             None if output is None else Path(output),
             verify=not arguments.no_verify,
             force=arguments.force,
+            jumps=frozenset(filter(None, arguments.jumps.split(","))),
         )
     return 0
 

@@ -69,7 +69,7 @@ def _check_file(path: Path) -> Iterator[Drift]:
         return
     fix = f"{found.command}{_output(path)}"
     try:
-        translation = translate(found.target)
+        translation = translate(found.target, jumps=found.jumps)
     except CodegenError as error:
         yield Drift(path, REFUSED, str(error), "see the diagnostics above")
         return

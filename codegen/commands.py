@@ -16,9 +16,16 @@ from codegen.upstream import Import, Library
 from codegen.diagnostics import Origins
 
 
-def generate(target: str, output: Path | None, *, verify: bool, force: bool) -> None:
+def generate(
+    target: str,
+    output: Path | None,
+    *,
+    verify: bool,
+    force: bool,
+    jumps: frozenset[str] = frozenset(),
+) -> None:
     """Translate, verify, write; say what was done."""
-    translation = translate(target)
+    translation = translate(target, jumps=jumps)
     path = _place(translation, output)
     if path is not None and not force:
         _refuse_to_overwrite(path)
@@ -28,7 +35,9 @@ def generate(target: str, output: Path | None, *, verify: bool, force: bool) -> 
         f"{rule} {count}" for rule, count in sorted(translation.fired.items())
     )
     print(f"  rules fired: {fired}", file=log)
-    print(f"  {_verified(translation) if verify else 'not verified'}", file=log)
+    if verify:
+        translation, report = _settled(translation)
+    print(f"  {report if verify else 'not verified'}", file=log)
     if path is None:
         print(translation.text, end="")
         return
@@ -54,11 +63,13 @@ def _refuse_to_overwrite(path: Path) -> None:
         )
 
 
-def _verified(translation: Translation) -> str:
-    from codegen.memory import import_original, load, refuse_if_wrong
+def _settled(translation: Translation) -> tuple[Translation, str]:
+    from codegen.memory import import_original
+    from codegen.settle import settle
 
-    report = refuse_if_wrong(import_original(translation.target), load(translation))
-    return str(report).replace("\n", "\n  ")
+    original = import_original(translation.target)
+    translation, report = settle(original, translation)
+    return translation, str(report).replace("\n", "\n  ")
 
 
 def _shown(path: Path) -> str:

@@ -27,6 +27,7 @@ class Context:
 
     ``carried`` are the optimizer's own attributes that the step reads, ``globals``
     what module-level names mean, ``annotations`` those of the function at hand.
+    ``jumps`` are settings at whose zero the update itself jumps.
     """
 
     origins: Origins = field(default_factory=Origins)
@@ -37,6 +38,7 @@ class Context:
     globals: dict[str, Resolved] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     float_settings: frozenset[str] = frozenset()
+    jumps: frozenset[str] = frozenset()
 
     def sources(self) -> dict[str, cst.FunctionDef]:
         """Functions, by the name under which the step calls them."""

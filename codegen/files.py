@@ -17,6 +17,7 @@ class Header:
     """What a generated file says about itself."""
 
     target: str
+    jumps: frozenset[str]
     command: str
     source: str
     version: str
@@ -38,8 +39,9 @@ def header(text: str) -> Header | None:
     if match is None:
         return None
     found = match.groupdict()
-    target = found["command"].rpartition(" ")[2]
-    return Header(target, **found)
+    words = found["command"].split()
+    jumps = words[words.index("--jumps") + 1].split(",") if "--jumps" in words else ()
+    return Header(words[3] if len(words) > 3 else "", frozenset(jumps), **found)
 
 
 def generated_folder() -> Path:

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from higher.optim.base import DifferentiableOptimizer
 
-from codegen.diagnostics import CodegenError, Diagnostic, Origins, misuse
+from codegen.diagnostics import Origins, misuse
 from codegen.translate import Translation, translate
 from codegen.upstream import Library
 
@@ -47,10 +47,12 @@ def compile_class(
     origins = Origins()
     library = Library(origins)
     target = _target_of(optimizer, library)
-    compiled = load(translate(target, library))
+    translation = translate(target, library)
     if verify:
-        refuse_if_wrong(optimizer, compiled)
-    return compiled
+        from codegen.settle import settle
+
+        translation, _ = settle(optimizer, translation, library)
+    return load(translation)
 
 
 def _target_of(optimizer: type, library: Library) -> str:
@@ -107,28 +109,3 @@ def _import_file(path: Path) -> types.ModuleType:
     sys.modules.setdefault(path.stem, module)
     spec.loader.exec_module(module)
     return module
-
-
-def refuse_if_wrong(
-    original: type[torch.optim.Optimizer], compiled: type[DifferentiableOptimizer]
-) -> object:
-    """The report of a verification.
-
-    Raises:
-        CodegenError: it failed; the message has the figures.
-    """
-    from codegen.verify import verify
-
-    report = verify(original, compiled)
-    if not report.ok:
-        raise CodegenError(
-            [
-                Diagnostic(
-                    "verify",
-                    f"the translation of {original.__name__} is wrong\n{report}",
-                    "nothing was written; this is a bug of the compiler's: please "
-                    "report it with the optimizer's source",
-                )
-            ]
-        )
-    return report

@@ -51,13 +51,21 @@ class Translation:
         return Counter(change.rule for change in self.changes)
 
 
-def translate(target: str, library: Library | None = None) -> Translation:
+def translate(
+    target: str, library: Library | None = None, jumps: frozenset[str] = frozenset()
+) -> Translation:
     """Translate the optimizer at a dotted path, or in ``FILE.py:Class``.
+
+    Args:
+        target: what to translate.
+        library: where sources are read; default: those installed.
+        jumps: settings at whose zero the update itself jumps (a momentum that turns
+            a further term on): exactly at zero their switches stay off.
 
     Raises:
         CodegenError: it can't be translated; the diagnostics say where and why.
     """
-    context = Context()
+    context = Context(jumps=jumps)
     if library is None:
         library = Library(context.origins)
     else:
@@ -75,13 +83,18 @@ def translate(target: str, library: Library | None = None) -> Translation:
 
 def _translate(upstream: Upstream, context: Context) -> Translation:
     context.float_settings = frozenset(float_settings(upstream))
+    if context.jumps:
+        names = ", ".join(sorted(context.jumps))
+        context.notes.append(
+            f"The update jumps where these settings leave zero: {names}."
+        )
     update = run(upstream, context)
     carrier = Carrier(upstream, context, update.complex_as_real)
     carried = carrier.follow(update.body)
     body = tuple(plain_raises(s, carrier.raised) for s in update.body)
     context.raise_if_refused()
     module = emit.Module(
-        command=f"python -m codegen {upstream.target}",
+        command=f"python -m codegen {upstream.target}{_jumps_option(context.jumps)}",
         target=upstream.target,
         source=upstream.method("step").module.file,  # type: ignore[union-attr]
         version=package_version(upstream),
@@ -104,6 +117,10 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
         module.digest,
         tuple(context.changes),
     )
+
+
+def _jumps_option(jumps: frozenset[str]) -> str:
+    return f" --jumps {','.join(sorted(jumps))}" if jumps else ""
 
 
 def plain_raises(node: Statement, names: set[str]) -> Statement:

@@ -92,7 +92,8 @@ class DifferentiableSettings(TypedRule):
         value = self.places.value(node, env)
         if value.kind is not Kind.SETTING or value.place is None:
             return False
-        return value.place.obj.removeprefix("setting ") in self.context.float_settings
+        name = value.place.obj.removeprefix("setting ")
+        return name in self.context.float_settings - self.context.jumps
 
     def _switch(self, node: cst.Comparison, env: Env) -> cst.CSTNode | None:
         """``weight_decay != 0``: at zero, too, the derivative is that of the branch."""
