@@ -60,26 +60,27 @@ class _ProcessWide:
 
 
 # torch leaves these without types
-_sdp: Any = torch.backends.cuda
+_C: Any = torch._C
 _cudnn: Any = torch.backends.cudnn
 
 
 def _attention_backends() -> tuple[bool, ...]:
+    # not torch.backends.cuda's functions around these: this is in every forward
     return (
-        _sdp.flash_sdp_enabled(),
-        _sdp.mem_efficient_sdp_enabled(),
-        _sdp.cudnn_sdp_enabled(),
-        _sdp.math_sdp_enabled(),
+        _C._get_flash_sdp_enabled(),
+        _C._get_mem_efficient_sdp_enabled(),
+        _C._get_cudnn_sdp_enabled(),
+        _C._get_math_sdp_enabled(),
     )
 
 
 def _set_attention_backends(
     flash: bool, efficient: bool, cudnn: bool, math: bool
 ) -> None:
-    _sdp.enable_flash_sdp(flash)
-    _sdp.enable_mem_efficient_sdp(efficient)
-    _sdp.enable_cudnn_sdp(cudnn)
-    _sdp.enable_math_sdp(math)
+    _C._set_sdp_use_flash(flash)
+    _C._set_sdp_use_mem_efficient(efficient)
+    _C._set_sdp_use_cudnn(cudnn)
+    _C._set_sdp_use_math(math)
 
 
 def _set_cudnn(enabled: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import is_
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from higher.utils import detached_copy
 
@@ -28,11 +28,13 @@ class FastWeights:
         replaying: whether a part of the module runs again on earlier weights.
         saved_buffers: copies of buffers, for that.
         thread: the thread that used the module last.
+        exposed: whether somebody was handed ``history`` or a list in it, and may
+            have changed it.
     """
 
     __slots__ = (
         *("history", "track", "installed", "places", "rewrites", "modules"),
-        *("replaying", "saved_buffers", "thread", "__weakref__"),
+        *("replaying", "saved_buffers", "thread", "exposed", "__weakref__"),
     )
 
     def __init__(self, originals: Sequence[Tensor], track: bool) -> None:
@@ -45,6 +47,7 @@ class FastWeights:
         self.replaying = False
         self.saved_buffers: dict[Any, Any] = {}
         self.thread = 0
+        self.exposed = False
 
     def latest(self) -> list[Tensor] | None:
         return self.history[-1] if self.history else None
@@ -111,11 +114,12 @@ class FastWeights:
 
     def sync(self) -> None:
         """Takes in what was written into ``history`` directly."""
-        latest = self.latest()
-        if latest is None:
+        if not self.history:
             raise ValueError(_NO_WEIGHTS)
-        if not self.replaying and not all(map(is_, latest, self.installed)):
-            self.install(self._checked(latest))
+        if self.exposed and not self.replaying:
+            latest = self._checked(self.history[-1])
+            if not all(map(is_, latest, self.installed)):
+                self.install(latest)
 
     def fits(self, params: object) -> bool:
         """Whether ``params`` looks like a list of these weights."""
@@ -142,6 +146,12 @@ _NO_WEIGHTS = (
     "This stateless module has no fast weights: pass fmodel(..., params=...), or "
     "fmodel.update_params(params) first."
 )
+
+
+def fast_weights(module: nn.Module) -> FastWeights:
+    """Those of a stateless module."""
+    weights: FastWeights = module.__dict__["_higher"]
+    return weights
 
 
 class WeightDict(dict[str, Any]):

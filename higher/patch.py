@@ -18,7 +18,7 @@ from higher._checkpointing import watch
 from higher._clone import Cloner, Device, _internal_attrs, parameters_of
 from higher._refuse import check_modules
 from higher._second_order import RNNForward, math_attention
-from higher._weights import FastWeights, ModuleDict
+from higher._weights import FastWeights, ModuleDict, fast_weights
 from higher.utils import detached_copy
 
 __all__ = [
@@ -74,20 +74,22 @@ class StatelessModule(nn.Module):
                 other than 0 and -1, which are both the latest.
             IndexError: there was no such step.
         """
-        chosen = _weights(self).at(time)
+        chosen = fast_weights(self).at(time)
         if recurse:
             return iter(chosen)
         own = {id(p) for p in self._parameters.values()}
-        return (w for w, p in zip(chosen, _weights(self).installed) if id(p) in own)
+        return (w for w, p in zip(chosen, fast_weights(self).installed) if id(p) in own)
 
     @property
     def fast_params(self) -> list[Tensor] | None:
         """The latest fast weights, or None. Assigning is ``update_params``."""
-        return _weights(self).latest()
+        weights = fast_weights(self)
+        weights.exposed = True
+        return weights.latest()
 
     @fast_params.setter
     def fast_params(self, params: Iterable[Tensor]) -> None:
-        _weights(self).update(params)
+        fast_weights(self).update(params)
 
     @property
     def init_fast_params(self) -> list[Tensor]:
@@ -96,32 +98,38 @@ class StatelessModule(nn.Module):
         Raises:
             ValueError: they are not kept (``track_higher_grads=False``).
         """
-        if not _weights(self).track:
+        weights = fast_weights(self)
+        if not weights.track:
             raise ValueError(
                 "With track_higher_grads=False the initial fast weights are not kept."
             )
-        return _weights(self).at(0)
+        weights.exposed = True
+        return weights.at(0)
 
     @property
     def _fast_params(self) -> list[list[Tensor]] | None:
-        return _weights(self).history
+        weights = fast_weights(self)
+        weights.exposed = True
+        return weights.history
 
     @_fast_params.setter
     def _fast_params(self, history: list[list[Tensor]] | None) -> None:
-        _weights(self).history = history
+        weights = fast_weights(self)
+        weights.history = history
+        weights.exposed = True
         if history:
-            _weights(self).sync()
+            weights.sync()
 
     @property
     def track_higher_grads(self) -> bool:
         """Whether fast weights of all steps are kept, with their graph."""
-        return _weights(self).track
+        return fast_weights(self).track
 
     @track_higher_grads.setter
     def track_higher_grads(self, value: bool) -> None:
         if not isinstance(value, bool):
             raise ValueError(f"track_higher_grads must be a bool, not {value!r}.")
-        _weights(self).track = value
+        fast_weights(self).track = value
 
     def update_params(self, params: Iterable[Tensor]) -> None:
         """Makes ``params`` the latest fast weights.
@@ -132,21 +140,21 @@ class StatelessModule(nn.Module):
         Raises:
             ValueError: there are too few or too many.
         """
-        _weights(self).update(params)
+        fast_weights(self).update(params)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Copies ``state_dict`` into fresh fast weights, detached leaves, and into
         the buffers; ``assign`` is ignored."""
-        weights = _weights(self)
+        weights = fast_weights(self)
         weights.replace([detached_copy(w) for w in weights.installed])
         return super().load_state_dict(state_dict, strict)
 
     def requires_grad_(self, requires_grad: bool = True) -> StatelessModule:
         """Detaches the fast weights, or makes leaves that require grad of those
         that don't."""
-        weights = _weights(self)
+        weights = fast_weights(self)
         weights.replace(
             [
                 (
@@ -161,7 +169,7 @@ class StatelessModule(nn.Module):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears ``grad`` of the fast weights that are leaves; others have none."""
-        for w in _weights(self).installed:
+        for w in fast_weights(self).installed:
             if w.is_leaf and w.grad is not None:
                 w.grad = None if set_to_none else torch.zeros_like(w)
 
@@ -169,7 +177,7 @@ class StatelessModule(nn.Module):
         self, fn: Callable[[Tensor], Tensor], recurse: bool = True
     ) -> StatelessModule:
         """``to``, ``double``, ``cuda``: moves the fast weights within the graph."""
-        weights = _weights(self)
+        weights = fast_weights(self)
         weights.replace([fn(w) for w in weights.installed])
         for module in weights.modules:
             for name, buffer in module._buffers.items():
@@ -184,7 +192,7 @@ class StatelessModule(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StatelessModule:
         """A copy whose fast weights, at all times, are detached leaves."""
-        weights = _weights(self)
+        weights = fast_weights(self)
         for t in [t for params in weights.history or () for t in params]:
             if id(t) not in memo:
                 memo[id(t)] = detached_copy(t)
@@ -193,7 +201,7 @@ class StatelessModule(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickled like its plain module; fast weights become leaves."""
-        weights = _weights(self)
+        weights = fast_weights(self)
         return _restored, (_plain(self), weights.history, weights.track)
 
 
@@ -270,10 +278,6 @@ def buffer_sync(module: nn.Module, fmodule: nn.Module, device: Device = None) ->
             buffer_sync(child, fchild, device)
 
 
-def _weights(module: nn.Module) -> FastWeights:
-    return cast(FastWeights, module.__dict__["_higher"])
-
-
 def _stateless(
     module: nn.Module,
     device: Device,
@@ -300,13 +304,13 @@ def _stateless(
 
 def _originals(module: nn.Module) -> list[Tensor]:
     if isinstance(module, StatelessModule):
-        return _weights(module).installed
+        return fast_weights(module).installed
     return parameters_of(module)
 
 
 def _plain(fmodule: StatelessModule) -> nn.Module:
     """The plain module that holds the latest fast weights."""
-    installed = _weights(fmodule).installed
+    installed = fast_weights(fmodule).installed
     cloner = Cloner(
         FastWeights(installed, True),
         installed,
@@ -384,7 +388,7 @@ def _take_params(module: StatelessModule, kwargs: dict[str, Any]) -> None:
     A module's own argument of that name is left to it, unless it is given a list of
     tensors that fit the fast weights.
     """
-    params, weights = kwargs["params"], _weights(module)
+    params, weights = kwargs["params"], fast_weights(module)
     if _has_params_argument(module.forward) and not weights.fits(params):
         return
     del kwargs["params"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from higher.optim.complex_views import as_complex, as_real
+from higher._weights import fast_weights
 from higher.optim.settings import apply_override, as_setting
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class DifferentiableOptimizer:
         self._track_higher_grads = track_higher_grads
         self.defaults = dict(other.defaults)
         seen: dict[int, Any] = {}
-        weights = reference if fmodel is None else fmodel.fast_params or reference
+        held = None if fmodel is None else fast_weights(fmodel).latest()
+        weights = held or reference
         self.param_groups = [
             {
                 **self._group_defaults,
@@ -290,7 +292,7 @@ class DifferentiableOptimizer:
 
     def _latest(self, params: Iterable[Tensor] | None) -> list[Tensor]:
         if params is None and self._fmodel is not None:
-            params = self._fmodel.fast_params
+            params = fast_weights(self._fmodel).latest()
         if params is None:
             raise ValueError(
                 "step needs params: this optimizer has no fmodel, or one without "
