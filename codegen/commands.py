@@ -152,7 +152,8 @@ def verify(targets: Sequence[str]) -> int:
         raise misuse(
             f"{unknown[0]} is not in generated/", f"python -m codegen {unknown[0]}"
         )
-    rows, wrong = [HEADER], False
+    rows: list[tuple[str, ...]] = [HEADER]
+    wrong = False
     print("  ".join(HEADER), flush=True)
     for target in targets or sorted(OPTIMIZERS):
         module, _, name = OPTIMIZERS[target].partition(":")

@@ -60,7 +60,7 @@ def jumping_settings(
     """Settings, zero by default, at which a tensor goes another way than a number."""
     params = _parameters()
     try:
-        optimizer = original(params)
+        optimizer = original(params)  # type: ignore[call-arg]
         usual = _run(compiled, optimizer, params, {})
     except Exception:  # whatever keeps it from running is the verification's to tell
         return

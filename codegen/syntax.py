@@ -30,7 +30,7 @@ def expr(text: str) -> cst.BaseExpression:
 
 
 def stmt(text: str) -> Statement:
-    return cast(Statement, cst.parse_statement(text))
+    return cst.parse_statement(text)
 
 
 def same(a: cst.CSTNode, b: cst.CSTNode) -> bool:
@@ -40,7 +40,7 @@ def same(a: cst.CSTNode, b: cst.CSTNode) -> bool:
 
 def bare(node: cst.CSTNode) -> cst.CSTNode:
     """An expression without its outer parentheses."""
-    if isinstance(node, cst.BaseExpression) and getattr(node, "lpar", ()):
+    if isinstance(node, cst.BaseExpression) and getattr(node, "lpar", None):
         return node.with_changes(lpar=(), rpar=())
     return node
 
@@ -48,7 +48,7 @@ def bare(node: cst.CSTNode) -> cst.CSTNode:
 def parenthesize(node: cst.BaseExpression) -> cst.BaseExpression:
     """Add parentheses where ``node`` is about to become an operand or receiver."""
     atoms = (cst.Name, cst.Attribute, cst.Subscript, cst.Call)
-    if isinstance(node, atoms) or getattr(node, "lpar", ()):
+    if isinstance(node, atoms) or getattr(node, "lpar", None):
         return node
     if isinstance(node, (cst.List, cst.Dict, cst.Tuple, cst.SimpleString)):
         return node
@@ -487,7 +487,7 @@ class _Renamer(Rewriter):
         new = self.names.get(original_node.value)
         if new is None:
             return updated_node
-        return cast(cst.BaseExpression, new.deep_clone())
+        return new.deep_clone()
 
 
 def substitute(
@@ -534,7 +534,7 @@ class _Replacer(Rewriter):
 
 def _keep_parentheses(new: cst.CSTNode, old: cst.CSTNode) -> cst.CSTNode:
     """An expression over several lines needs the parentheses of the one it replaces."""
-    if not getattr(old, "lpar", ()) or getattr(new, "lpar", ()):
+    if not getattr(old, "lpar", None) or getattr(new, "lpar", None):
         return new
     if isinstance(new, cst.BaseExpression) and "\n" in code(new):
         return new.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])

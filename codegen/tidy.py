@@ -259,7 +259,7 @@ def _remove_bindings(body: Sequence[Statement], names: set[str]) -> Body:
             elif orelse is not None:
                 new = _remove_bindings(statements(orelse.body), names)
                 node = node.with_changes(orelse=orelse.with_changes(body=block(new)))
-        result.append(cast(Statement, node))
+        result.append(node)
     return tuple(result)
 
 

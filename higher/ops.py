@@ -38,7 +38,10 @@ def tracked(x: object) -> bool:
 
 def _is_dual(x: Tensor) -> bool:
     level: int = torch.autograd.forward_ad._current_level
-    return level >= 0 and torch.autograd.forward_ad.unpack_dual(x).tangent is not None
+    if level < 0:
+        return False
+    unpacked = torch.autograd.forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
+    return unpacked.tangent is not None
 
 
 def _number(x: Scalar) -> float | None:
@@ -198,7 +201,7 @@ def _norm_of(
     keepdim: bool,
     dtype: torch.dtype | None,
 ) -> Tensor:
-    result: Tensor = torch.norm(x, p, dim, keepdim, dtype=dtype)  # type: ignore[no-untyped-call]
+    result: Tensor = torch.norm(x, p, dim, keepdim, dtype=dtype)
     return result
 
 
@@ -374,10 +377,14 @@ def random_like(input: Tensor, distribution: str, *args: Any, **options: Any) ->
     return sample
 
 
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
 def write_through(base: Tensor, view: Tensor, new: Tensor) -> Tensor:
     """``base`` after its part ``view`` was overwritten with ``new``; ``base`` itself
     where ``view`` shows nothing of it."""
-    if view.dtype != base.dtype or not torch._C._is_alias_of(base, view):
+    if view.dtype != base.dtype or not _share_memory(base, view):
         return base
     offset = view.storage_offset() - base.storage_offset()
     return torch.as_strided_scatter(base, new, view.size(), view.stride(), offset)

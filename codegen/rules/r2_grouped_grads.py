@@ -187,7 +187,7 @@ def _walked_beside(
     node: cst.For,
 ) -> list[tuple[cst.BaseExpression, cst.BaseExpression]]:
     """(list, target) pairs of ``for group, lr in zip(self.param_groups, lrs)``."""
-    source, target = node.iter, cst.ensure_type(node.target, cst.BaseExpression)
+    source, target = node.iter, cast(cst.BaseExpression, node.target)
     if isinstance(source, cst.Call) and is_name(source.func, "enumerate"):
         source = source.args[0].value
         if isinstance(target, cst.Tuple):
@@ -199,7 +199,7 @@ def _walked_beside(
 
 
 def _loop_names(node: cst.For) -> tuple[str | None, str]:
-    target = cst.ensure_type(node.target, cst.BaseExpression)
+    target = cast(cst.BaseExpression, node.target)
     index: str | None = None
     if isinstance(node.iter, cst.Call) and is_name(node.iter.func, "enumerate"):
         if isinstance(target, cst.Tuple):

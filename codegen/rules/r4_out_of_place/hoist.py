@@ -115,7 +115,7 @@ def _simple(node: Statement, context: Context) -> list[Statement]:
     if isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
         branches = _as_branches(node, inner)
         if branches is not None:
-            return hoist([branches], context)
+            return list(hoist([branches], context))
     if inner is None or not _mutates_inside(inner):
         return [node]
     if isinstance(inner, cst.Expr):
@@ -255,7 +255,7 @@ class _Extractor(Rewriter):
         self.prelude.append(line)
         out = keyword(updated_node, "out")
         if out is not None:
-            return cast(cst.BaseExpression, out.deep_clone())
+            return out.deep_clone()
         if inplace_function(updated_node) is not None:
-            return cast(cst.BaseExpression, updated_node.args[0].value.deep_clone())
-        return cast(cst.BaseExpression, chain_root(updated_node).deep_clone())
+            return updated_node.args[0].value.deep_clone()
+        return chain_root(updated_node).deep_clone()

@@ -198,7 +198,7 @@ def _fresh(node: cst.CSTNode) -> bool:
 def _numeric_params(function: cst.FunctionDef) -> set[str]:
     """Parameters annotated as numbers: ``x += 1`` only rebinds those."""
     numbers: set[str] = set()
-    for param in function.params.params + function.params.kwonly_params:
+    for param in (*function.params.params, *function.params.kwonly_params):
         if param.annotation is not None:
             if dotted(param.annotation.annotation) in ("float", "int", "bool", "str"):
                 numbers.add(param.name.value)
