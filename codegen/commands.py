@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -192,13 +193,11 @@ def rules_text() -> str:
 
 
 def _example(before: str, after: str | None, note: str) -> str:
-    import inspect
-
-    lines = inspect.cleandoc(before)
+    lines = textwrap.dedent(before).strip()
     shown = "unchanged" if after is None else "becomes"
     parts = [f"```python\n{lines}\n# {shown}{f': {note}' if note else ''}"]
     if after is not None:
-        parts.append(inspect.cleandoc(after))
+        parts.append(textwrap.dedent(after).strip())
     return "\n".join(parts) + "\n```\n"
 
 

@@ -20,6 +20,7 @@ from typing import cast
 import libcst as cst
 
 from codegen.context import Context
+from codegen.diagnostics import Origins
 from codegen.syntax import (
     Body,
     Statement,
@@ -63,7 +64,9 @@ def lower_loops(body: Body, context: Context) -> Body:
             node = node.with_changes(body=block(inner))
         result.append(node)
     fused = fuse(tuple(result), context)
-    return tuple(_skip_none(s) if _is_param_loop(s) else s for s in fused)
+    return tuple(
+        _skip_none(s, context.origins) if _is_param_loop(s) else s for s in fused
+    )
 
 
 def _is_param_loop(node: cst.CSTNode) -> bool:
@@ -168,7 +171,7 @@ class _Fusion:
         self.index: str | None = None
 
     def run(self) -> Body:
-        produced = _skip_none(self.producer)
+        produced = _skip_none(self.producer, self.context.origins)
         before = [
             s for s in self.body[: self.number] if not _initialises(s, self.lists)
         ]
@@ -555,7 +558,7 @@ def _item_target(node: cst.For) -> cst.BaseExpression:
 # --- None gradients -----------------------------------------------------------
 
 
-def _skip_none(node: Statement) -> cst.For:
+def _skip_none(node: Statement, origins: Origins) -> cst.For:
     """``if p.grad is not None: …`` → ``if p.grad is None: continue``, then the rest."""
     loop = cast(cst.For, node)
     item = next(iter(target_names(_item_target(loop))))
@@ -566,6 +569,7 @@ def _skip_none(node: Statement) -> cst.For:
             if code(inner.test) == f"{item}.grad is not None" and rest_is_plain:
                 skip = stmt(f"if {item}.grad is None:\n    continue\n")
                 skip = skip.with_changes(leading_lines=inner.leading_lines)
+                origins.inherit(skip, inner)
                 new = (*body[:number], skip, *statements(inner.body))
                 return loop.with_changes(body=block(new))
     return loop

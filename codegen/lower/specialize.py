@@ -480,7 +480,12 @@ class Inliner:
         for statement_ in prelude:
             self.specializer._learn(statement_, self.frame)
         self._learn_result(target, inner)
-        return _keep_comment(like, [*prelude, *new])
+        lines = [*prelude, *new]
+        first = lines[:1]
+        lines = _keep_comment(like, lines)
+        for old in first:
+            self.context.origins.inherit(lines[0], old)
+        return lines
 
     def _learn_result(self, target: cst.BaseExpression | None, inner: Frame) -> None:
         for name in target_names(target) if target is not None else ():

@@ -11,7 +11,16 @@ from typing import ClassVar, cast
 import libcst as cst
 
 from codegen.context import Context
-from codegen.syntax import Body, Statement, code, replace_nodes, statements
+from codegen.syntax import (
+    Body,
+    Statement,
+    block,
+    bound_names,
+    code,
+    read_names,
+    replace_nodes,
+    statements,
+)
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,22 @@ class Rule(abc.ABC):
         return tuple(cast(Statement, replace_nodes(s, counted, origins)) for s in body)
 
 
+_NO_TENSORS = frozenset(
+    "self group state grads torch math ops enumerate zip use lr betas losses loss".split()
+)
+"""Names in examples that stand for something else than a tensor."""
+
+
 def run_example(rule: type[Rule], source: str) -> str:
     """Apply one rule to a snippet; used by tests and by ``--rules``."""
     context = Context(float_settings=frozenset({"lr", "weight_decay", "beta"}))
     module = cst.parse_module(textwrap.dedent(source).strip() + "\n")
     context.origins.read(module, "example.py")
-    body = rule(context).apply(statements(module.body))
+    body = statements(module.body)
+    reads: set[str] = set().union(*(read_names(s) for s in body))
+    context.annotations = {
+        name: "torch.Tensor" for name in reads - _NO_TENSORS - bound_names(block(body))
+    }
+    body = rule(context).apply(body)
     context.raise_if_refused()
     return cst.Module(body=list(body)).code.strip()
