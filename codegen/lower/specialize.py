@@ -111,7 +111,7 @@ class Specializer:
         result: list[Statement] = []
         for node in body:
             new = self.statement(node, frame, live)
-            new = [_without_dispatch_comments(s) for s in new]
+            new = [self._without_dispatch_comments(s) for s in new]
             self._pass_comments_on(node, new)
             for part in new:
                 self._note_globals(part, frame)
@@ -119,6 +119,11 @@ class Specializer:
             if new and ends(new[-1]):
                 break
         return tuple(result)
+
+    def _without_dispatch_comments(self, node: Statement) -> Statement:
+        kept = _without_dispatch_comments(node)
+        self.origins.inherit(kept, node)
+        return kept
 
     def _note_globals(self, node: Statement, frame: Frame) -> None:
         """Remember what module-level names mean where they are read."""
