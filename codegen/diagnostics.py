@@ -7,6 +7,8 @@ shown, so that one run tells everything there is to fix.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -104,7 +106,7 @@ class Origins:
         if node in self._of:
             return
         self._of[node] = origin
-        for child in node.children:
+        for child in children(node):
             self._fill(child, origin)
 
     def line(self, origin: Origin) -> str:
@@ -113,7 +115,35 @@ class Origins:
 
 
 def walk(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """A node and all nodes below it, depth first."""
+    """A node and all nodes below it, depth first; layout and punctuation left out."""
     yield node
-    for child in node.children:
+    for child in children(node):
         yield from walk(child)
+
+
+def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """A node's parts. (``node.children`` rebuilds the node to find them.)"""
+    for name in _parts(type(node)):
+        part = getattr(node, name)
+        if isinstance(part, (list, tuple)):
+            for item in part:
+                if isinstance(item, cst.CSTNode):
+                    yield item
+        elif isinstance(part, cst.CSTNode):
+            yield part
+
+
+@functools.cache
+def _parts(kind: type[cst.CSTNode]) -> tuple[str, ...]:
+    return tuple(
+        field.name
+        for field in dataclasses.fields(kind)
+        if not field.name.startswith(("whitespace", "leading", "trailing", "lines_"))
+        and field.name not in _PUNCTUATION
+    )
+
+
+_PUNCTUATION = frozenset(
+    "lpar rpar lbracket rbracket lbrace rbrace comma semicolon dot equal colon header "
+    "footer indent".split()
+)

@@ -5,13 +5,14 @@ Nothing here knows about optimizers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, cast
 
 import libcst as cst
 import libcst.matchers as m
 
-from codegen.diagnostics import Origins, walk
+from codegen.diagnostics import Origins, children, walk
 
 Statement: TypeAlias = "cst.SimpleStatementLine | cst.BaseCompoundStatement"
 Body: TypeAlias = "tuple[Statement, ...]"
@@ -295,9 +296,14 @@ def target_names(target: cst.CSTNode) -> Iterator[str]:
 
 def bound_names(node: cst.CSTNode) -> set[str]:
     """Names bound anywhere inside ``node``; nested functions bind their own name."""
+    return set(_bound_names(node))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _bound_names(node: cst.CSTNode) -> frozenset[str]:
     found: set[str] = set()
     _collect_bound(node, found)
-    return found
+    return frozenset(found)
 
 
 def _collect_bound(node: cst.CSTNode, found: set[str]) -> None:
@@ -318,7 +324,7 @@ def _collect_bound(node: cst.CSTNode, found: set[str]) -> None:
         found.update(target_names(node.name))
     elif isinstance(node, cst.ImportAlias) and node.asname is None:
         found.add((dotted(node.name) or "").split(".")[0])
-    for child in node.children:
+    for child in children(node):
         _collect_bound(child, found)
 
 
@@ -327,9 +333,14 @@ def read_names(node: cst.CSTNode) -> set[str]:
 
     ``x[i] = v`` and ``x += v`` read ``x``.
     """
+    return set(_read_names(node))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _read_names(node: cst.CSTNode) -> frozenset[str]:
     found: set[str] = set()
     _collect_read(node, found)
-    return found
+    return frozenset(found)
 
 
 def _collect_read(node: cst.CSTNode, found: set[str]) -> None:
@@ -358,11 +369,11 @@ def _collect_read(node: cst.CSTNode, found: set[str]) -> None:
         _collect_read(node.value, found)
     elif isinstance(node, (cst.For, cst.CompFor)):
         _collect_target_reads(node.target, found)
-        for child in node.children:
+        for child in children(node):
             if child is not node.target:
                 _collect_read(child, found)
     else:
-        for child in node.children:
+        for child in children(node):
             _collect_read(child, found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import libcst as cst
 
-from codegen.diagnostics import walk
+from codegen.diagnostics import children, walk
 from codegen.rules.base import Example, Rule
 from codegen.syntax import (
     Body,
@@ -103,7 +103,7 @@ class IndexedState(Rule):
 
     def _refuse_whole(self, body: Body) -> None:
         for statement in body:
-            parents = {c: n for n in walk(statement) for c in n.children}
+            parents = {c: n for n in walk(statement) for c in children(n)}
             for node in walk(statement):
                 if dotted(node) == "self.state" and isinstance(node, cst.Attribute):
                     if not isinstance(parents.get(node), cst.Subscript):
