@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from codegen.verify import Failure, Report, stability, verify
+from codegen.verify import (
+    Failure,
+    Report,
+    gradients,
+    stability,
+    trajectory,
+    verify,
+)
 from codegen.verify.differences import slopes
 from codegen.verify.report import Tally
 from codegen.verify.settings import settings_of
@@ -176,10 +184,31 @@ def test_mutation_is_found(
     kind: str,
     told: str,
 ) -> None:
-    report = verify(original, wrong, stop_after=1)
+    part = gradients if kind in ("hypergradient", "meta-gradient") else trajectory
+    failures = first_failures(part, original, wrong)
+    text = "\n".join(map(str, failures))
+    assert kind in {failure.kind for failure in failures}, text
+    assert told in text
+
+
+def first_failures(
+    part: ModuleType, original: type[Optimizer], wrong: type[DifferentiableOptimizer]
+) -> list[Failure]:
+    """What `part` of a verification says of the first configuration that fails."""
+    found, tally = subject(original, wrong), Tally()
+    with undisturbed():
+        for conf in part.configurations(found, thorough=False):
+            part.check(found, conf, tally)
+            if tally.failures:
+                break
+    return tally.failures
+
+
+def test_mutation_fails_the_verification() -> None:
+    report = verify(SGD, NumberForLearningRate, stop_after=1)
     assert not report.ok
-    assert kind in {failure.kind for failure in report.failures}, str(report)
-    assert any(told in str(failure) for failure in report.failures), str(report)
+    assert report.followed == report.run > 100
+    assert "of lr" in str(report)
 
 
 def test_plain_square_root_is_found_where_a_gradient_is_zero() -> None:
@@ -229,8 +258,9 @@ class DrawsTwice(DifferentiableNoisy):
 
 
 def test_random_stream_is_the_original_s() -> None:
-    assert verify(Noisy, DifferentiableNoisy).ok
-    assert not verify(Noisy, DrawsTwice, stop_after=1).ok
+    assert not first_failures(trajectory, Noisy, DifferentiableNoisy)
+    assert not first_failures(gradients, Noisy, DifferentiableNoisy)
+    assert first_failures(trajectory, Noisy, DrawsTwice)
 
 
 class Stepped(Optimizer):
@@ -255,8 +285,11 @@ class DifferentiableStepped(ByParameter):
 
 
 def test_what_cannot_be_judged_is_noted_not_passed_over() -> None:
-    report = verify(Stepped, DifferentiableStepped)
-    assert any("coarse: finite differences" in note for note in report.notes), report
+    found, tally = subject(Stepped, DifferentiableStepped), Tally()
+    with undisturbed():
+        for conf in gradients.configurations(found, thorough=False):
+            gradients.check(found, conf, tally)
+    assert any("coarse: finite differences" in note for note in tally.notes)
 
 
 class Unrunnable(SGD):
@@ -275,7 +308,7 @@ def test_verification_leaves_no_trace() -> None:
     torch.manual_seed(3)
     random.seed(3)
     stream, python = torch.get_rng_state(), random.getstate()
-    verify(Noisy, DifferentiableNoisy)
+    verify(Noisy, DifferentiableNoisy)  # draws random numbers itself
     assert Tensor.float is convert
     assert torch.get_num_threads() == threads
     assert torch.get_default_dtype() is torch.float32
