@@ -36,11 +36,11 @@ RUNTIME = frozenset({"ops", "grouped_grads", "self", "kwargs"})
 
 @dataclass
 class Carried:
-    """Source lines that a module needs besides its class."""
+    """What a module needs besides its class: source lines, and functions."""
 
     imports: set[str] = field(default_factory=set)
     constants: list[str] = field(default_factory=list)
-    helpers: list[str] = field(default_factory=list)
+    helpers: list[cst.FunctionDef] = field(default_factory=list)
 
 
 class Carrier:
@@ -135,14 +135,14 @@ class Carrier:
             for p in params
         }
         for rule in HELPER_RULES:
-            body = tidy(rule(self.context).apply(body))
+            body = tidy(rule(self.context).apply(body), self.context.origins)
             self.context.raise_if_refused()
         self.context.annotations = {}
         fence.check(body, self.context)
         new = cst.FunctionDef(
             node.name, without_self(node), block(space(body)), returns=node.returns
         )
-        self.result.helpers.append(code(new).strip())
+        self.result.helpers.append(new)
         names = {p.name.value for p in params}
         self.follow((*body, *_annotation_lines(new)), names)
 

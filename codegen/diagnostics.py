@@ -109,6 +109,10 @@ class Origins:
         for child in children(node):
             self._fill(child, origin)
 
+    def text(self, file: str) -> str:
+        """A file that was read."""
+        return "\n".join(self._lines.get(file, []))
+
     def line(self, origin: Origin) -> str:
         lines = self._lines.get(origin.file, [])
         return lines[origin.line - 1] if 0 < origin.line <= len(lines) else ""

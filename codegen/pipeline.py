@@ -32,8 +32,8 @@ def run(upstream: Upstream, context: Context) -> Update:
     for rule in RULES:
         body = rule(context).apply(body)
         context.raise_if_refused()
-        body = tidy(body, functions=helpers)
-    body = space(tidy(drop_overwritten(body), functions=helpers))
+        body = tidy(body, context.origins, helpers)
+    body = space(tidy(drop_overwritten(body), context.origins, helpers))
     fence.check(body, context)
     context.raise_if_refused()
     return Update(body, lowered.complex_as_real, tuple(sorted(context.carried)))

@@ -9,7 +9,7 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.diagnostics import walk
+from codegen.diagnostics import Origins, walk
 from codegen.liveness import Liveness, liveness
 from codegen.syntax import (
     Body,
@@ -74,14 +74,12 @@ def _pure_call(call: cst.Call) -> bool:
     return False
 
 
-def tidy(
-    body: Body, live_out: Sequence[str] = (), functions: Collection[str] = ()
-) -> Body:
+def tidy(body: Body, origins: Origins, functions: Collection[str] = ()) -> Body:
     """Drop dead assignments until none is left; ``functions`` are known to be pure."""
     while True:
         before = body
-        body = _propagate_copies(_drop_flags(body))
-        body = _Sweep(liveness(body, live_out), functions).block(body)
+        body = _propagate_copies(_drop_flags(body), origins)
+        body = _Sweep(liveness(body), origins, functions).block(body)
         if len(body) == len(before) and all(
             a.deep_equals(b) for a, b in zip(body, before)
         ):
@@ -91,8 +89,11 @@ def tidy(
 class _Sweep:
     """One pass over a body, with the liveness of its names."""
 
-    def __init__(self, live: Liveness, functions: Collection[str] = ()) -> None:
+    def __init__(
+        self, live: Liveness, origins: Origins, functions: Collection[str] = ()
+    ) -> None:
         self.live = live
+        self.origins = origins
         self.functions = functions
 
     def block(self, body: Sequence[Statement]) -> Body:
@@ -117,7 +118,7 @@ class _Sweep:
             if node.name.value not in self.live.after.get(node, ()):
                 return None
             inner = statements(node.body)
-            return node.with_changes(body=block(tidy(inner)))
+            return node.with_changes(body=block(tidy(inner, self.origins)))
         return self._simple(node)
 
     def _if(self, node: cst.If) -> Statement | None:
@@ -266,7 +267,7 @@ def _remove_bindings(body: Sequence[Statement], names: set[str]) -> Body:
 # --- copies --------------------------------------------------------------------
 
 
-def _propagate_copies(body: Body) -> Body:
+def _propagate_copies(body: Body, origins: Origins) -> Body:
     """``device_beta1 = beta1``, each bound once: one name is enough."""
     bindings = Counter(_bindings(body))
     for node in all_statements(body):
@@ -276,7 +277,7 @@ def _propagate_copies(body: Body) -> Body:
         if not isinstance(pair[1], cst.Name) or pair[1].value not in bindings:
             continue
         if bindings[pair[0].value] == 1 and bindings[pair[1].value] == 1:
-            return _substitute_copy(body, node, pair[0].value, pair[1].value)
+            return _substitute_copy(body, pair[0].value, pair[1].value, origins)
     return body
 
 
@@ -292,15 +293,12 @@ def _bindings(body: Body) -> Iterator[str]:
             yield from bound_names(node.body)
 
 
-def _substitute_copy(body: Body, node: Statement, name: str, source: str) -> Body:
-    from codegen.diagnostics import Origins
-
+def _substitute_copy(body: Body, name: str, source: str, origins: Origins) -> Body:
     def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
         if isinstance(inner, cst.Name) and inner.value == name:
             return cst.Name(source)
         return None
 
-    origins = Origins()
     return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
 
 

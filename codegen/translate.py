@@ -8,7 +8,7 @@ import inspect
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,6 +21,7 @@ from codegen.context import Change, Context
 from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.pipeline import Update, run
+from codegen.source_map import Line, map_lines
 from codegen.syntax import (
     Statement,
     all_params,
@@ -35,7 +36,10 @@ from codegen.upstream import Library, Upstream, open_target
 
 @dataclass(frozen=True)
 class Translation:
-    """A translated optimizer: the text of its module and how it came about."""
+    """A translated optimizer: the text of its module and how it came about.
+
+    ``lines`` map the text to where upstream wrote it, ``sources`` are the files there.
+    """
 
     target: str
     text: str
@@ -44,6 +48,8 @@ class Translation:
     source: str
     digest: str
     changes: tuple[Change, ...]
+    lines: tuple[Line, ...]
+    sources: Mapping[str, str]
 
     @property
     def fired(self) -> Counter[str]:
@@ -91,8 +97,9 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
     update = run(upstream, context)
     carrier = Carrier(upstream, context, update.complex_as_real)
     carried = carrier.follow(update.body)
-    body = tuple(plain_raises(s, carrier.raised) for s in update.body)
+    body = tuple(plain_raises(s, carrier.raised, context.origins) for s in update.body)
     context.raise_if_refused()
+    helpers = tuple(code(h).strip() for h in carried.helpers)
     module = emit.Module(
         command=f"python -m codegen {upstream.target}{_jumps_option(context.jumps)}",
         target=upstream.target,
@@ -102,20 +109,24 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
         class_name=f"Differentiable{upstream.name}",
         settings=", ".join(float_settings(upstream)),
         notes=tuple(dict.fromkeys(context.notes)),
-        imports=tuple(_imports(update, carried.imports, carried.helpers)),
+        imports=tuple(_imports(update, carried.imports, helpers)),
         constants=tuple(carried.constants),
         declarations=tuple(_declarations(upstream, update)),
         body=emit.indented(body, 2),
-        helpers=tuple(carried.helpers),
+        helpers=helpers,
     )
+    text = emit.render(module)
+    lines = map_lines(text, (*body, *carried.helpers), context.origins)
     return Translation(
         upstream.target,
-        emit.render(module),
+        text,
         module.class_name,
         module_name(upstream.name),
         module.source,
         module.digest,
         tuple(context.changes),
+        lines,
+        {o.file: context.origins.text(o.file) for _, o in lines if o is not None},
     )
 
 
@@ -123,7 +134,7 @@ def _jumps_option(jumps: frozenset[str]) -> str:
     return f" --jumps {','.join(sorted(jumps))}" if jumps else ""
 
 
-def plain_raises(node: Statement, names: set[str]) -> Statement:
+def plain_raises(node: Statement, names: set[str], origins: Origins) -> Statement:
     """``raise OwnError(text)`` → ``raise RuntimeError("OwnError", text)``."""
 
     def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
@@ -138,7 +149,7 @@ def plain_raises(node: Statement, names: set[str]) -> Statement:
         )
         return inner.with_changes(exc=error)
 
-    return cast(Statement, replace_nodes(node, replace, Origins())) if names else node
+    return cast(Statement, replace_nodes(node, replace, origins)) if names else node
 
 
 def _internal(upstream: Upstream, context: Context, error: Exception) -> CodegenError:
@@ -249,7 +260,7 @@ def _fills_state_early(upstream: Upstream) -> bool:
 # --- imports --------------------------------------------------------------------
 
 
-def _imports(update: Update, found: set[str], helpers: list[str]) -> Iterator[str]:
+def _imports(update: Update, found: set[str], helpers: Sequence[str]) -> Iterator[str]:
     text = "".join([*(code(s) for s in update.body), *helpers])
     plain = sorted(l for l in found if l.startswith("import ") and not _third(l))
     third = sorted(l for l in found if _third(l) and l.startswith("import "))

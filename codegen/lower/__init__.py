@@ -33,12 +33,13 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
             f"{upstream.target} defines no step of its own",
             "name an optimizer that overrides torch.optim.Optimizer.step",
         )
-    body = tidy(Specializer(upstream, context).function(step))
+    body = tidy(Specializer(upstream, context).function(step), context.origins)
     complex_as_real = only_converts(upstream.reads.values())
     if complex_as_real:
-        body = tidy(Specializer(upstream, context, real_views=True).function(step))
+        specializer = Specializer(upstream, context, real_views=True)
+        body = tidy(specializer.function(step), context.origins)
     refuse_closures(body, context)
     context.raise_if_refused()
     body = lower_loops(walk_selections(body, context), context)
     body = modernize(body, context)
-    return Lowered(tidy(body), complex_as_real)
+    return Lowered(tidy(body, context.origins), complex_as_real)
