@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 from codegen import files
-from codegen.check import drifts
+from codegen.drift import drifts
 from codegen.diagnostics import CodegenError, misuse
 from codegen.rules import RULES
 from codegen.translate import Translation, translate

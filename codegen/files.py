@@ -35,7 +35,7 @@ def read_text(path: Path) -> str:
 
 def header(text: str) -> Header | None:
     """The header of a generated file; None for a file of another make."""
-    match = emit.HEADER.match(text)
+    match = emit.HEADER.match(text.replace("\r\n", "\n"))
     if match is None:
         return None
     found = match.groupdict()

@@ -130,7 +130,7 @@ class Library:
                 f"{error.message}",
                 "fix the file; the compiler reads the same Python as the interpreter",
             ) from None
-        except (UnicodeDecodeError, LookupError) as error:
+        except (SyntaxError, UnicodeDecodeError, LookupError) as error:
             raise misuse(
                 f"{file}: can't be decoded: {error}",
                 "save the file as UTF-8, or declare its encoding on the first line",
@@ -153,7 +153,17 @@ class Library:
                 found = self.member(found, part)
             else:
                 return None
-        return found
+        return self._inside_torch(found) if isinstance(found, External) else found
+
+    def _inside_torch(self, found: External) -> Resolved:
+        """``torch.optim.SGD`` written in full is the class, as imported by name."""
+        module_name, _, name = found.full_name.rpartition(".")
+        if found.full_name == BASE or not _worth_reading(module_name):
+            return found
+        module = self.module(module_name)
+        if module is None or name == "Optimizer":
+            return found
+        return self.member(module, name) or found
 
     def _resolve_one(self, module: SourceModule, name: str) -> Resolved | None:
         binding = module.bindings.get(name)

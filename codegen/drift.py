@@ -39,16 +39,8 @@ def drifts(paths: Sequence[str] = ()) -> Iterator[Drift]:
             yield from _check_file(Path(name))
         return
     folder = files.generated_folder()
-    for path, found in files.generated_files(folder):
-        if found is None:
-            yield Drift(
-                path,
-                ORPHAN,
-                "it has no header of the compiler's: nothing would make it again",
-                f"rm {_shown(path)}",
-            )
-        else:
-            yield from _check_file(path)
+    for path, _ in files.generated_files(folder):
+        yield from _check_file(path)
     yield from _check_index(folder)
 
 
@@ -58,14 +50,13 @@ def _check_file(path: Path) -> Iterator[Drift]:
         return
     text = files.read_text(path)
     found = files.header(text)
+    if found is None and emit.MARKER in text[:200]:
+        fix = "git checkout it, or python -m codegen --all"
+        yield Drift(path, EDITED, "its header is not one that the compiler writes", fix)
+        return
     if found is None:
-        kind = EDITED if emit.MARKER in text[:200] or "\r\n" in text else ORPHAN
-        yield Drift(
-            path,
-            kind,
-            "its header is not one that the compiler writes",
-            f"python -m codegen TARGET -o {_shown(path)} --force",
-        )
+        why = "it has no header of the compiler's: nothing would make it again"
+        yield Drift(path, ORPHAN, why, f"rm {_shown(path)}")
         return
     fix = f"{found.command}{_output(path)}"
     try:

@@ -1,0 +1,191 @@
+"""The command line: exit codes, what is written, and what never is."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import codegen
+from codegen import drift, emit, files
+from codegen.__main__ import main
+
+REAL = Path(__file__).parent.parent / "generated"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of generated/ with SGD alone, in the real one's place."""
+    copy = tmp_path / "generated"
+    copy.mkdir()
+    shutil.copy(REAL / "sgd.py", copy / "sgd.py")
+    (copy / "__init__.py").write_text(files.index_of(copy))
+    monkeypatch.setattr(files, "generated_folder", lambda: copy)
+    return copy
+
+
+def drift_of(path: Path) -> str:
+    found = {d.path.name: d.kind for d in drift.drifts()}
+    return found[path.name]
+
+
+def test_deleted_and_made_again(folder: Path) -> None:
+    before = (folder / "sgd.py").read_bytes()
+    (folder / "sgd.py").unlink()
+    assert main(["torch.optim.SGD", "--no-verify"]) == 0
+    assert (folder / "sgd.py").read_bytes() == before
+    assert main(["--check"]) == 0
+
+
+def test_check_is_content_with_a_current_folder(folder: Path) -> None:
+    assert main(["--check"]) == 0
+
+
+CHANGES = {
+    "edited by hand": lambda text: text.replace("lr = group", "lr = 2 * group"),
+    "truncated": lambda text: text[: len(text) // 2],
+    "CRLF": lambda text: text.replace("\n", "\r\n"),
+    "reordered": lambda text: "\n".join(
+        text.split("\n")[:20] + text.split("\n")[20:][::-1]
+    ),
+    "edited hash of the body": lambda text: text.replace(
+        "body: sha256 ", "body: sha256 0"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_edits_are_named(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "sgd.py"
+    path.write_bytes(CHANGES[name](path.read_text()).encode())
+    assert main(["--check"]) == 1
+    assert drift_of(path) == drift.EDITED
+    assert "mend it with" in capsys.readouterr().err
+
+
+def test_upstream_that_changed_is_named(folder: Path) -> None:
+    path = folder / "sgd.py"
+    text = path.read_text()
+    header = files.header(text)
+    assert header is not None
+    path.write_text(text.replace(header.digest, "0" * 16))
+    assert drift_of(path) == drift.UPSTREAM
+
+
+def test_translator_that_changed_is_named(folder: Path) -> None:
+    path = folder / "sgd.py"
+    text = path.read_text().replace('lr = group["lr"]', 'lr = group["lr"]  # once')
+    header = files.header(text)
+    assert header is not None
+    path.write_text(text.replace(header.body, emit.body_digest(text)))
+    assert drift_of(path) == drift.TRANSLATOR
+
+
+def test_extra_and_missing_files_are_named(folder: Path) -> None:
+    (folder / "extra.py").write_text("x = 1\n")
+    assert drift_of(folder / "extra.py") == drift.ORPHAN
+    (folder / "extra.py").unlink()
+    (folder / "sgd.py").unlink()
+    assert main(["--check"]) == 1
+
+
+def test_index_is_compared_too(folder: Path) -> None:
+    (folder / "__init__.py").write_text("")
+    assert main(["--check"]) == 1
+
+
+MISUSES = {
+    "torch.optim.Nadam": "did you mean",
+    "torch.optim.lr_scheduler.StepLR": "is no optimizer",
+    "no.such.module.Opt": "no Python source",
+    "_io.FileIO": "no Python source",
+    "nowhere.py:Opt": "no file nowhere.py",
+}
+
+
+@pytest.mark.parametrize("target", MISUSES)
+def test_misuse_is_one_clear_error(
+    folder: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([target]) == 2
+    error = capsys.readouterr().err
+    assert MISUSES[target] in error and "hint:" in error
+    assert "Traceback" not in error
+
+
+BAD_FILES = {
+    "syntax": (b"class Opt(:\n", "syntax error"),
+    "encoding": (b"# \xff\xfe\nclass Opt: pass\n", "can't be decoded"),
+    "import": (
+        b"import torch\nraise OSError('no luck')\nclass Opt(torch.optim.SGD): pass\n",
+        "can't be imported",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_leave_nothing_behind(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, message = BAD_FILES[name]
+    path = tmp_path / "bad.py"
+    path.write_bytes(content)
+    assert main([f"{path}:Opt", "-o", str(tmp_path / "out.py")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.py").exists()
+
+
+def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("precious = 1\n")
+    assert main(["torch.optim.SGD", "--no-verify", "-o", str(path)]) == 2
+    assert path.read_text() == "precious = 1\n"
+    assert main(["torch.optim.SGD", "--no-verify", "--force", "-o", str(path)]) == 0
+    assert main(["--check", str(path)]) == 0
+
+
+def test_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["torch.optim.SGD", "--no-verify", "-o", "-"]) == 0
+    assert capsys.readouterr().out == (REAL / "sgd.py").read_text()
+
+
+def test_interrupted_writing_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.py"
+    path.write_text("old\n")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write(path, "new\n")
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_refusal_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["torch.optim.LBFGS"]) == 2
+    assert "torch/optim/lbfgs.py:" in capsys.readouterr().err
+
+
+def test_compiled_in_memory_shows_its_source() -> None:
+    compiled = codegen.compile_optimizer(torch.optim.SGD)
+    assert "def _update" in inspect.getsource(compiled._update)
+
+
+def test_classes_inside_functions_are_refused() -> None:
+    class Local(torch.optim.SGD):
+        pass
+
+    with pytest.raises(codegen.CodegenError, match="top level of a module"):
+        codegen.compile_optimizer(Local)
+    with pytest.raises(codegen.CodegenError, match="no optimizer class"):
+        codegen.compile_optimizer(torch.nn.Linear)  # type: ignore[arg-type]

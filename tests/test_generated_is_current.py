@@ -1,0 +1,66 @@
+"""The committed output is what the compiler makes of the pinned torch."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import codegen
+from codegen.commands import torch_optimizers
+from codegen.rules import RULES
+from generated import OPTIMIZERS
+
+GENERATED = Path(__file__).parent.parent / "generated"
+PINNED = "2.13.0"
+
+
+@pytest.fixture(scope="module")
+def translations() -> dict[str, codegen.Translation]:
+    return {target: codegen.translate(target) for target in sorted(OPTIMIZERS)}
+
+
+@pytest.mark.skipif(
+    not torch.__version__.startswith(PINNED), reason=f"output is made from {PINNED}"
+)
+def test_every_file_is_current(translations: dict[str, codegen.Translation]) -> None:
+    for target, translation in translations.items():
+        path = GENERATED / f"{translation.module_name}.py"
+        assert (
+            path.read_text() == translation.text
+        ), f"{path.name} is stale; mend it with: python -m codegen {target}"
+
+
+@pytest.mark.skipif(
+    not torch.__version__.startswith(PINNED), reason=f"output is made from {PINNED}"
+)
+def test_only_lbfgs_is_missing() -> None:
+    assert set(torch_optimizers()) - set(OPTIMIZERS) == {"torch.optim.LBFGS"}
+
+
+def test_every_rule_fires(translations: dict[str, codegen.Translation]) -> None:
+    fired = {rule for t in translations.values() for rule in t.fired}
+    assert fired >= {rule.name for rule in RULES}
+
+
+LEFTOVERS = re.compile(
+    r"\.\w+_\(|\.data\b|closure|no_grad|capturable|foreach|is_scripting|\bfused\b"
+    r"|has_complex|\bcast\(|type: ignore|\.item\(|\.detach\(|view_as_real"
+)
+
+
+@pytest.mark.parametrize("path", sorted(GENERATED.glob("*.py")), ids=lambda p: p.stem)
+def test_nothing_is_left_over(path: Path) -> None:
+    code = path.read_text()
+    assert not LEFTOVERS.search(code), LEFTOVERS.search(code)
+    assert max(map(len, code.splitlines())) < 125
+
+
+@pytest.mark.parametrize("target", sorted(OPTIMIZERS))
+def test_index_leads_to_the_class(target: str) -> None:
+    module, _, name = OPTIMIZERS[target].partition(":")
+    assert getattr(importlib.import_module(module), name).__name__ == name
+    assert name == f"Differentiable{target.rpartition('.')[2]}"
