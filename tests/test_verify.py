@@ -318,9 +318,18 @@ def test_verification_leaves_no_trace() -> None:
 
 def test_report_is_readable() -> None:
     failure = Failure("hypergradient", "defaults", {"of": "lr", "found": 0.25})
-    report = Report("Adam", 9, 9, 8, 4, 3, 0.0, 2e-7, 1.25, (failure,), ("one note",))
+    worst = {"float64": 0.0, "float32": 1e-7}
+    report = Report("Adam", 9, 9, 8, 4, 3, worst, 2e-7, 1.25, (failure,), ("one note",))
     assert str(failure) == "hypergradient [defaults]: of lr, found 0.25"
-    assert report.row() == ("Adam", "9/9", "8", "3/4", "0", "2e-07", "1.2")
+    assert report.row() == (
+        "Adam",
+        "9/9",
+        "8",
+        "3/4",
+        "float32 1e-07",
+        "2e-07",
+        "1.2",
+    )
     assert not report.ok
     assert "note: one note" in str(report)
 

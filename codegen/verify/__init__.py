@@ -65,5 +65,7 @@ def _checks(
         yield partial(trajectory.check, found, conf, tally)
     for conf in gradients.configurations(found, thorough):
         yield partial(gradients.check, found, conf, tally, thorough)
+    for conf in gradients.further(found, tally):
+        yield partial(gradients.check, found, conf, tally)
     for conf in stability.configurations(found, thorough):
         yield partial(stability.check, found, conf, tally)

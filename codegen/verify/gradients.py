@@ -67,6 +67,16 @@ def configurations(subject: Subject, thorough: bool) -> Iterator[Configuration]:
         yield from (replace(conf, warm=True) for conf in flagged)
 
 
+def further(subject: Subject, tally: Tally) -> Iterator[Configuration]:
+    """Settings that had no influence on the weights yet, at other values."""
+    floats = sampled(subject.settings, subject.accepts)
+    silent = {s.partition("[")[0] for s, moves in tally.influence.items() if not moves}
+    for setting in subject.settings:
+        if setting.name in silent:
+            for value in setting.alternatives[1:]:
+                yield Configuration(subject.layout, floats | {setting.name: value})
+
+
 def _flags(subject: Subject, floats: Mapping[str, Any]) -> Iterator[Configuration]:
     """Every flag and choice changed by itself, among float settings at work: those
     that the constructor takes together with it."""

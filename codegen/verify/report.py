@@ -45,7 +45,7 @@ class Tally:
     identical: int = 0
     hypergradients_run: int = 0
     hypergradients_right: int = 0
-    worst_trajectory: float = 0.0
+    worst_trajectory: dict[str, float] = field(default_factory=dict)
     worst_gradient: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
@@ -54,6 +54,12 @@ class Tally:
     def fail(self, kind: str, configuration: object, **figures: object) -> None:
         """Record a failure."""
         self.failures.append(Failure(kind, str(configuration), figures))
+
+    def follow(self, dtype: str, error: float) -> None:
+        """Record a configuration that is followed, with its relative error."""
+        self.followed += 1
+        self.identical += error == 0
+        self.worst_trajectory[dtype] = max(error, self.worst_trajectory.get(dtype, 0))
 
     def seen(self, setting: str, moves_weights: bool) -> None:
         """Record whether a setting has any influence on the weights."""
@@ -71,8 +77,9 @@ class Report:
 
     run, followed, identical: configurations run, followed within tolerance, followed
     bit for bit. hypergradients_run, hypergradients_right: derivatives compared with finite
-    differences of the original, and found equal. worst_trajectory, worst_gradient:
-    largest relative error met. notes: what was skipped or excused, and why.
+    differences of the original, and found equal. worst_trajectory: dtype -> largest
+    relative error met; worst_gradient: likewise. notes: what was skipped or excused, and
+    why.
     """
 
     name: str
@@ -81,7 +88,7 @@ class Report:
     identical: int
     hypergradients_run: int
     hypergradients_right: int
-    worst_trajectory: float
+    worst_trajectory: Mapping[str, float]
     worst_gradient: float
     seconds: float
     failures: tuple[Failure, ...] = ()
@@ -99,7 +106,12 @@ class Report:
             f"{self.followed}/{self.run}",
             str(self.identical),
             f"{self.hypergradients_right}/{self.hypergradients_run}",
-            f"{self.worst_trajectory:.0e}" if self.worst_trajectory else "0",
+            ", ".join(
+                f"{dtype} {error:.0e}"
+                for dtype, error in self.worst_trajectory.items()
+                if error
+            )
+            or "0",
             f"{self.worst_gradient:.0e}",
             f"{self.seconds:.1f}",
         )
@@ -131,7 +143,7 @@ def report(name: str, tally: Tally, seconds: float) -> Report:
         tally.identical,
         tally.hypergradients_run,
         tally.hypergradients_right,
-        tally.worst_trajectory,
+        dict(tally.worst_trajectory),
         tally.worst_gradient,
         seconds,
         tuple(tally.failures),

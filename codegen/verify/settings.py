@@ -227,6 +227,8 @@ def _alternatives(setting: Setting, text: str, choices: list[str]) -> Iterator[A
         yield not setting.default
     elif setting.kind == "float":
         yield moved(setting.default)
+        if setting.default is None or 0 < setting.default <= 1e-4:
+            yield 2.0  # above whatever such a guard is compared with
     elif setting.kind == "int":
         yield setting.default + (-2 if setting.default > 3 else 1)
     elif setting.kind == "tuple":

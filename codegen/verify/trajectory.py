@@ -141,9 +141,7 @@ def check(subject: Subject, conf: Configuration, tally: Tally) -> None:
     elif difference.size > limits[conf.dtype]:
         tally.fail(difference.kind, conf, **difference.figures)
     else:
-        tally.followed += 1
-        tally.identical += difference.size == 0
-        tally.worst_trajectory = max(tally.worst_trajectory, difference.size)
+        tally.follow(str(conf.dtype)[6:], difference.size)
 
 
 def record(subject: Subject, conf: Configuration, problem: Problem) -> Recording:
