@@ -158,7 +158,8 @@ class Library:
     def _inside_torch(self, found: External) -> Resolved:
         """``torch.optim.SGD`` written in full is the class, as imported by name."""
         module_name, _, name = found.full_name.rpartition(".")
-        if found.full_name == BASE or not _worth_reading(module_name):
+        inside = found.full_name.startswith("torch.optim.")
+        if found.full_name == BASE or not inside:
             return found
         module = self.module(module_name)
         if module is None or name == "Optimizer":
