@@ -58,20 +58,21 @@ class Entry:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where templates are found; those of pages escape what they are given."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader([str(p) for p in _PLACES]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,
+        autoescape=jinja2.select_autoescape(["html.jinja"]),
     )
 
 
 def render(module: Module) -> str:
     """The text of a generated module, its own hash in the header."""
-    template = _environment().get_template("optimizer.py.jinja")
+    template = environment().get_template("optimizer.py.jinja")
     text = layout(template.render(module=module, body_digest="0"))
     return text.replace(
         "# body: sha256 0\n", f"# body: sha256 {body_digest(text)}\n", 1
@@ -80,7 +81,7 @@ def render(module: Module) -> str:
 
 def render_index(entries: Sequence[Entry]) -> str:
     """The text of ``generated/__init__.py``."""
-    template = _environment().get_template("index.py.jinja")
+    template = environment().get_template("index.py.jinja")
     ordered = sorted(entries, key=lambda entry: entry.target)
     return layout(template.render(entries=ordered))
 
