@@ -29,8 +29,8 @@ class Code:
         return bool(self.numbers)
 
     def bare(self) -> str:
-        """The code without layout and comments, to compare."""
-        kept = (t.partition("#")[0] for t in self.texts)
+        """The code without layout, comments and the kind of its quotes, to compare."""
+        kept = (t.partition("#")[0].replace("'", '"') for t in self.texts)
         return "".join("".join(kept).split())
 
 

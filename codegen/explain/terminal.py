@@ -44,7 +44,7 @@ def show(
             line.rstrip()
             console.print(line)
     console.print()
-    for line in _legend(translation, console.width):
+    for line in _legend(translation):
         console.print(line)
 
 
@@ -59,7 +59,8 @@ def _side_by_side(row: Row, width: int) -> Iterator[Text]:
     for i in range(max(len(left), len(right))):
         old = left[i] if i < len(left) else ("", "")
         new = right[i] if i < len(right) else ("", "")
-        line = Text(f"{old[0]:>{NUMBER}} ", style=_FAINT)
+        line = Text()
+        line.append(f"{old[0]:>{NUMBER}} ", style=_FAINT)
         line.append(f"{old[1]:<{room}}", style=_style(row, _OLD))
         line.append(f"{tags if i == 0 else '':<{TAGS}}", style=_tag_style(row))
         line.append(f"{new[0]:>{NUMBER}} ", style=_FAINT)
@@ -74,7 +75,8 @@ def _stacked(row: Row, width: int) -> Iterator[Text]:
     marks = [("- ", old, _OLD), ("+ ", new, _NEW)] if row.tags else [("  ", new, "")]
     for mark, lines, colour in marks:
         for number, code in lines:
-            line = Text(tags, style=_tag_style(row))
+            line = Text()
+            line.append(tags, style=_tag_style(row))
             line.append(f"{number:>{NUMBER}} ", style=_FAINT)
             line.append(mark + code, style=_style(row, colour))
             yield line
@@ -126,14 +128,12 @@ def _lines(code: Code, room: int) -> list[Line]:
 # --- legend -------------------------------------------------------------------
 
 
-def _legend(translation: Translation, width: int) -> Iterator[Text]:
+def _legend(translation: Translation) -> Iterator[Text]:
     fired = translation.fired
     for rule in sorted(RULES, key=lambda rule: rule.name):
         if rule.name in fired:
-            line = Text(f"{rule.name:<{TAGS}}", style=_TAG)
-            line.append(f"{rule.title} ({fired[rule.name]})", style="")
-            yield line
-    line = Text(f"{LOWERED:<{TAGS}}", style=_FAINT)
-    line.append("Layers inlined and dispatch folded, before any rule", style="")
-    yield line
+            line = Text().append(f"{rule.name:<{TAGS}}", style=_TAG)
+            yield line.append(f"{rule.title} ({fired[rule.name]})")
+    line = Text().append(f"{LOWERED:<{TAGS}}", style=_FAINT)
+    yield line.append("Layers inlined and dispatch folded, before any rule")
     yield Text("What the rules say: python -m codegen --rules")
