@@ -76,10 +76,10 @@ def _replayable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _moment(weights: FastWeights) -> _Moment:
-    modes = [m.training for m in weights.modules]
+    modes = [m.training for m in weights.modules()]
     buffers = [
         _saved(weights, m._buffers, name, b)
-        for m in weights.modules
+        for m in weights.modules()
         for name, b in m._buffers.items()
         if b is not None
     ]
@@ -108,7 +108,7 @@ def _saved(
 def _back_at(moment: _Moment) -> Iterator[None]:
     """Puts a stateless module back to an earlier moment."""
     weights = moment.weights
-    now = weights.installed, [m.training for m in weights.modules], weights.replaying
+    now = weights.installed, [m.training for m in weights.modules()], weights.replaying
     held = [(b.holder, b.name, b.holder[b.name]) for b in moment.buffers]
     try:
         weights.replaying = True
@@ -128,7 +128,7 @@ def _back_at(moment: _Moment) -> Iterator[None]:
 
 
 def _set_modes(weights: FastWeights, modes: list[bool]) -> None:
-    for module, training in zip(weights.modules, modes):
+    for module, training in zip(weights.modules(), modes):
         module.training = training
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from higher._rebind import ATOMIC, Rebinder
 from higher._second_order import RNNForward
+from higher._tree import modules_of
 from higher._weights import BufferDict, FastWeights, ModuleDict, Unshare, WeightDict
 
 Device: TypeAlias = "torch.device | str | None"
@@ -67,8 +68,9 @@ class Cloner(Rebinder):
             self.memo[id(module)] = _shell(self.own_class(module))
         for module in tree:
             self._fill(self.memo[id(module)], module)
-        self.weights.modules = [self.memo[id(module)] for module in tree]
-        return cast(nn.Module, self.memo[id(root)])
+        new = cast(nn.Module, self.memo[id(root)])
+        self.weights.root = weakref.ref(new)
+        return new
 
     def _module(self, module: nn.Module) -> nn.Module:
         """A module outside the tree: found in a plain list, say."""
@@ -110,8 +112,8 @@ class Cloner(Rebinder):
             state[name] = self._hooks(value)
         elif type(value) is not RNNForward:
             self._put(state, name, value)
-        elif value.is_own:
-            self._put(state, name, value.forward)
+        elif value.own is not None:
+            self._put(state, name, value.own)
         else:
             del state[name]
 
@@ -156,7 +158,7 @@ class Cloner(Rebinder):
         i = self.index.get(id(value))
         if i is not None:
             self.weights.places[i].append((holder, key))
-        elif type(value) is tuple and self.holds_weight(value):
+        elif isinstance(value, tuple) and self.holds_weight(value):
             self.weights.rewrites.append(
                 lambda weights: holder.__setitem__(key, self.renewed(value, weights))
             )
@@ -310,35 +312,3 @@ def _slots(cls: type) -> list[str]:
         slots = base.__dict__.get("__slots__", ())
         names.extend((slots,) if isinstance(slots, str) else slots)
     return [name for name in names if name not in ("__dict__", "__weakref__")]
-
-
-def modules_of(root: nn.Module) -> list[nn.Module]:
-    """``list(root.modules())``, in a fraction of the time."""
-    found: dict[int, nn.Module] = {}
-
-    def visit(module: nn.Module) -> None:
-        found[id(module)] = module
-        for child in module._modules.values():
-            if child is not None and id(child) not in found:
-                visit(child)
-
-    visit(root)
-    return list(found.values())
-
-
-_LISTERS = ("parameters", "named_parameters", "_named_members", "named_modules")
-
-
-def parameters_of(root: nn.Module) -> list[Tensor]:
-    """``list(root.parameters())``, in a fraction of the time."""
-    cls = type(root)
-    for name in _LISTERS:
-        if getattr(cls, name) is not getattr(nn.Module, name) or name in root.__dict__:
-            return list(root.parameters())
-    found = {
-        id(p): p
-        for module in modules_of(root)
-        for p in module._parameters.values()
-        if p is not None
-    }
-    return list(found.values())

@@ -1,13 +1,14 @@
 """Functions, methods and partials that belong to a module, for its clone.
 
 A hook, an instance's own ``forward`` or a stored method may refer to the module by
-its closure, its defaults, its arguments or its owner. Those are made to refer to the
-clone; callables that don't reach the module are shared, so that what a hook records
+its closure, its defaults, its arguments, its owner or, in a script, by a global name.
+Those are made to refer to the clone; callables that don't reach the module are shared, so that what a hook records
 ends up where its owner looks.
 """
 
 from __future__ import annotations
 
+import builtins
 import functools
 import types
 import weakref
@@ -51,6 +52,7 @@ class Rebinder:
         }
         # an id is good only as long as its object lives
         self.keep: list[Any] = []
+        self.namespaces: dict[int, bool] = {}
 
     def remember(self, old: Any, new: Any) -> None:
         self.memo[id(old)] = new
@@ -77,10 +79,28 @@ class Rebinder:
             return True
         if depth == 0 or isinstance(value, (nn.Module, Tensor, type)):
             return False
+        if type(value) is types.FunctionType and self._named(value, depth):
+            return True
         inside = islice(_referents(value), _BREADTH)
         return any(self._reaches(v, depth - 1) for v in inside)
 
+    def _named(self, function: types.FunctionType, depth: int) -> dict[str, Any]:
+        """Globals by which a function reaches the tree."""
+        namespace = function.__globals__
+        touches = self.namespaces.get(id(namespace))
+        if touches is None:
+            # most namespaces know nothing of the tree: seen once, then skipped
+            touches = any(id(v) in self.memo for v in list(namespace.values()))
+            self.namespaces[id(namespace)] = touches
+        if not touches:
+            return {}
+        names = code_names(function.__code__) & namespace.keys()
+        used = {name: namespace[name] for name in names}
+        return {k: v for k, v in used.items() if self._reaches(v, depth - 1)}
+
     def _function(self, function: types.FunctionType) -> types.FunctionType:
+        named = self._named(function, _DEPTH)
+        namespace = _Namespace(function.__globals__) if named else function.__globals__
         cells = function.__closure__ or ()
         reaching = [self._reaches(_content(c), _DEPTH - 1) for c in cells]
         closure = tuple(
@@ -88,7 +108,7 @@ class Rebinder:
         )
         new = types.FunctionType(
             function.__code__,
-            function.__globals__,
+            namespace,
             function.__name__,
             None,
             closure if cells else None,
@@ -97,6 +117,11 @@ class Rebinder:
         self.remember(function, new)
         new.__qualname__ = function.__qualname__
         new.__dict__.update(self._dict(function.__dict__))
+        if named:
+            self._keep_renewed(
+                lambda renew: namespace.update({k: renew(v) for k, v in named.items()}),
+                named.values(),
+            )
         for cell, old, fresh in zip(closure, cells, reaching):
             if fresh:
                 self._fill_cell(cell, old.cell_contents)
@@ -170,7 +195,7 @@ class Rebinder:
             )
 
     def holds_weight(self, value: Any) -> bool:
-        if type(value) is tuple:
+        if isinstance(value, tuple):
             return any(map(self.holds_weight, value))
         if type(value) is dict:
             return any(map(self.holds_weight, value.values()))
@@ -178,12 +203,31 @@ class Rebinder:
 
     def renewed(self, value: Any, weights: Sequence[Tensor]) -> Any:
         """``value`` with the given weights in the place of parameters."""
-        if type(value) is tuple:
-            return tuple(self.renewed(v, weights) for v in value)
+        if isinstance(value, tuple):
+            items = [self.renewed(v, weights) for v in value]
+            # a namedtuple is made of its items one by one
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
         if type(value) is dict:
             return {k: self.renewed(v, weights) for k, v in value.items()}
         i = self.index.get(id(value))
         return self.rebound(value) if i is None else weights[i]
+
+
+class _Namespace(dict[str, Any]):
+    """The globals of a function, some of them replaced."""
+
+    def __init__(self, original: dict[str, Any]) -> None:
+        super().__init__(__builtins__=original.get("__builtins__", builtins))
+        self.original = original
+
+    def __missing__(self, name: str) -> Any:
+        return self.original[name]
+
+
+def code_names(code: types.CodeType) -> set[str]:
+    """Names of globals and attributes that a code object uses."""
+    nested = (c for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*map(code_names, nested))
 
 
 def _set_defaults(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from higher._clone import modules_of
+from higher._tree import modules_of
 
 _accepted: WeakSet[type] = WeakSet()
 

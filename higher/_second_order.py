@@ -5,7 +5,9 @@ torch's fused attention kernels and cuDNN's RNNs have no second derivative.
 
 from __future__ import annotations
 
+import functools
 import threading
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -97,18 +99,28 @@ no_cudnn = _ProcessWide(lambda: (_cudnn.enabled,), _set_cudnn, (False,))
 
 
 class RNNForward:
-    """The ``forward`` of one RNN of a stateless module."""
+    """The ``forward`` of one RNN of a stateless module.
 
-    __slots__ = ("forward", "is_own", "weights")
+    Attributes:
+        own: the RNN's own ``forward`` if it has one beside its class's.
+    """
+
+    __slots__ = ("own", "rnn", "weights")
 
     def __init__(self, rnn: nn.RNNBase, weights: FastWeights) -> None:
-        self.is_own = "forward" in rnn.__dict__
-        self.forward = rnn.forward
-        self.weights = weights
+        self.own: Callable[..., Any] | None = rnn.__dict__.get("forward")
+        # weakly: the RNN holds this
+        self.rnn = weakref.ref(rnn)
+        self.weights = weakref.ref(weights)
 
     def __call__(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        rnn: Any = self.rnn()
+        forward = self.own or functools.partial(type(rnn).forward, rnn)
+        weights = self.weights()
+        # without the module that it came from, an RNN may still be tracked
+        tracked = (weights is None or weights.track) and torch.is_grad_enabled()
         # a packed sequence has is_cuda, too
-        if input.is_cuda and self.weights.track and torch.is_grad_enabled():
+        if tracked and input.is_cuda:
             with no_cudnn:
-                return self.forward(input, *args, **kwargs)
-        return self.forward(input, *args, **kwargs)
+                return forward(input, *args, **kwargs)
+        return forward(input, *args, **kwargs)

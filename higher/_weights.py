@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
 
+from higher._tree import modules_of
 from higher.utils import detached_copy
 
 Place = tuple[Any, Any]
@@ -24,7 +26,8 @@ class FastWeights:
         installed: the weights that the tree holds now. Never changed in place.
         places: for each weight, where the tree holds it.
         rewrites: called after each change, for holders that can't be assigned to.
-        modules: every module of the tree.
+        root: the stateless module, which holds these; not held in turn, so that
+            weights and graphs go with the last reference to it.
         replaying: whether a part of the module runs again on earlier weights.
         saved_buffers: copies of buffers, for that.
         thread: the thread that used the module last.
@@ -33,7 +36,7 @@ class FastWeights:
     """
 
     __slots__ = (
-        *("history", "track", "installed", "places", "rewrites", "modules"),
+        *("history", "track", "installed", "places", "rewrites", "root"),
         *("replaying", "saved_buffers", "thread", "exposed", "__weakref__"),
     )
 
@@ -43,13 +46,20 @@ class FastWeights:
         self.installed = list(originals)
         self.places: list[list[Place]] = [[] for _ in originals]
         self.rewrites: list[Callable[[Sequence[Tensor]], None]] = []
-        self.modules: list[Any] = []
+        self.root: Callable[[], nn.Module | None] = lambda: None
         self.replaying = False
         self.saved_buffers: dict[Any, Any] = {}
         self.thread = 0
         self.exposed = False
 
+    def modules(self) -> list[nn.Module]:
+        """Every module of the tree."""
+        root = self.root()
+        return [] if root is None else modules_of(root)
+
     def latest(self) -> list[Tensor] | None:
+        if self.replaying:
+            return self.installed
         return self.history[-1] if self.history else None
 
     def at(self, time: int | None) -> list[Tensor]:
@@ -61,6 +71,8 @@ class FastWeights:
                 "With track_higher_grads=False only the latest fast weights are "
                 f"kept: time can be 0 or -1, not {time}."
             )
+        if self.replaying and time is None:
+            return self.installed
         try:
             return self.history[-1 if time is None else time]
         except IndexError:
@@ -163,12 +175,13 @@ class WeightDict(dict[str, Any]):
         self, weights: FastWeights, index: dict[str, int], held: dict[str, Any]
     ) -> None:
         super().__init__(held)
-        self.weights = weights
+        self.weights = weakref.ref(weights)
         self.index = index
 
     def __setitem__(self, name: str, value: Any) -> None:
-        if name in self.index:
-            self.weights.assign(self.index[name], value)
+        weights = self.weights()
+        if weights is not None and name in self.index:
+            weights.assign(self.index[name], value)
         else:
             super().__setitem__(name, value)
 
@@ -245,9 +258,8 @@ class Unshare:
 
     def __call__(self, *args: Any) -> None:
         if self.parameters is not None:
-            for name, i in self.parameters.index.items():
-                weight = self.parameters[name]
-                self.parameters.weights.assign(i, detached_copy(weight))
+            for name in self.parameters.index:
+                self.parameters[name] = detached_copy(self.parameters[name])
 
     def __reduce__(self) -> Any:
         return Unshare, ()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from higher._clone import parameters_of
 from higher._second_order import math_attention
+from higher._tree import parameters_of
 from higher.optim import get_diff_optim
 from higher.optim.base import DifferentiableOptimizer
 from higher.patch import StatelessModule, monkeypatch

@@ -7,6 +7,7 @@ import copy
 import functools
 import inspect
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from higher._checkpointing import watch
-from higher._clone import Cloner, Device, _internal_attrs, parameters_of
+from higher._clone import Cloner, Device, _internal_attrs
 from higher._refuse import check_modules
 from higher._second_order import RNNForward, math_attention
+from higher._tree import parameters_of
 from higher._weights import FastWeights, ModuleDict, fast_weights
 from higher.utils import detached_copy
 
@@ -179,7 +181,7 @@ class StatelessModule(nn.Module):
         """``to``, ``double``, ``cuda``: moves the fast weights within the graph."""
         weights = fast_weights(self)
         weights.replace([fn(w) for w in weights.installed])
-        for module in weights.modules:
+        for module in weights.modules():
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[name] = fn(buffer)
@@ -295,7 +297,7 @@ def _stateless(
     weights.history = history
     fmodule = Cloner(weights, originals, device, own_class).clone(module)
     fmodule.__dict__["_higher"] = weights
-    for m in weights.modules:
+    for m in weights.modules():
         if isinstance(m, nn.RNNBase):
             m.__dict__["forward"] = RNNForward(m, weights)
     watch(weights)
@@ -354,12 +356,13 @@ def _root_class(cls: type[nn.Module]) -> type[nn.Module]:
         meta = type(cls)
         # not meta(...): a metaclass of the user's need not hear of this class
         make = abc.ABCMeta.__new__ if issubclass(meta, abc.ABCMeta) else type.__new__
-        namespace = {
+        namespace: dict[str, Any] = {
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
             "__doc__": cls.__doc__,
-            "forward": _forward_with_params(cls.forward),
         }
+        if isinstance(inspect.getattr_static(cls, "forward"), types.FunctionType):
+            namespace["forward"] = _forward_with_params(cls.forward)
         found = make(meta, cls.__name__, (StatelessModule, cls), namespace)
         # weakly: the subclass refers to the class that it is stored for
         _root_classes[cls] = weakref.ref(found)

@@ -308,6 +308,8 @@ class DifferentiableOptimizer:
 
     def _gradients(self, loss: Tensor, params: list[Tensor]) -> list[Tensor | None]:
         """Gradient of ``loss`` with respect to each parameter that requires grad."""
+        if not isinstance(loss, Tensor):
+            raise TypeError(f"loss must be a tensor, not {type(loss).__name__}.")
         targets = [p for p in params if p.requires_grad]
         if not loss.requires_grad or not targets:
             raise RuntimeError(_no_gradient(loss, targets))

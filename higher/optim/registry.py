@@ -6,12 +6,12 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from higher._rebind import code_names
 from higher.optim.base import DifferentiableOptimizer
 
 if TYPE_CHECKING:
@@ -186,15 +186,10 @@ def _reached(cls: type, name: str, seen: set[str]) -> set[str]:
     """Names of the attributes of ``cls`` that its method ``name`` runs."""
     seen.add(name)
     code = getattr(_plain(getattr(cls, name)), "__code__", None)
-    for other in _names(code) if code is not None else ():
+    for other in code_names(code) if code is not None else ():
         if other not in seen and not other.startswith("__") and hasattr(cls, other):
             _reached(cls, other, seen)
     return seen
-
-
-def _names(code: CodeType) -> set[str]:
-    nested = (c for c in code.co_consts if isinstance(c, CodeType))
-    return set(code.co_names).union(*map(_names, nested))
 
 
 def _plain(function: Any) -> Any:

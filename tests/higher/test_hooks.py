@@ -104,6 +104,29 @@ def test_hook_with_model_as_default_argument_and_partial() -> None:
     assert_same_unroll(net, regression())
 
 
+def test_hooks_of_a_script_refer_to_the_model_by_a_global_name() -> None:
+    """Also through a function of the script, and a weight of its own."""
+    net, plain = Net(), Net()
+    plain.load_state_dict(net.state_dict())
+    plain.register_forward_hook(lambda m, args, out: out * m.gain + m.gain.sum())
+    script = {"net": net, "gain": net.gain, "calls": 0}
+    exec(
+        "def shift():\n"
+        "    return gain.sum()\n"
+        "def hook(module, args, out):\n"
+        "    return out * net.gain + shift() + len(str()) * unrelated()\n"
+        "def unrelated():\n"
+        "    return 1\n"
+        "net.register_forward_hook(hook)\n",
+        script,
+    )
+    outer, meta = fast_unroll(net, regression())
+    wanted = reference_unroll(plain, regression())
+    torch.testing.assert_close((outer, meta), wanted)
+    hook = next(iter(higher.monkeypatch(net)._forward_hooks.values()))
+    assert hook is not script["hook"] and hook.__globals__["unrelated"]() == 1
+
+
 def test_what_a_hook_records_ends_up_where_its_owner_looks() -> None:
     class Recorder:
         def __init__(self, model: nn.Module | None = None) -> None:

@@ -288,3 +288,62 @@ def test_modules_need_nothing_to_be_collected() -> None:
     del model, fmodel, Local
     gc.collect()
     assert [r() for r in refs] == [None] * 4
+
+
+@pytest.mark.parametrize("kind", ["linear", "rnn", "parametrized", "attention"])
+def test_weights_and_graphs_go_with_the_last_reference(kind: str) -> None:
+    """At once, not when the garbage collector finds a cycle."""
+    import gc
+    import weakref
+
+    class Own(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            if kind == "attention":
+                return self.inner(x, x, x)[0]
+            return self.inner(x)[0]
+
+    inner: nn.Module = nn.Linear(3, 2)
+    if kind == "rnn":
+        inner = nn.GRU(3, 2)
+    elif kind == "parametrized":
+        nn.utils.parametrizations.weight_norm(inner)
+    elif kind == "attention":
+        inner = nn.MultiheadAttention(3, 1)
+    model = Own(inner)
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        with higher.innerloop_ctx(model, opt) as (fmodel, diff):
+            diff.step(fmodel(torch.ones(1, 3)).sum())
+        refs = [weakref.ref(p) for t in (0, 1) for p in fmodel.parameters(time=t)]
+        refs.append(weakref.ref(fmodel))
+        del fmodel, diff
+        assert [r() for r in refs] == [None] * len(refs)
+    finally:
+        gc.enable()
+
+
+def test_static_and_odd_forwards() -> None:
+    class Static(nn.Module):
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x + 1
+
+    class Late(nn.Linear):
+        forward = nn.Linear.forward
+
+    assert torch.equal(higher.monkeypatch(Static())(X), X + 1)
+    assert higher.monkeypatch(Late(3, 2).double())(X).shape == (4, 2)
+
+
+def test_parameters_seen_from_within_forward() -> None:
+    class Penalized(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + sum(p.square().sum() for p in self.parameters())
+
+    assert_same_unroll(Penalized(3, 2).double(), regression())

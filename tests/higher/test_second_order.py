@@ -131,9 +131,11 @@ def test_recurrent_on_a_gpu_does_without_cudnn() -> None:
 
     net = Recurrent(nn.LSTM)
     net.rnn.forward = lambda x: seen.append(torch.backends.cudnn.enabled)
-    higher.monkeypatch(net).rnn.forward(Input())
-    higher.monkeypatch(net, track_higher_grads=False).rnn.forward(Input())
+    tracking = higher.monkeypatch(net)
+    testing = higher.monkeypatch(net, track_higher_grads=False)
+    tracking.rnn.forward(Input())
+    testing.rnn.forward(Input())
     with torch.no_grad():
-        higher.monkeypatch(net).rnn.forward(Input())
+        tracking.rnn.forward(Input())
     assert seen == [False, True, True]
     assert torch.backends.cudnn.enabled

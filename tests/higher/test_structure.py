@@ -224,6 +224,10 @@ def test_parameter_list_and_dict() -> None:
 def test_weights_held_outside_parameters_follow_updates() -> None:
     """In lists, dicts, tuples, sets, partials and objects."""
 
+    class Named(NamedTuple):
+        weight: Tensor
+        other: int
+
     class Holder:
         def __init__(self, weight: Tensor) -> None:
             self.weight = weight
@@ -235,6 +239,7 @@ def test_weights_held_outside_parameters_follow_updates() -> None:
             self.held_dict = {"w": w}
             self.held_tuple = (w, (w, 1))
             self.held_set = {w}
+            self.held_named = Named(w, 1)
             self.held_deque = deque([w])
             self.held_object = Holder(w)
             self.held_partial = functools.partial(torch.mul, w)
@@ -249,6 +254,7 @@ def test_weights_held_outside_parameters_follow_updates() -> None:
         assert fmodel.held_dict["w"] is new
         assert fmodel.held_tuple[0] is new and fmodel.held_tuple[1][0] is new
         assert fmodel.held_set == {new}
+        assert fmodel.held_named.weight is new and type(fmodel.held_named) is Named
         assert fmodel.held_deque[0] is new
         assert fmodel.held_object.weight is new
         assert fmodel.alias is new
