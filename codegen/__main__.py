@@ -36,7 +36,11 @@ def _parser() -> argparse.ArgumentParser:
         "(with --check: generated files)",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="where to write; - prints"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where to write; - prints (with --rules and --verify: a document whose "
+        "section is renewed)",
     )
     parser.add_argument("--no-verify", action="store_true", help="skip verification")
     parser.add_argument(
@@ -75,21 +79,21 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         return commands.check(targets)
     if arguments.rules:
-        return commands.rules()
+        return commands.rules(arguments.output)
     if arguments.list:
         return commands.list_all()
     if arguments.verify:
-        return commands.verify(targets)
+        return commands.verify(targets, arguments.output)
     if arguments.all:
         return commands.generate_all(verify=not arguments.no_verify)
     if not targets:
         raise misuse(
             "no optimizer named", "python -m codegen torch.optim.NAdam; see --help"
         )
-    if arguments.explain:
-        return commands.explain(targets, arguments.explain, arguments.output)
     if arguments.output is not None and len(targets) > 1:
         raise misuse("-o takes one optimizer", "name one, or leave -o out")
+    if arguments.explain:
+        return commands.explain(targets, arguments.explain, arguments.output)
     for target in targets:
         output = arguments.output
         commands.generate(

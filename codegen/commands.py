@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-from codegen import files
+from codegen import files, sections
 from codegen.drift import drifts
 from codegen.diagnostics import CodegenError, misuse
 from codegen.rules import RULES
@@ -140,8 +140,9 @@ def check(paths: Sequence[str]) -> int:
 # --- verification -------------------------------------------------------------------
 
 
-def verify(targets: Sequence[str]) -> int:
-    """One row an optimizer; exit 1 on any miss."""
+def verify(targets: Sequence[str], output: str | None = None) -> int:
+    """One row an optimizer; exit 1 on any miss. Without one, ``output`` is a document
+    whose table is renewed."""
     import importlib
 
     from codegen.memory import import_original
@@ -165,7 +166,10 @@ def verify(targets: Sequence[str]) -> int:
         if not report.ok:
             wrong = True
             print(report, file=sys.stderr)
-    print("\n" + _table(rows))
+    if wrong:
+        output = None  # what failed is no news for a document
+    print()
+    _publish("verification", _table(rows), output)
     return 1 if wrong else 0
 
 
@@ -185,7 +189,7 @@ def rules_text() -> str:
     ordered = sorted(RULES, key=lambda rule: rule.name)
     parts = []
     for rule in ordered:
-        text = inspect.cleandoc(rule.__doc__ or "")
+        text = inspect.cleandoc(rule.__doc__ or "").replace("``", "`")
         parts.append(f"### {rule.name}. {rule.title}\n\n{text}\n")
         for example in rule.EXAMPLES:
             parts.append(_example(example.before, example.after, example.note))
@@ -193,16 +197,25 @@ def rules_text() -> str:
 
 
 def _example(before: str, after: str | None, note: str) -> str:
-    lines = textwrap.dedent(before).strip()
-    shown = "unchanged" if after is None else "becomes"
-    parts = [f"```python\n{lines}\n# {shown}{f': {note}' if note else ''}"]
-    if after is not None:
-        parts.append(textwrap.dedent(after).strip())
-    return "\n".join(parts) + "\n```\n"
+    before = textwrap.dedent(before).strip()
+    caption = f"{note[:1].upper()}{note[1:]}:\n\n" if note else ""
+    if after is None:
+        return f"{caption}```python\n{before}  # stays\n```\n"
+    after = textwrap.dedent(after).strip()
+    return f"{caption}```python\n{before}\n# becomes\n{after}\n```\n"
 
 
-def rules() -> int:
-    print(rules_text())
+def rules(output: str | None = None) -> int:
+    """Print the rules, or renew the section of a document that holds them."""
+    return _publish("rules", rules_text(), output)
+
+
+def _publish(name: str, text: str, output: str | None) -> int:
+    if output is None or output == "-":
+        print(text)
+        return 0
+    changed = sections.renew(Path(output), name, text)
+    print(f"{'renewed' if changed else 'unchanged:'} section {name!r} of {output}")
     return 0
 
 
