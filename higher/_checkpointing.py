@@ -8,7 +8,9 @@ without a word. Here such a run finds the weights, buffers and modes of the firs
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -134,24 +136,32 @@ def _set_modes(weights: FastWeights, modes: list[bool]) -> None:
 
 @functools.cache
 def _wrap_torch() -> None:
-    """Wraps the two functions that every call of ``checkpoint`` ends in."""
+    """Wraps what every call of ``checkpoint``, whoever imported it, ends in."""
     module: Any = torch.utils.checkpoint
-    generator = module._checkpoint_without_reentrant_generator
-    reentrant = module.CheckpointFunction
+    frame = getattr(module, "_CheckpointFrame", None)
+    if frame is None or "recompute_fn" not in inspect.signature(frame).parameters:
+        warnings.warn(
+            "higher does not know how this torch does activation checkpointing. "
+            "Switch it off in models that are differentiated through inner steps, "
+            "or their gradients will be wrong.",
+            stacklevel=5,
+        )
+        return
+    make_frame = frame.__init__
 
-    @functools.wraps(generator)
-    def wrapped(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return generator(_replayable(function), *args, **kwargs)
+    @functools.wraps(make_frame)
+    def __init__(self: Any, recompute_fn: Any, *args: Any, **kwargs: Any) -> None:
+        make_frame(self, _replayable(recompute_fn), *args, **kwargs)
 
-    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+    frame.__init__ = __init__
+    apply = module.CheckpointFunction.apply
+
+    def reentrant(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
         if not len(_live.weights):
-            return reentrant.apply(function, preserve, *args)
-        # the reentrant variant has no second derivatives
+            return apply(function, preserve, *args)
+        # this variant has no second derivatives
         return module.checkpoint(
             function, *args, use_reentrant=False, preserve_rng_state=preserve
         )
 
-    module._checkpoint_without_reentrant_generator = wrapped
-    module.CheckpointFunction = type(
-        "CheckpointFunction", (reentrant,), {"apply": staticmethod(apply)}
-    )
+    module.CheckpointFunction.apply = staticmethod(reentrant)

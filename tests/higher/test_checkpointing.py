@@ -225,3 +225,11 @@ def test_models_outside_are_left_alone() -> None:
         for p, q in zip(net.parameters(), plain.parameters()):
             torch.testing.assert_close(p.grad, q.grad)
     assert alive is not None
+
+
+def test_an_unknown_torch_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    from higher import _checkpointing
+
+    monkeypatch.delattr(torch.utils.checkpoint, "_CheckpointFrame")
+    with pytest.warns(UserWarning, match="Switch it off"):
+        _checkpointing._wrap_torch.__wrapped__()
