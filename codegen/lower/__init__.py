@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
+
+import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import misuse
@@ -12,7 +15,7 @@ from codegen.lower.lists import walk_selections
 from codegen.lower.loops import lower_loops
 from codegen.lower.specialize import Specializer
 from codegen.rules.r1_closures import refuse_closures
-from codegen.syntax import Body
+from codegen.syntax import Body, Statement, code, replace_nodes
 from codegen.tidy import tidy
 from codegen.upstream import Upstream
 
@@ -42,4 +45,22 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
     context.raise_if_refused()
     body = lower_loops(walk_selections(body, context), context)
     body = modernize(body, context)
+    # one spelling for each key: places are compared as text
+    body = tuple(one_quote(s, context) for s in body)
     return Lowered(tidy(body, context.origins), complex_as_real)
+
+
+def one_quote(node: Statement, context: Context) -> Statement:
+    """Strings in double quotes, as they will be laid out in the end."""
+
+    def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+        if isinstance(inner, cst.SimpleString) and inner.quote == "'":
+            if '"' not in inner.raw_value and "\\" not in inner.raw_value:
+                return inner.with_changes(value=f'{inner.prefix}"{inner.raw_value}"')
+        if isinstance(inner, cst.FormattedString) and inner.end == "'":
+            if '"' not in code(inner):
+                start = inner.start.replace("'", '"')
+                return inner.with_changes(start=start, end='"')
+        return None
+
+    return cast(Statement, replace_nodes(node, replace, context.origins))

@@ -122,7 +122,7 @@ def _one_sided(step: float, middle: float, values: list[float]) -> Slope:
 def _slope(value: float, spread: float, rounding: float, kink: bool) -> Slope:
     diverges = spread > 1e-3 * abs(value) and spread > 100 * rounding
     settled = not kink and spread <= max(1e-6 * abs(value), rounding)
-    return Slope(value, spread + rounding, not (diverges or kink), settled)
+    return Slope(value, 3 * spread + rounding, not (diverges or kink), settled)
 
 
 def _rounding(size: float, step: float) -> float:

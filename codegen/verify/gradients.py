@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .differences import Slope
-from .leaves import EACH_STEP, Leaf, overridden
+from .leaves import EACH_STEP, WRITE, Leaf, Move, overridden
 from .oracle import Oracle, Original, moments
 from .problem import SPARSE, Problem
 from .report import Tally
-from .settings import sampled, together
+from .settings import Setting, elements, farther, sampled, together
 from .subject import Configuration, Override, Subject, Unusable
 from .surroundings import unrounded
 
@@ -37,6 +37,7 @@ class Gradients(NamedTuple):
     """Of the outer loss at one of the `moments`: to leaves, to initial weights."""
 
     moment: int
+    value: float
     settings: Sequence[Tensor | None]
     weights: Sequence[Tensor | None]
 
@@ -44,8 +45,8 @@ class Gradients(NamedTuple):
 def configurations(subject: Subject, thorough: bool) -> Iterator[Configuration]:
     """The defaults, all float settings at work, every flag, groups, a used optimizer."""
     layout = subject.layout
-    floats = sampled(subject.settings, subject.accepts)
-    everything = together(subject.settings, subject.accepts)
+    floats = sampled(subject.settings, subject.runs)
+    everything = together(subject.settings, subject.runs)
     yield Configuration(layout)
     yield Configuration(layout, floats)
     yield Configuration(layout, everything, warm=True)
@@ -57,24 +58,46 @@ def configurations(subject: Subject, thorough: bool) -> Iterator[Configuration]:
         intermittent=True,
         frozen=True,
     )
-    yield Configuration(mixed, floats, second=everything)
+    second = subject.second(everything, mixed, floats)
+    yield Configuration(mixed, floats, second=second)
     if subject.takes_sparse:
         yield Configuration(SPARSE)
     if thorough:
         yield Configuration(layout, warm=True)
         yield Configuration(layout, floats, warm=True)
-        yield Configuration(layout.with_("two groups", split=True), {}, everything)
+        yield Configuration(layout.with_("two groups", split=True), {}, second)
         yield from (replace(conf, warm=True) for conf in flagged)
 
 
 def further(subject: Subject, tally: Tally) -> Iterator[Configuration]:
-    """Settings that had no influence on the weights yet, at other values."""
-    floats = sampled(subject.settings, subject.accepts)
+    """Settings that had no influence on the weights yet, where they do have some."""
+    floats = sampled(subject.settings, subject.runs)
     silent = {s.partition("[")[0] for s, moves in tally.influence.items() if not moves}
-    for setting in subject.settings:
-        if setting.name in silent:
-            for value in setting.alternatives[1:]:
-                yield Configuration(subject.layout, floats | {setting.name: value})
+    for setting in (s for s in subject.settings if s.name in silent):
+        for told in ({}, floats):
+            trials = [
+                Configuration(subject.layout, {**told, setting.name: value})
+                for value in farther(setting)
+            ]
+            found = next((c for c in trials if _matters(subject, c, setting)), None)
+            if found:
+                yield found
+                break
+
+
+def _matters(subject: Subject, conf: Configuration, setting: Setting) -> bool:
+    """Whether moving each number of `setting` changes the weights."""
+    if not subject.runs(conf.settings):
+        return False
+    value = conf.settings[setting.name]
+    original = Original(subject, conf, subject.problem(conf))
+    with unrounded():
+        here = original.outcomes()[:-1]
+        return all(
+            original.outcomes([Move(leaf, number * 1.001, WRITE)])[:-1] != here
+            for place, number in elements(value)
+            for leaf in [Leaf(setting.name, place, None, number, value)]
+        )
 
 
 def _flags(subject: Subject, floats: Mapping[str, Any]) -> Iterator[Configuration]:
@@ -87,10 +110,10 @@ def _flags(subject: Subject, floats: Mapping[str, Any]) -> Iterator[Configuratio
             told: dict[str, Any] = {}
             for name, other in floats.items():
                 trial = told | {name: other}
-                if subject.accepts(trial | {setting.name: value}) or not told:
+                if subject.runs(trial | {setting.name: value}) or not told:
                     told = trial
             told |= {setting.name: value}
-            if subject.accepts(told):
+            if subject.runs(told):
                 yield Configuration(subject.layout, told)
 
 
@@ -114,11 +137,15 @@ def _check(subject: Subject, conf: Configuration, tally: Tally, thorough: bool) 
             moves = any(s.value or not s.consistent for s in slopes)
             tally.seen(str(replace(leaf, group=None)), moves)
         once.run(CONSTRUCTION, leaves)
-        changed = original.later(leaves)
-        again = {leaf: original.slopes(leaf, EACH_STEP) for leaf in changed}
-        oracle = replace(once.oracle, settings={**once.oracle.settings, **again})
-        each_step = replace(once, oracle=oracle)
-        each_step.run(STEP, leaves)
+        changed = original.each_step(leaves)
+        again = {leaf: found for leaf, found in changed.items() if found}
+        tellable = [x for x in leaves if changed.get(x, True) is not None]
+        oracle = replace(
+            once.oracle,
+            values=original.outcomes([Move(x, x.value, EACH_STEP) for x in tellable]),
+            settings={**once.oracle.settings, **again},
+        )
+        replace(once, oracle=oracle).run(STEP, tellable)
         if thorough:
             once.run(USER, [leaf for leaf in leaves if leaf not in changed])
             for leaf in leaves:
@@ -171,6 +198,8 @@ class Comparison:
             return
         at = [moments(self.original.conf.steps).index(f.moment) for f in found]
         steps = [each.moment for each in found]
+        if self._moved_otherwise(label, [self.oracle.values[j] for j in at], found):
+            return
         for i, leaf in enumerate(leaves):
             slopes = [self.oracle.settings[leaf][j] for j in at]
             got = [_number(each.settings[i]) for each in found]
@@ -185,6 +214,26 @@ class Comparison:
             got += [_along(direction, each.weights) for each in found]
         steps = steps * len(self.oracle.directions)
         self._judge("meta-gradient", "initial weights", label, steps, slopes, got)
+
+    def _moved_otherwise(
+        self, label: str, expected: Sequence[float], found: Sequence[Gradients]
+    ) -> bool:
+        """Whether tensors for settings lead elsewhere than numbers, which is a failure:
+        where a zero switches a part of the update off, a tensor may have it on."""
+        limit = 1e-4 if self.short else 1e-6
+        for value, each in zip(expected, found):
+            error = abs(value - each.value) / max(abs(value), 1e-6)
+            if not error <= limit:
+                self.tally.hypergradients_run += 1
+                figures = {
+                    "with tensors for settings, steps": each.moment,
+                    "expected loss": value,
+                    "got": each.value,
+                    "relative error": error,
+                }
+                self.tally.fail("trajectory", label, **figures)
+                return True
+        return False
 
     def _is_limit(
         self,
@@ -242,9 +291,9 @@ class Comparison:
             outer = problem.outer(history[k]) if k else _of_state(problem, diffopt)
             with torch.autograd.set_detect_anomaly(self.anomaly):
                 gradients = _gradients(outer, [*tensors, *start])
-            found.append(
-                Gradients(k, gradients[: len(leaves)], gradients[len(leaves) :])
-            )
+            n = len(tensors)
+            value = float(outer.detach())
+            found.append(Gradients(k, value, gradients[:n], gradients[n:]))
         return found
 
     def _moments(self, leaves: Sequence[Leaf]) -> Sequence[int]:

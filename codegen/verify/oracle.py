@@ -38,9 +38,10 @@ class Oracle:
     """Finite differences of one configuration of the original.
 
     settings: per leaf, one slope for each of the `moments`; weights: the same per
-    direction in which all trained initial weights move.
+    direction in which all trained initial weights move. values: the losses themselves.
     """
 
+    values: Sequence[float]
     settings: Mapping[Leaf, list[Slope]]
     directions: list[list[Tensor]]
     weights: list[list[Slope]]
@@ -69,7 +70,7 @@ class Original:
             if name in group
             for place, value in elements(group[name])
         )
-        return [x for x in leaves if not self.ambiguous(x) and self._movable(x)]
+        return [x for x in leaves if self._known(x) and self._movable(x)]
 
     def consult(
         self, leaves: Sequence[Leaf], parameters: Sequence[int] | None = None
@@ -81,14 +82,12 @@ class Original:
         settings = {leaf: self.slopes(leaf, self.telling(leaf)) for leaf in leaves}
         directions = list(_directions(self.problem, parameters))
         weights = [self._slopes_along(d) for d in directions]
-        return Oracle(settings, directions, weights)
+        return Oracle(self.outcomes(), settings, directions, weights)
 
     def telling(self, leaf: Leaf) -> str:
-        """How a setting is told at construction: to a new optimizer, unless it is a
-        used one, or its constructor derives other settings from this one."""
-        if self.conf.warm or not self._argument(leaf) or self.derived(leaf):
-            return WRITE
-        return REBUILD if self._told(leaf) == leaf.whole else WRITE
+        """How a setting is told at construction: in the groups, unless the constructor
+        of a new optimizer fills state from it; then as that constructor would."""
+        return REBUILD if self._fills_state(leaf) else WRITE
 
     def derived(self, leaf: Leaf) -> list[str]:
         """Other settings that the constructor computes from this one."""
@@ -98,21 +97,25 @@ class Original:
         changed = {k for b, a in pairs for k in b if k not in skip and b[k] != a[k]}
         return sorted(changed)
 
-    def ambiguous(self, leaf: Leaf) -> bool:
-        """Whether the constructor fills state from its own argument, while the group
-        says otherwise: what the state would be had it listened cannot be known."""
-        if self.conf.warm or self._told(leaf) == leaf.whole:
+    def _fills_state(self, leaf: Leaf) -> bool:
+        if self.conf.warm:
             return False
         before, after = self._twins(leaf)
         return compare(_states(before), _states(after), "state").size > 0
 
+    def _known(self, leaf: Leaf) -> bool:
+        """False where the constructor fills state from its own argument while the group
+        says otherwise: what state would be, had it listened, nobody can know."""
+        return self._told(leaf) == leaf.whole or not self._fills_state(leaf)
+
     def _movable(self, leaf: Leaf) -> bool:
-        """Whether the original runs with `leaf` moved; some settings, though zero is
-        all right, do not go with sparse gradients."""
-        if not self.conf.layout.sparse:
-            return True
+        """Whether the original runs with `leaf` moved: some settings, though zero is all
+        right, do not go with sparse gradients; some are names of slots of state."""
+        return self._runs([Move(leaf, leaf.value + NUDGE, self.telling(leaf))])
+
+    def _runs(self, moves: Sequence[Move]) -> bool:
         try:
-            self.outcomes([Move(leaf, leaf.value + NUDGE, WRITE)])
+            self.outcomes(moves)
         except Unusable:
             return False
         return True
@@ -169,18 +172,21 @@ class Original:
                 near = Move(other, NUDGE, way if way == EACH_STEP else WRITE)
                 yield other, self.slopes(leaf, way, near)
 
-    def later(self, leaves: Sequence[Leaf]) -> list[Leaf]:
-        """Settings that act otherwise when told before every step: the constructor uses
-        them up, or a step changes them."""
-        moved = [
-            (leaf, leaf.value + 1e-4 * max(abs(leaf.value), 1e-3)) for leaf in leaves
-        ]
-        return [
-            leaf
-            for leaf, value in moved
-            if self.outcomes([Move(leaf, value, self.telling(leaf))])
-            != self.outcomes([Move(leaf, value, EACH_STEP)])
-        ]
+    def each_step(self, leaves: Sequence[Leaf]) -> dict[Leaf, list[Slope] | None]:
+        """Slopes along those settings that act otherwise when told before every step:
+        the constructor uses them up, or a step changes them. None where that cannot be
+        done: the original does not bear it."""
+        found: dict[Leaf, list[Slope] | None] = {}
+        for leaf in leaves:
+            value = leaf.value + 1e-4 * max(abs(leaf.value), 1e-3)
+            often = [Move(leaf, value, EACH_STEP)]
+            if not self._runs(often):
+                found[leaf] = None
+            elif self.outcomes(often) != self.outcomes(
+                [Move(leaf, value, self.telling(leaf))]
+            ):
+                found[leaf] = self.slopes(leaf, EACH_STEP)
+        return found
 
     def outcomes(
         self,

@@ -50,16 +50,23 @@ class Tally:
     failures: list[Failure] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
     influence: dict[str, bool] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
 
     def fail(self, kind: str, configuration: object, **figures: object) -> None:
         """Record a failure."""
         self.failures.append(Failure(kind, str(configuration), figures))
 
-    def follow(self, dtype: str, error: float) -> None:
-        """Record a configuration that is followed, with its relative error."""
+    def follow(self, dtype: str, error: float, exact: bool) -> None:
+        """Record a configuration that is followed, with the weights' relative error."""
         self.followed += 1
-        self.identical += error == 0
+        self.identical += exact
         self.worst_trajectory[dtype] = max(error, self.worst_trajectory.get(dtype, 0))
+
+    def refuse(self, what: str, message: str) -> None:
+        """Record what the original does not do, once for each message of its."""
+        if message not in self.refusals:
+            self.refusals[message] = what
+            self.note(f"the original refuses {what}: {message}")
 
     def seen(self, setting: str, moves_weights: bool) -> None:
         """Record whether a setting has any influence on the weights."""

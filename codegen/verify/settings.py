@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import math
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -84,10 +85,10 @@ def required(settings: Iterable[Setting]) -> dict[str, Any]:
 
 
 def variants(
-    settings: Iterable[Setting], accepts: typing.Callable[[Values], bool], pairs: int
+    settings: Iterable[Setting], runs: typing.Callable[[Values], bool], pairs: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Labelled arguments to run: the defaults, every setting changed by itself, up to
-    `pairs` pairs of them, and as many changed together as `accepts` allows."""
+    `pairs` pairs of them, and as many changed together as the original `runs` with."""
     settings = [s for s in settings if s.kind != "dispatch"]
     single = [(s.name, value) for s in settings for value in s.alternatives]
     yield "default", {}
@@ -98,29 +99,29 @@ def variants(
     ]
     stride = max(1, -(-len(both) // pairs)) if pairs else len(both) + 1
     yield from (("pair", pair) for pair in both[::stride] if pairs)
-    yield "together", together(settings, accepts)
+    yield "together", together(settings, runs)
 
 
 def together(
-    settings: Iterable[Setting], accepts: typing.Callable[[Values], bool]
+    settings: Iterable[Setting], runs: typing.Callable[[Values], bool]
 ) -> dict[str, Any]:
-    """As many settings moved off their defaults at once as `accepts` allows."""
+    """As many settings moved off their defaults at once as the original `runs` with."""
     chosen: dict[str, Any] = {}
     pending = [s for s in settings if s.kind != "dispatch" and s.alternatives]
     for _ in range(2):  # a flag may need a setting that comes after it
         for s in pending:
             trial = chosen | {s.name: s.alternatives[0]}
-            if s.name not in chosen and accepts(trial):
+            if s.name not in chosen and runs(trial):
                 chosen = trial
     return {s.name: chosen[s.name] for s in pending if s.name in chosen}
 
 
 def sampled(
-    settings: Iterable[Setting], accepts: typing.Callable[[Values], bool]
+    settings: Iterable[Setting], runs: typing.Callable[[Values], bool]
 ) -> dict[str, Any]:
     """Every float setting at a value where it matters, every flag at its default."""
     floats = [s for s in settings if s.numeric]
-    return together(floats, accepts)
+    return together(floats, runs)
 
 
 def required_group_keys(optimizer: type[Optimizer]) -> tuple[str, ...]:
@@ -165,7 +166,9 @@ def _arguments(optimizer: type[Optimizer]) -> list[inspect.Parameter]:
             continue
         parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())
         for p in parameters[2:]:
-            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+            variadic = p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+            supplied = found and p.default is p.empty  # by the subclass
+            if not variadic and not supplied:
                 found.setdefault(p.name, p)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
@@ -245,10 +248,23 @@ def moved(default: float | None) -> float:
     """
     if default is None or 0 < default <= 1e-4:
         return 1e-2
+    if math.isinf(default):
+        return math.copysign(1.02, default)
     if default == 0:
         return 0.1
     size = abs(default)
     return round(default * (1.02 if size >= 1 else 0.9 if size >= 0.5 else 1.2), 6)
+
+
+def farther(setting: Setting) -> Iterator[Any]:
+    """Values far off the default, for settings that do nothing near it."""
+    yield from setting.alternatives[1:]
+    for factor in (10.0, 100.0, 1e3, 1e4, 0.1, 0.01):
+        if isinstance(setting.default, (tuple, list)):
+            numbers = (v if v is None else v * factor for v in setting.default)
+            yield type(setting.default)(numbers)
+        elif setting.default:
+            yield setting.default * factor
 
 
 def _text(annotation: Any) -> str:

@@ -31,14 +31,14 @@ def configurations(subject: Subject, thorough: bool) -> Iterator[Configuration]:
     """Each kind of zero, at the defaults and with floats and each flag at work."""
     if subject.layout.sparse:
         return  # a row that is not looked up has no gradient rather than a zero one
-    floats = sampled(subject.settings, subject.accepts)
-    everything = together(subject.settings, subject.accepts)
+    floats = sampled(subject.settings, subject.runs)
+    everything = together(subject.settings, subject.runs)
     flags = [
         floats | {s.name: value}
         for s in subject.settings
         if s.kind == "bool"
         for value in s.alternatives
-        if subject.accepts(floats | {s.name: value})
+        if subject.runs(floats | {s.name: value})
     ]
     for zero in KINDS:
         layout = subject.layout.zeroed(zero)

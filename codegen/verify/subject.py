@@ -92,6 +92,36 @@ class Subject:
             return False
         return True
 
+    def runs(self, settings: Mapping[str, Any]) -> bool:
+        """Whether it trains with these settings and keeps to finite numbers."""
+        conf = Configuration(self.layout, settings)
+        problem = self.problem(conf)
+        try:
+            params, opt = self.used(conf, problem)
+            for step in range(conf.steps):
+                self.advance(opt, params, problem, step)
+        except Unusable:
+            return False
+        return all(bool(p.isfinite().all()) for p in params)
+
+    def second(
+        self,
+        settings: Mapping[str, Any],
+        layout: Layout,
+        first: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """As many of `settings` as a second parameter group may have for itself."""
+        chosen: dict[str, Any] = {}
+        for name, value in settings.items():
+            trial = {**chosen, name: value}
+            conf = Configuration(layout, first or {}, trial, warm=True)
+            try:
+                self.used(conf, self.problem(conf))
+            except Unusable:
+                continue
+            chosen = trial
+        return chosen
+
     def build(
         self,
         params: Sequence[Tensor],
@@ -106,11 +136,12 @@ class Subject:
         groups: list[Group] = [
             {"params": [params[i] for i in members]} for members in layout.groups
         ]
-        for g, group in enumerate(groups):
-            group.update({key: g % 2 == 0 for key in self.group_keys})
-            group.update((per_group or {}).get(g, {}))
         named = {s.name for s in self.settings if not s.per_group}
         told = required(self.settings) | dict(settings)
+        own = per_group or {}
+        for g, group in enumerate(groups):
+            group.update({key: g % 2 == 0 for key in self.group_keys})
+            group.update((k, v) for k, v in own.get(g, {}).items() if k in named)
         try:
             plain = len(groups) == 1 and len(groups[0]) == 1
             opt = self.original(
@@ -119,10 +150,9 @@ class Subject:
             )
         except Exception as refusal:
             raise Unusable(f"{type(refusal).__name__}: {refusal}") from refusal
-        for group in opt.param_groups:
-            group.update(
-                (k, v) for k, v in told.items() if k in group and k not in named
-            )
+        for g, group in enumerate(opt.param_groups):
+            late = {**told, **own.get(g, {})}.items()
+            group.update((k, v) for k, v in late if k in group and k not in named)
         if callable(switch := getattr(opt, "train", None)):
             switch()  # schedule-free optimizers insist on it
         return opt

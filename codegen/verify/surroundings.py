@@ -3,10 +3,11 @@ stream, silence, and for derivatives arithmetic that rounds to nothing below flo
 
 from __future__ import annotations
 
+import io
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
@@ -18,15 +19,19 @@ LOWER = (torch.bfloat16, torch.float16, torch.float32)
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """One thread (the tensors are tiny), warnings off, and every random stream and
-    thread count as it was on leaving."""
+    """One thread (the tensors are tiny), warnings and prints off, and every random
+    stream and thread count as it was on leaving."""
     threads, stream = torch.get_num_threads(), random.getstate()
     torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            torch.random.fork_rng(devices=[]),
+            torch.enable_grad(),
+        ):
             warnings.simplefilter("ignore")
-            with torch.enable_grad():
-                yield
+            yield
     finally:
         torch.set_num_threads(threads)
         random.setstate(stream)

@@ -18,6 +18,7 @@ from codegen.places import Analysis, Env, Kind, Value, analyse
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.hoist import hoist, is_place, mutates_place
 from codegen.rules.r4_out_of_place.inplace import (
+    chain_links,
     chain_root,
     inplace_function,
     inplace_method,
@@ -43,6 +44,7 @@ from codegen.syntax import (
     map_bodies,
     method,
     parenthesize,
+    read_names,
     replace_nodes,
     small,
     with_comments,
@@ -113,9 +115,7 @@ class OutOfPlace(MutationRule):
     def apply(self, body: Body) -> Body:
         body = hoist(body, self.context)
         self.context.raise_if_refused()
-        self.places: Analysis = analyse(
-            body, self.context.annotations, self.context.sources()
-        )
+        self.places = analyse(body, self.context.annotations, self.context.sources())
         self.live: Liveness = liveness(body)
         self.rereads = _reads_grads_again(body)
         new = self._block(body)
@@ -230,7 +230,8 @@ class OutOfPlace(MutationRule):
                 "mutate its tensors one by one",
             )
             return []
-        new = self._reread(value, root, new)
+        if self._reads_itself(value, place, env):
+            return self._link_by_link(node, value, env, kept)
         rebinder = self._rebinder(node, env)
         # what is assigned anyway needs no rebinding of its own
         names = {e.value for e in extra if isinstance(e, cst.Name)}
@@ -273,21 +274,40 @@ class OutOfPlace(MutationRule):
             func = func.with_changes(value=replace_temporaries(func.value, self))
         return value.with_changes(args=args, func=func)
 
-    def _reread(
-        self, value: cst.Call, root: cst.BaseExpression, new: cst.BaseExpression
-    ) -> cst.BaseExpression:
-        """In ``x.mul_(a).add_(x)`` the second x is the product already."""
-        from codegen.rules.r4_out_of_place.inplace import chain_links
-
+    def _reads_itself(self, value: cst.Call, place: Value, env: Env) -> bool:
+        """In ``x.mul_(a).add_(x)`` the second x, whatever its name, is the product."""
         for link in chain_links(value)[1:]:
-            for arg in link.args:
-                if any(code(n) == code(root) for n in walk(arg)):
-                    self.refuse(
-                        arg,
-                        f"`{code(root)}` is read again inside the chain that mutates it",
-                        "write one statement for each in-place call",
-                    )
-        return new
+            for part in (n for arg in link.args for n in walk(arg)):
+                if isinstance(part, (cst.Name, cst.Subscript, cst.Attribute)):
+                    if self.places.value(part, env).objects() & place.objects():
+                        return True
+        return False
+
+    def _link_by_link(
+        self,
+        node: Statement,
+        value: cst.Call,
+        env: Env,
+        extra: tuple[cst.BaseExpression, ...],
+    ) -> list[Statement]:
+        """Each in-place call of a chain as a statement of its own."""
+        root = chain_root(value)
+        place = self.places.value(root, env)
+        links = chain_links(value)
+        result: list[Statement] = []
+        for number, link in enumerate(links):
+            assert isinstance(link.func, cst.Attribute)
+            single = link.with_changes(func=link.func.with_changes(value=root))
+            last = number == len(links) - 1
+            rebinder = self._rebinder(node, env)
+            for later in links[number + 1 :]:
+                rebinder.live |= {n for arg in later.args for n in read_names(arg)}
+            if not last:
+                rebinder.live |= read_names(root)
+            new = self._new_value(single)[1]
+            result += rebinder.rebind(root, place, new, extra if last else ())
+        self._fire(node, result)
+        return result
 
     # --- augmented assignment
 

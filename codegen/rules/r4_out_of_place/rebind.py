@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from codegen.places import Env, Place, Slot, Value, View
+from codegen.places import Analysis, Env, Place, Slot, Value, View
 from codegen.rules.base import Rule
 from codegen.syntax import (
     Statement,
@@ -32,6 +32,7 @@ class Scope:
 class MutationRule(Rule):
     """What the rebinder asks of its rule, and tells it."""
 
+    places: Analysis
     asked_identity = False
     """Whether the translation asks at run time which tensors are the same."""
 
@@ -98,13 +99,20 @@ class Rebinder:
                 if root is not None and code(root) == text:
                     text = code(root)
                 targets.append(expr(text))
-        if root is not None and not is_name(root) and _is_store(root):
+        if root is not None and not is_name(root) and self._can_hold(root):
             if not any(same(root, t) for t in targets):
                 targets.append(root)
         for name, value in self.env.names.items():
             if value.place == place and name in self.live:
                 targets.append(cst.Name(name))
         return targets
+
+    def _can_hold(self, node: cst.BaseExpression) -> bool:
+        """Whether storing to ``node`` puts a tensor back: not where it was a copy
+        (``x[mask]``)."""
+        if isinstance(node, cst.Subscript):
+            return self.rule.places.slot(node, self.env) is not None
+        return isinstance(node, (cst.Name, cst.Attribute))
 
     def _slot_matters(self, slot: Slot) -> bool:
         if slot.container == "grads":
@@ -173,7 +181,7 @@ class Rebinder:
         seen = any(p.views for p in value.places)
         test = _write_through if seen else _test
         self.rule.asked_identity = bool(others) or self.rule.asked_identity
-        targets = [root] if _is_store(root) else []
+        targets = [root] if self._can_hold(root) else []
         if isinstance(root, cst.Name) and root.value not in self.live:
             targets = []
         targets += list(extra)
@@ -304,10 +312,6 @@ class Rebinder:
             f"mutates a tensor that `{other}` may share memory with",
             "clone it first, or assign the result back",
         )
-
-
-def _is_store(node: cst.BaseExpression) -> bool:
-    return isinstance(node, (cst.Name, cst.Subscript, cst.Attribute))
 
 
 def _test(
