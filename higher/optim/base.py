@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
-from higher.optim.complex_views import as_complex, as_real
 from higher._weights import fast_weights
-from higher.optim.settings import apply_override, as_setting
+from higher.optim.complex_views import as_complex, as_real
+from higher.optim.settings import apply_override
+from higher.optim.state import (
+    Device,
+    Mover,
+    OptimizerState,
+    branched_state,
+    copied_settings,
+    copy_structure,
+    pin_dtypes,
+    settings_of,
+    shared_state,
+)
 
 if TYPE_CHECKING:
     from higher.patch import StatelessModule
@@ -22,21 +32,6 @@ GroupedGrads: TypeAlias = "list[list[Tensor | None]]"
 """``grouped_grads[g][i]``: gradient of ``param_groups[g]["params"][i]``, or None."""
 
 GradCallback: TypeAlias = Callable[[list[Any]], Iterable[Any]]
-
-_Device: TypeAlias = "torch.device | str | None"
-
-
-@dataclass(frozen=True)
-class OptimizerState:
-    """All that an update reads and writes besides parameters and gradients.
-
-    ``groups[g]`` holds the settings of a group, without its parameters;
-    ``state[g][i]`` the slots of one parameter; ``shared`` what belongs to none.
-    """
-
-    groups: list[dict[str, Any]]
-    state: list[defaultdict[int, dict[str, Any]]]
-    shared: dict[str, Any]
 
 
 class DifferentiableOptimizer:
@@ -72,7 +67,7 @@ class DifferentiableOptimizer:
         other: torch.optim.Optimizer,
         reference_params: Iterable[Tensor],
         fmodel: StatelessModule | None = None,
-        device: _Device = None,
+        device: Device = None,
         override: Mapping[str, Any] | None = None,
         grad_callback: GradCallback | None = None,
         track_higher_grads: bool = True,
@@ -103,38 +98,14 @@ class DifferentiableOptimizer:
         self._grad_callback = grad_callback
         self._track_higher_grads = track_higher_grads
         self.defaults = dict(other.defaults)
-        seen: dict[int, Any] = {}
-        held = None if fmodel is None else fast_weights(fmodel).latest()
-        weights = held or reference
-        self.param_groups = [
-            {
-                **self._group_defaults,
-                **_copied_settings(group, seen),
-                "params": [weights[k] for k in positions],
-            }
-            for group, positions in zip(other.param_groups, self._group_to_param_list)
-        ]
+        self.param_groups = self._branched_groups(other, reference)
         if override is not None:
             self._apply_override(override)
-        move = _Mover(device)
-        self.state = [
-            defaultdict(
-                dict,
-                {
-                    i: move.copy(other.state[p])
-                    for i, p in enumerate(group["params"])
-                    if p in other.state
-                },
-            )
-            for group in other.param_groups
-        ]
+        move = Mover(device)
+        self.state = branched_state(other, move)
         if override and self._state_from_constructor and not _stepped(self.state):
             self.state = [defaultdict(dict) for _ in self.param_groups]
-        self.shared = {name: move.copy(getattr(other, name)) for name in self._carried}
-        own: Mapping[Any, Any] = other.state
-        for key in own:
-            if not isinstance(key, Tensor):
-                self.shared[key] = move.copy(own[key])
+        self.shared = shared_state(other, self._carried, move)
 
     def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
         """Replaces ``self.param_groups[g]["params"][i]`` by the updated parameters.
@@ -212,14 +183,14 @@ class DifferentiableOptimizer:
         twin.restore(state)
         new = twin._updated(list(params), list(grads), kwargs)
         return new, OptimizerState(
-            [_settings(g) for g in twin.param_groups], twin.state, twin.shared
+            [settings_of(g) for g in twin.param_groups], twin.state, twin.shared
         )
 
     def snapshot(self) -> OptimizerState:
         """Settings and state as they are now: containers copied, tensors shared."""
         seen: dict[int, Any] = {}
         return OptimizerState(
-            [copy_structure(_settings(g), seen) for g in self.param_groups],
+            [copy_structure(settings_of(g), seen) for g in self.param_groups],
             [copy_structure(s, seen) for s in self.state],
             copy_structure(self.shared, seen),
         )
@@ -245,7 +216,7 @@ class DifferentiableOptimizer:
         slots: dict[int, dict[str, Any]] = {}
         for group, states in zip(self.param_groups, self.state):
             ids = [next(numbers) for _ in group["params"]]
-            packed.append({**copy_structure(_settings(group)), "params": ids})
+            packed.append({**copy_structure(settings_of(group)), "params": ids})
             slots.update((ids[i], copy_structure(s)) for i, s in states.items())
         result: dict[str, Any] = {"state": slots, "param_groups": packed}
         if self.shared:
@@ -268,7 +239,7 @@ class DifferentiableOptimizer:
             )
         slots = state_dict["state"]
         self.param_groups = [
-            {**group, **_copied_settings(loaded)}
+            {**group, **copied_settings(loaded)}
             for group, loaded in zip(self.param_groups, packed)
         ]
         self.state = [
@@ -283,6 +254,22 @@ class DifferentiableOptimizer:
             for loaded in packed
         ]
         self.shared.update(copy_structure(dict(state_dict.get("shared", {}))))
+
+    def _branched_groups(
+        self, other: torch.optim.Optimizer, reference: list[Tensor]
+    ) -> list[dict[str, Any]]:
+        """``other``'s groups, with the latest weights for its parameters."""
+        held = None if self._fmodel is None else fast_weights(self._fmodel).latest()
+        weights = held or reference
+        seen: dict[int, Any] = {}
+        return [
+            {
+                **self._group_defaults,
+                **copied_settings(group, seen),
+                "params": [weights[k] for k in positions],
+            }
+            for group, positions in zip(other.param_groups, self._group_to_param_list)
+        ]
 
     def _apply_override(self, override: Mapping[str, Any]) -> None:
         apply_override(self.param_groups, override, self._group_defaults)
@@ -337,7 +324,7 @@ class DifferentiableOptimizer:
             seen = as_real(self.param_groups, grouped, self.state)
         before = [{i: dict(s) for i, s in states.items()} for states in self.state]
         self._update(grouped, **kwargs)
-        _pin_dtypes(self.state, before)
+        pin_dtypes(self.state, before)
         as_complex(self.param_groups, self.state, seen)
         new = list(params)
         for group, positions in zip(self.param_groups, self._group_to_param_list):
@@ -349,55 +336,6 @@ class DifferentiableOptimizer:
 
 def _stepped(state: Sequence[Mapping[int, Mapping[str, Any]]]) -> bool:
     return any(s.get("step", 1) != 0 for states in state for s in states.values())
-
-
-def copy_structure(value: Any, seen: dict[int, Any] | None = None) -> Any:
-    """``value`` with its lists, tuples, dicts and deques copied, tensors shared.
-
-    Containers that are one object stay one: ``seen`` maps those already copied.
-    """
-    seen = {} if seen is None else seen
-    kind = type(value)
-    if kind not in (dict, defaultdict, list, tuple, deque):
-        return value
-    if id(value) in seen:
-        return seen[id(value)][0]
-    copied: Any
-    if kind is dict:
-        copied = {k: copy_structure(v, seen) for k, v in value.items()}
-    elif kind is defaultdict:
-        items = {k: copy_structure(v, seen) for k, v in value.items()}
-        copied = defaultdict(value.default_factory, items)
-    elif kind is deque:
-        copied = deque((copy_structure(v, seen) for v in value), value.maxlen)
-    else:
-        copied = kind(copy_structure(v, seen) for v in value)
-    seen[id(value)] = copied, value  # the original too: its id must stay taken
-    return copied
-
-
-class _Mover:
-    """Copies an optimizer's state, to a device if there is one.
-
-    Tensors are copied too: the original optimizer writes into its own.
-    """
-
-    def __init__(self, device: _Device) -> None:
-        self.device = device
-
-    def copy(self, value: Any, key: Any = None) -> Any:
-        if isinstance(value, Tensor):
-            # torch, too, leaves step counters where they are
-            if self.device is None or (key == "step" and value.dim() == 0):
-                return value.clone()
-            return value.to(self.device, copy=True)
-        if isinstance(value, Mapping):
-            return {k: self.copy(v, k) for k, v in value.items()}
-        if isinstance(value, deque):
-            return deque(map(self.copy, value), value.maxlen)
-        if type(value) in (list, tuple):
-            return type(value)(self.copy(v) for v in value)
-        return copy.copy(value)
 
 
 def _positions(
@@ -414,18 +352,6 @@ def _positions(
                     "the optimizer from the parameters of the model that you pass."
                 )
     return [[index[id(p)] for p in g["params"]] for g in other.param_groups]
-
-
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in group.items() if name != "params"}
-
-
-def _copied_settings(
-    group: Mapping[str, Any], seen: dict[int, Any] | None = None
-) -> dict[str, Any]:
-    seen = {} if seen is None else seen
-    copied = {k: copy_structure(v, seen) for k, v in _settings(group).items()}
-    return {k: as_setting(v) for k, v in copied.items()}
 
 
 def _no_gradient(loss: Tensor, targets: list[Tensor]) -> str:
@@ -453,18 +379,3 @@ def _test_mode_leaf(new: Tensor, old: Tensor) -> Tensor:
     if new is old and new.is_leaf:
         return new
     return new.detach().requires_grad_() if old.requires_grad else new.detach()
-
-
-def _pin_dtypes(
-    states: Sequence[Mapping[int, dict[str, Any]]],
-    before: Sequence[Mapping[int, Mapping[str, Any]]],
-) -> None:
-    """Casts state back where it was promoted: in-place ops keep the dtype."""
-    for now, then in zip(states, before):
-        for i, old in then.items():
-            slots = now[i]
-            for key, t in old.items():
-                new = slots.get(key)
-                if new is not t and isinstance(new, Tensor) and isinstance(t, Tensor):
-                    if new.dtype != t.dtype:
-                        slots[key] = new.to(t.dtype)

@@ -14,7 +14,7 @@ from unroll import regression
 
 import higher
 from higher.optim import DifferentiableOptimizer, GroupedGrads
-from higher.optim.base import copy_structure
+from higher.optim.state import copy_structure
 
 
 def net() -> nn.Module:

@@ -1,0 +1,138 @@
+"""Settings and state of a differentiable optimizer: copying, moving, pinning."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from higher.optim.settings import as_setting
+
+Device: TypeAlias = "torch.device | str | None"
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """All that an update reads and writes besides parameters and gradients.
+
+    ``groups[g]`` holds the settings of a group, without its parameters;
+    ``state[g][i]`` the slots of one parameter; ``shared`` what belongs to none.
+    """
+
+    groups: list[dict[str, Any]]
+    state: list[defaultdict[int, dict[str, Any]]]
+    shared: dict[str, Any]
+
+
+def copy_structure(value: Any, seen: dict[int, Any] | None = None) -> Any:
+    """``value`` with its lists, tuples, dicts and deques copied, tensors shared.
+
+    Containers that are one object stay one: ``seen`` maps those already copied.
+    """
+    seen = {} if seen is None else seen
+    kind = type(value)
+    if kind not in (dict, defaultdict, list, tuple, deque):
+        return value
+    if id(value) in seen:
+        return seen[id(value)][0]
+    copied: Any
+    if kind is dict:
+        copied = {k: copy_structure(v, seen) for k, v in value.items()}
+    elif kind is defaultdict:
+        items = {k: copy_structure(v, seen) for k, v in value.items()}
+        copied = defaultdict(value.default_factory, items)
+    elif kind is deque:
+        copied = deque((copy_structure(v, seen) for v in value), value.maxlen)
+    else:
+        copied = kind(copy_structure(v, seen) for v in value)
+    seen[id(value)] = copied, value  # the original too: its id must stay taken
+    return copied
+
+
+def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def copied_settings(
+    group: Mapping[str, Any], seen: dict[int, Any] | None = None
+) -> dict[str, Any]:
+    seen = {} if seen is None else seen
+    copied = {k: copy_structure(v, seen) for k, v in settings_of(group).items()}
+    return {k: as_setting(v) for k, v in copied.items()}
+
+
+def branched_state(
+    other: torch.optim.Optimizer, move: Mover
+) -> list[defaultdict[int, dict[str, Any]]]:
+    """Copies of ``other``'s state, by group and position instead of parameter."""
+    state: list[defaultdict[int, dict[str, Any]]] = []
+    for group in other.param_groups:
+        used = ((i, p) for i, p in enumerate(group["params"]) if p in other.state)
+        slots = {i: move.copy(other.state[p]) for i, p in used}
+        state.append(defaultdict(dict, slots))
+    return state
+
+
+def shared_state(
+    other: torch.optim.Optimizer, carried: Sequence[str], move: Mover
+) -> dict[str, Any]:
+    """Copies of ``other``'s carried attributes, and of its state that belongs to no
+    parameter."""
+    shared = {name: move.copy(getattr(other, name)) for name in carried}
+    own: Mapping[Any, Any] = other.state
+    for key in own:
+        if not isinstance(key, Tensor):
+            shared[key] = move.copy(own[key])
+    return shared
+
+
+class Mover:
+    """Copies an optimizer's state, to a device if there is one.
+
+    Tensors are copied too: the original optimizer writes into its own. What is one
+    object stays one.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        # the originals too: their ids must stay taken
+        self._seen: dict[int, tuple[Any, Any]] = {}
+
+    def copy(self, value: Any, key: Any = None) -> Any:
+        if id(value) not in self._seen:
+            self._seen[id(value)] = self._copy(value, key), value
+        return self._seen[id(value)][0]
+
+    def _copy(self, value: Any, key: Any) -> Any:
+        if isinstance(value, Tensor):
+            # torch, too, leaves step counters where they are
+            if self.device is None or (key == "step" and value.dim() == 0):
+                return value.clone()
+            return value.to(self.device, copy=True)
+        if isinstance(value, Mapping):
+            return {k: self.copy(v, k) for k, v in value.items()}
+        if isinstance(value, deque):
+            return deque(map(self.copy, value), value.maxlen)
+        if type(value) in (list, tuple):
+            return type(value)(self.copy(v) for v in value)
+        return copy.copy(value)
+
+
+def pin_dtypes(
+    states: Sequence[Mapping[int, dict[str, Any]]],
+    before: Sequence[Mapping[int, Mapping[str, Any]]],
+) -> None:
+    """Casts state back where it was promoted: in-place ops keep the dtype."""
+    for now, then in zip(states, before):
+        for i, old in then.items():
+            slots = now[i]
+            for key, t in old.items():
+                new = slots.get(key)
+                if new is not t and isinstance(new, Tensor) and isinstance(t, Tensor):
+                    if new.dtype != t.dtype:
+                        slots[key] = new.to(t.dtype)
