@@ -34,8 +34,8 @@ def _configurations(found: Subject) -> list[Configuration]:
     settings = found.settings
     return [
         Configuration(found.layout),
-        Configuration(found.layout, sampled(settings, found.accepts)),
-        Configuration(found.layout, together(settings, found.accepts), warm=True),
+        Configuration(found.layout, sampled(settings, found.runs)),
+        Configuration(found.layout, together(settings, found.runs), warm=True),
     ]
 
 

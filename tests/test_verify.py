@@ -105,6 +105,13 @@ class ZeroDecayIsOff(ReferenceSGD):
         return grad
 
 
+class AnotherUpdateForTensors(ReferenceSGD):
+    def decayed(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
+        if _is_tensor(group["weight_decay"]):
+            grad = grad * 1.01
+        return super().decayed(param, grad, group)
+
+
 class DetachedFirstMomentum(ReferenceSGD):
     def first(self, grad: Tensor) -> Tensor:
         return grad.detach()
@@ -184,7 +191,8 @@ def test_mutation_is_found(
     kind: str,
     told: str,
 ) -> None:
-    part = gradients if kind in ("hypergradient", "meta-gradient") else trajectory
+    derivatives = kind.endswith("gradient") or "inplace" in told
+    part = gradients if derivatives else trajectory
     failures = first_failures(part, original, wrong)
     text = "\n".join(map(str, failures))
     assert kind in {failure.kind for failure in failures}, text
@@ -202,6 +210,12 @@ def first_failures(
             if tally.failures:
                 break
     return tally.failures
+
+
+def test_tensors_for_settings_lead_where_numbers_do() -> None:
+    first, *_ = first_failures(gradients, SGD, AnotherUpdateForTensors)
+    assert first.kind == "trajectory"
+    assert "with tensors for settings" in str(first)
 
 
 def test_mutation_fails_the_verification() -> None:

@@ -44,7 +44,7 @@ def test_trajectory(path: str) -> None:
 @pytest.mark.parametrize("path", DENSE)
 def test_hypergradients_equal_those_on_the_cpu(path: str) -> None:
     found = compiled(path)
-    conf = Configuration(found.layout, sampled(found.settings, found.accepts))
+    conf = Configuration(found.layout, sampled(found.settings, found.runs))
     with unrounded():
         results = [_derivatives(path, conf, device) for device in ("cpu", "cuda")]
     for on_cpu, on_gpu in zip(*results):
