@@ -87,9 +87,12 @@ class Cloner(Rebinder):
         object.__setattr__(new, "__dict__", state)
         for name, value in source.items():
             kind = type(value)
-            if kind in ATOMIC:
+            # most attributes of most modules: empty hooks, then flags and numbers
+            if kind is OrderedDict and name in _OWN and not value:
+                state[name] = OrderedDict()
+            elif kind in ATOMIC:
                 continue
-            if name in _OWN and not value:
+            elif name in _OWN and not value:
                 state[name] = {} if kind is BufferDict else kind()
             elif name == "_modules":
                 state[name] = {k: self.copy(m) for k, m in value.items()}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from weakref import WeakSet
-
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from higher._tree import modules_of
-
-_accepted: WeakSet[type] = WeakSet()
 
 _DISTRIBUTED = (
     "is a wrapper for distributed training. Pass the module inside ({inside}), and "
@@ -25,17 +21,18 @@ def check_modules(root: nn.Module) -> None:
     Raises:
         TypeError: saying what to do instead.
     """
+    seen: set[type] = set()
     for module in modules_of(root):
-        if type(module) not in _accepted:
+        if type(module) not in seen:
             reason = _reason(module)
             if reason is not None:
                 name = _name(root, module)
                 where = f"The module {name!r}" if name else "The module"
                 raise TypeError(f"{where} ({type(module).__name__}) {reason}")
-            _accepted.add(type(module))
+            seen.add(type(module))
         for tensors in (module._parameters, module._buffers):
             for key, tensor in tensors.items():
-                if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+                if type(tensor) in (UninitializedParameter, UninitializedBuffer):
                     raise TypeError(
                         f"{f'{_name(root, module)}.{key}'.lstrip('.')!r} is not "
                         "initialized yet: call the model once on an example input "

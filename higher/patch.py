@@ -231,7 +231,10 @@ def monkeypatch(
     """
     check_modules(module)
     with torch.set_grad_enabled(not copy_initial_weights):
-        initial = [_initial(p, device) for p in _originals(module)]
+        initial = [
+            _copied(p, device) if p.requires_grad else _shared(p, device)
+            for p in _originals(module)
+        ]
     return _stateless(module, device, [initial], track_higher_grads)
 
 
@@ -329,12 +332,11 @@ def _restored(
     return _stateless(module, None, history, track)
 
 
-def _initial(p: Tensor, device: Device) -> Tensor:
-    """The fast weight that a parameter starts as."""
-    if not p.requires_grad:
-        return _shared(p, device)
+def _copied(p: Tensor, device: Device) -> Tensor:
+    """The fast weight that a trainable parameter starts as: in its graph, or a leaf
+    where gradients are off."""
     new = p.clone() if device is None else p.to(device, copy=True)
-    return new if new.requires_grad else new.requires_grad_()
+    return new if torch.is_grad_enabled() else new.requires_grad_()
 
 
 def _shared(p: Tensor, device: Device) -> Tensor:
