@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 from codegen.verify import gradients
+from codegen.verify.comparison import TOLERANCE
 from codegen.verify.oracle import Original
 from codegen.verify.report import Tally
 from codegen.verify.subject import Configuration
@@ -34,7 +35,7 @@ def test_derivatives_equal_finite_differences(path: str) -> None:
             gradients.check(found, conf, tally)
     assert not tally.failures, "\n".join(map(str, tally.failures[:10]))
     assert tally.hypergradients_right == tally.hypergradients_run > 30
-    assert tally.worst_gradient < gradients.TOLERANCE
+    assert tally.worst_gradient < TOLERANCE
     excused = [note for note in tally.notes if "do not converge" in note]
     allowed = UNDEFINED.get(path, "nothing").partition(":")[0]
     assert all(note.startswith(allowed) for note in excused), excused

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .gradients import CONSTRUCTION, Comparison
+from .comparison import CONSTRUCTION, Comparison
 from .leaves import Leaf, overridden
 from .oracle import Original
 from .report import Tally
@@ -64,8 +64,8 @@ def check(subject: Subject, conf: Configuration, tally: Tally) -> None:
                 first = Comparison(original, tally, oracle, kept, anomaly=True)
                 first.run(CONSTRUCTION, leaves)
             _all_finite(original, leaves, tally)
-    except Unusable:
-        pass  # the notes on trajectories say so
+    except Unusable as reason:
+        tally.note(f"derivatives are not compared where the original stops: {reason}")
 
 
 def _all_finite(original: Original, leaves: Sequence[Leaf], tally: Tally) -> None:
