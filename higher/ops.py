@@ -378,7 +378,13 @@ def random_like(input: Tensor, distribution: str, *args: Any, **options: Any) ->
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    return _storage_of(a) == _storage_of(b)
+
+
+def _storage_of(x: Tensor) -> int:
+    while _is_transformed(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.untyped_storage().data_ptr()
 
 
 def write_through(base: Tensor, view: Tensor, new: Tensor) -> Tensor:
