@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
@@ -71,6 +72,30 @@ _LAYOUT = (
 )
 
 
+class _Positions(MetadataWrapper):
+    """Without the walk that the wrapper makes even where no provider asks for one."""
+
+    def visit_batched(
+        self, visitors: Iterable[cst.BatchableCSTVisitor], *hooks: Any, **named: Any
+    ) -> cst.CSTNode:
+        found = list(visitors)
+        return super().visit_batched(found, *hooks, **named) if found else self.module
+
+
+@functools.lru_cache(maxsize=128)
+def _positions(
+    module: cst.Module, file: str
+) -> tuple[list[str], Mapping[cst.CSTNode, Origin]]:
+    """The lines of a parsed module, and where in it each node stands."""
+    found: dict[cst.CSTNode, Origin] = {}
+    wrapper = _Positions(module, unsafe_skip_copy=True)
+    for node, range_ in wrapper.resolve(PositionProvider).items():
+        if not isinstance(node, _LAYOUT):
+            start = range_.start
+            found[node] = Origin(file, start.line, start.column + 1)
+    return module.code.splitlines(), found
+
+
 class Origins:
     """Side table: syntax node → where upstream wrote it.
 
@@ -84,13 +109,9 @@ class Origins:
 
     def read(self, module: cst.Module, file: str) -> None:
         """Record the positions of a freshly parsed module."""
-        self._lines[file] = module.code.splitlines()
-        wrapper = MetadataWrapper(module, unsafe_skip_copy=True)
-        for node, range_ in wrapper.resolve(PositionProvider).items():
-            if isinstance(node, _LAYOUT):
-                continue
-            start = range_.start
-            self._of[node] = Origin(file, start.line, start.column + 1)
+        lines, origins = _positions(module, file)
+        self._lines[file] = lines
+        self._of.update(origins)
 
     def of(self, node: cst.CSTNode) -> Origin | None:
         """Origin of a node, or of the first node inside it that has one."""

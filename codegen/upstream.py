@@ -7,6 +7,7 @@ Files are parsed whole: positions in diagnostics are those of the file.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -123,7 +124,7 @@ class Library:
 
     def _parse(self, name: str, path: Path, file: str) -> SourceModule:
         try:
-            tree = cst.parse_module(path.read_bytes())
+            tree = _tree(path.read_bytes())
         except cst.ParserSyntaxError as error:
             raise misuse(
                 f"{file}:{error.raw_line}:{error.raw_column + 1}: syntax error: "
@@ -272,6 +273,12 @@ def _merge(
         result.append(head)
         sequences = [[c for c in s if c != head] for s in sequences]
     return result
+
+
+@functools.lru_cache(maxsize=128)
+def _tree(source: bytes) -> cst.Module:
+    """Optimizers share most of the files that they are read from."""
+    return cst.parse_module(source)
 
 
 def _worth_reading(module: str) -> bool:

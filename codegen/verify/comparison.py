@@ -89,7 +89,7 @@ class Comparison:
             if not error <= limit:
                 self.tally.hypergradients_run += 1
                 figures = {
-                    "with tensors for settings, steps": each.moment,
+                    "with tensors for settings": _when(each.moment),
                     "expected loss": value,
                     "got": each.value,
                     "relative error": error,
@@ -160,11 +160,11 @@ class Comparison:
         return found
 
     def _moments(self, leaves: Sequence[Leaf]) -> Sequence[int]:
-        """All moments; without the last state where a zero switches off a slot, that
-        a tensor of the same value has to keep."""
-        everything = moments(self.original.conf.steps)
-        switched_off = any(leaf.value == 0 for leaf in leaves)
-        return everything[:-1] if switched_off else everything
+        """All moments; without the last state where it may lack slots: a zero switches
+        some off, that a tensor keeps, and a parameter never moved may have none yet."""
+        conf = self.original.conf
+        lacking = conf.layout.frozen or any(leaf.value == 0 for leaf in leaves)
+        return moments(conf.steps)[:-1] if lacking else moments(conf.steps)
 
     def _users(
         self, params: Sequence[Tensor], opt: Optimizer, values: Override
@@ -211,8 +211,7 @@ class Comparison:
             return
         j = max(wrong, key=lambda j: errors[j])
         figures = {
-            "of": what,
-            "steps" if steps[j] else "in": steps[j] or "the final state",
+            "of": f"{what} {_when(steps[j])}",
             "found": got[j],
             "finite difference": expected[j].value,
             "noise": expected[j].noise,
@@ -231,6 +230,10 @@ def _gradients(outer: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | Non
     if not outer.requires_grad:
         return [None] * len(inputs)
     return torch.autograd.grad(outer, inputs, retain_graph=True, allow_unused=True)
+
+
+def _when(moment: int) -> str:
+    return f"after {moment} steps" if moment else "in the final state"
 
 
 def _number(gradient: Tensor | None) -> float:
