@@ -25,8 +25,9 @@ class Change:
 class Context:
     """Origins of nodes, diagnostics so far, and which rule fired where.
 
-    ``carried`` are the optimizer's own attributes that the step reads, ``globals``
-    what module-level names mean, ``annotations`` those of the function at hand.
+    ``carried`` are the optimizer's own attributes that the step reads,
+    ``constructor_settings`` those that it takes from the constructor's defaults
+    whatever a group says, ``globals`` what module-level names mean, ``annotations`` those of the function at hand.
     ``jumps`` are settings at whose zero the update itself jumps.
     """
 
@@ -35,6 +36,7 @@ class Context:
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     carried: set[str] = field(default_factory=set)
+    constructor_settings: set[str] = field(default_factory=set)
     globals: dict[str, Resolved] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     float_settings: frozenset[str] = frozenset()

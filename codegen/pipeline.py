@@ -21,6 +21,7 @@ class Update:
     body: Body
     complex_as_real: bool
     carried: tuple[str, ...]
+    constructor_settings: tuple[str, ...]
 
 
 def run(upstream: Upstream, context: Context) -> Update:
@@ -36,4 +37,9 @@ def run(upstream: Upstream, context: Context) -> Update:
     body = space(tidy(drop_overwritten(body), context.origins, helpers))
     fence.check(body, context)
     context.raise_if_refused()
-    return Update(body, lowered.complex_as_real, tuple(sorted(context.carried)))
+    return Update(
+        body,
+        lowered.complex_as_real,
+        tuple(sorted(context.carried)),
+        tuple(sorted(context.constructor_settings)),
+    )

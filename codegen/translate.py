@@ -223,6 +223,9 @@ def _declarations(upstream: Upstream, update: Update) -> Iterator[str]:
     if update.carried:
         names = ", ".join(f'"{name}"' for name in update.carried)
         yield f"_carried = ({names},)"
+    if update.constructor_settings:
+        names = ", ".join(f'"{name}"' for name in update.constructor_settings)
+        yield f"_constructor_settings = ({names},)"
     if _fills_state_early(upstream):
         yield "_state_from_constructor = True"
 

@@ -15,9 +15,19 @@ from codegen.lower.lists import walk_selections
 from codegen.lower.loops import lower_loops
 from codegen.lower.specialize import Specializer
 from codegen.rules.r1_closures import refuse_closures
-from codegen.syntax import Body, Statement, code, replace_nodes
+from codegen.syntax import (
+    Body,
+    Statement,
+    code,
+    dotted,
+    replace_nodes,
+    string_key,
+    target_names,
+)
 from codegen.tidy import tidy
 from codegen.upstream import Upstream
+
+DEFAULTS = "self.defaults"
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,26 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
     body = modernize(body, context)
     # one spelling for each key: places are compared as text
     body = tuple(one_quote(s, context) for s in body)
+    body = tuple(_defaults_by_group(s, context) for s in body)
     return Lowered(tidy(body, context.origins), complex_as_real)
+
+
+def _defaults_by_group(node: Statement, context: Context) -> Statement:
+    """``self.defaults["k"]`` → ``group["k"]`` in a loop over the groups, where an
+    override may tell each group its own."""
+    if not isinstance(node, cst.For) or "group" not in target_names(node.target):
+        return node
+
+    def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+        if not isinstance(inner, cst.Subscript) or dotted(inner.value) != DEFAULTS:
+            return None
+        key = string_key(inner)
+        if key is None:
+            return None
+        context.constructor_settings.add(key)
+        return inner.with_changes(value=cst.Name("group"))
+
+    return cast(Statement, replace_nodes(node, replace, context.origins))
 
 
 def one_quote(node: Statement, context: Context) -> Statement:

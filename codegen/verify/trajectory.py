@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from higher.optim.base import DifferentiableOptimizer
+
 from .compare import SAME, Difference, compare, snapshot, worst_of
 from .problem import SPARSE, Problem
 from .report import Tally
@@ -204,22 +206,23 @@ def follow(
             worst = worst_of([worst, difference])
         if worst.size > 1e-3:
             break  # what comes after follows from this
-    state = _state_difference(recording, diffopt.state, diffopt.param_groups)
+    state = _state_difference(recording, diffopt)
     return worst, state if state.kind == "dtype" else state._replace(kind="state")
 
 
 def _state_difference(
-    recording: Recording,
-    state: Sequence[Mapping[int, Mapping[str, Any]]],
-    groups: Sequence[Mapping[str, Any]],
+    recording: Recording, diffopt: DifferentiableOptimizer
 ) -> Difference:
     found = [
-        compare(expected, state[g][i], f"state[{g}][{i}]")
+        compare(expected, diffopt.state[g][i], f"state[{g}][{i}]")
         for g, slots in enumerate(recording.state)
         for i, expected in enumerate(slots)
     ]
-    for g, (settings, current) in enumerate(zip(recording.groups, groups)):
-        skip = {"params", *DISPATCH}
+    # those an original's group may name, to no effect
+    skip = {"params", *DISPATCH, *diffopt._constructor_settings}
+    for g, (settings, current) in enumerate(
+        zip(recording.groups, diffopt.param_groups)
+    ):
         expected = {k: v for k, v in settings.items() if k not in skip}
         got = {k: current.get(k) for k in expected}
         found.append(compare(expected, got, f"param_groups[{g}]"))

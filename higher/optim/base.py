@@ -12,7 +12,7 @@ from torch import Tensor
 
 from higher._weights import fast_weights
 from higher.optim.complex_views import as_complex, as_real
-from higher.optim.settings import apply_override
+from higher.optim.settings import apply_override, as_setting
 from higher.optim.state import (
     Device,
     Mover,
@@ -49,6 +49,8 @@ class DifferentiableOptimizer:
 
     _group_defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings that an optimizer made by an older torch may lack."""
+    _constructor_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings that are the constructor's, whatever an original's group says."""
     _complex_as_real: ClassVar[bool] = False
     """Whether ``_update`` is handed complex tensors as pairs of reals."""
     _state_from_constructor: ClassVar[bool] = False
@@ -266,10 +268,18 @@ class DifferentiableOptimizer:
             {
                 **self._group_defaults,
                 **copied_settings(group, seen),
+                **self._told_to_constructor(),
                 "params": [weights[k] for k in positions],
             }
             for group, positions in zip(other.param_groups, self._group_to_param_list)
         ]
+
+    def _told_to_constructor(self) -> dict[str, Any]:
+        return {
+            name: as_setting(self.defaults[name])
+            for name in self._constructor_settings
+            if name in self.defaults
+        }
 
     def _apply_override(self, override: Mapping[str, Any]) -> None:
         apply_override(self.param_groups, override, self._group_defaults)
