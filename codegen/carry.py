@@ -144,7 +144,16 @@ class Carrier:
         )
         self.result.helpers.append(new)
         names = {p.name.value for p in params}
-        self.follow((*body, *_annotation_lines(new)), names)
+        annotations = _annotation_lines(new)
+        self._know(annotations, found.module)
+        self.follow((*body, *annotations), names)
+
+    def _know(self, annotations: Body, module: SourceModule) -> None:
+        """What the names in annotations mean, which no pass has asked for yet."""
+        for name in sorted(_global_reads(annotations) - set(self.context.globals)):
+            meaning = self.upstream.library.resolve(module, name)
+            if meaning is not None:
+                self.context.globals[name] = meaning
 
 
 def without_self(node: cst.FunctionDef) -> cst.Parameters:

@@ -929,16 +929,17 @@ def analyse(
     body: Sequence[cst.CSTNode],
     annotations: Mapping[str, str] | None = None,
     sources: Mapping[str, cst.FunctionDef] | None = None,
+    stored: Mapping[str, Kind] | None = None,
 ) -> Analysis:
     """The place table of a function body in the README's shape.
 
     ``annotations`` are those of the function's parameters, if it has any; ``sources``
-    the functions that it calls.
+    the functions that it calls; ``stored`` is what the state holds before, by key.
     """
     start = Env(texts={"group": "group"})
     for name, annotation in (annotations or {}).items():
         start.names[name] = _annotated(name, annotation)
-    kinds: dict[Slot, Kind] = {}
+    kinds = {Slot("state", f'"{k}"'): kind for k, kind in (stored or {}).items()}
     while True:
         analysis = Analysis(kinds, sources)
         analysis.block(body, start.fork())

@@ -17,6 +17,7 @@ import libcst as cst
 
 from codegen import emit
 from codegen.carry import Carrier
+from codegen.constructor import stored_kinds
 from codegen.context import Change, Context
 from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
 from codegen.lower.facts import FALSE_SETTINGS
@@ -89,6 +90,7 @@ def translate(
 
 def _translate(upstream: Upstream, context: Context) -> Translation:
     context.float_settings = frozenset(float_settings(upstream))
+    context.stored = stored_kinds(upstream)
     if context.jumps:
         names = ", ".join(sorted(context.jumps))
         context.notes.append(
@@ -267,9 +269,10 @@ def _imports(update: Update, found: set[str], helpers: Sequence[str]) -> Iterato
     text = "".join([*(code(s) for s in update.body), *helpers])
     plain = sorted(l for l in found if l.startswith("import ") and not _third(l))
     third = sorted(l for l in found if _third(l) and l.startswith("import "))
-    froms = sorted(l for l in found if l.startswith("from "))
+    froms = sorted(l for l in found if _third(l) and l.startswith("from "))
+    own = {l for l in found if not _third(l) and l.startswith("from ")}
     yield from plain
-    yield "from typing import Any"
+    yield from sorted(own | {"from typing import Any"})
     yield ""
     yield from third
     yield from froms

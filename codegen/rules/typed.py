@@ -18,7 +18,10 @@ class TypedRule(Rule):
 
     def apply(self, body: Body) -> Body:
         self.places: Analysis = analyse(
-            body, self.context.annotations, self.context.sources()
+            body,
+            self.context.annotations,
+            self.context.sources(),
+            self.context.stored,
         )
         return self._block(body)
 

@@ -115,7 +115,12 @@ class OutOfPlace(MutationRule):
     def apply(self, body: Body) -> Body:
         body = hoist(body, self.context)
         self.context.raise_if_refused()
-        self.places = analyse(body, self.context.annotations, self.context.sources())
+        self.places = analyse(
+            body,
+            self.context.annotations,
+            self.context.sources(),
+            self.context.stored,
+        )
         self.live: Liveness = liveness(body)
         self.rereads = _reads_grads_again(body)
         new = self._block(body)
