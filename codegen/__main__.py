@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codegen.diagnostics import CodegenError, misuse
+from codegen.source_tree import SourceTree, unpacked
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         help="where to write; - prints (with --rules and --verify: a document whose "
         "section is renewed)",
     )
+    parser.add_argument(
+        "--source",
+        metavar="PATH",
+        help="read the original's package there, in place of the installed one: an "
+        "unpacked tree, a wheel or an sdist, of which nothing is imported",
+    )
     parser.add_argument("--no-verify", action="store_true", help="skip verification")
     parser.add_argument(
         "--force", action="store_true", help="overwrite a file of another make"
@@ -75,17 +82,27 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     from codegen import commands
 
-    targets: list[str] = arguments.targets
-    if arguments.check:
-        return commands.check(targets)
     if arguments.rules:
         return commands.rules(arguments.output)
-    if arguments.list:
-        return commands.list_all()
     if arguments.verify:
-        return commands.verify(targets, arguments.output)
+        return commands.verify(arguments.targets, arguments.output)
+    if arguments.source is None:
+        return _run_on(arguments, None)
+    with unpacked(arguments.source) as tree:
+        return _run_on(arguments, tree)
+
+
+def _run_on(arguments: argparse.Namespace, tree: SourceTree | None) -> int:
+    """The commands that read optimizers: those installed, or those of ``tree``."""
+    from codegen import commands
+
+    targets: list[str] = arguments.targets
+    if arguments.check:
+        return commands.check(targets, tree)
+    if arguments.list:
+        return commands.list_all(tree)
     if arguments.all:
-        return commands.generate_all(verify=not arguments.no_verify)
+        return commands.generate_all(verify=not arguments.no_verify, tree=tree)
     if not targets:
         raise misuse(
             "no optimizer named", "python -m codegen torch.optim.NAdam; see --help"
@@ -93,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None and len(targets) > 1:
         raise misuse("-o takes one optimizer", "name one, or leave -o out")
     if arguments.explain:
-        return commands.explain(targets, arguments.explain, arguments.output)
+        return commands.explain(targets, arguments.explain, arguments.output, tree)
     for target in targets:
         output = arguments.output
         commands.generate(
@@ -102,6 +119,7 @@ def _run(arguments: argparse.Namespace) -> int:
             verify=not arguments.no_verify,
             force=arguments.force,
             jumps=frozenset(filter(None, arguments.jumps.split(","))),
+            tree=tree,
         )
     return 0
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-from codegen import files, sections
+from codegen import emit, files, sections
 from codegen.drift import drifts
 from codegen.diagnostics import CodegenError, misuse
 from codegen.rules import RULES
 from codegen.translate import Translation, translate
-from codegen.upstream import Import, Library
-from codegen.diagnostics import Origins
+from codegen.source_tree import SourceTree
+from codegen.upstream import library_of, torch_optimizers
 
 
 def generate(
@@ -24,21 +24,25 @@ def generate(
     verify: bool,
     force: bool,
     jumps: frozenset[str] = frozenset(),
+    tree: SourceTree | None = None,
 ) -> None:
     """Translate, verify, write; say what was done."""
-    translation = translate(target, jumps=jumps)
+    translation = translate(target, library_of(tree), jumps)
     path = _place(translation, output)
     if path is not None and not force:
         _refuse_to_overwrite(path)
     log = sys.stderr if path is None else sys.stdout
-    print(f"{target}: read {translation.source}", file=log)
+    print(f"{target}: read {translation.source}{_whose(translation, tree)}", file=log)
     fired = ", ".join(
         f"{rule} {count}" for rule, count in sorted(translation.fired.items())
     )
     print(f"  rules fired: {fired}", file=log)
-    if verify:
-        translation, report = _settled(translation)
-    print(f"  {report if verify else 'not verified'}", file=log)
+    reason = _unverifiable(translation, jumps, tree) if verify else ""
+    if verify and not reason:
+        translation, report = _settled(translation, tree)
+    else:
+        report = f"not verified{reason}"
+    print(f"  {report}", file=log)
     if path is None:
         print(translation.text, end="")
         return
@@ -64,12 +68,37 @@ def _refuse_to_overwrite(path: Path) -> None:
         )
 
 
-def _settled(translation: Translation) -> tuple[Translation, str]:
+def _whose(translation: Translation, tree: SourceTree | None) -> str:
+    return "" if tree is None else f" of {translation.version}"
+
+
+def _unverifiable(
+    translation: Translation, jumps: frozenset[str], tree: SourceTree | None
+) -> str:
+    """Why what is installed is no original to run; nothing of a source tree is run."""
+    if tree is None:
+        return ""
+    try:
+        installed = translate(translation.target, jumps=jumps)
+    except CodegenError:
+        return f": {translation.target} is not installed here, or is another"
+    same = installed.digest == translation.digest
+    if same and emit.body(installed.text) == emit.body(translation.text):
+        return ""
+    return (
+        f": only what is installed can be run, and {installed.version}'s "
+        f"{translation.target} is not {translation.version}'s"
+    )
+
+
+def _settled(
+    translation: Translation, tree: SourceTree | None
+) -> tuple[Translation, str]:
     from codegen.memory import import_original
     from codegen.settle import settle
 
     original = import_original(translation.target)
-    translation, report = settle(original, translation)
+    translation, report = settle(original, translation, library_of(tree))
     return translation, str(report).replace("\n", "\n  ")
 
 
@@ -83,35 +112,23 @@ def _shown(path: Path) -> str:
 # --- all of torch.optim -----------------------------------------------------------
 
 
-def torch_optimizers() -> list[str]:
-    """Every optimizer class that ``torch.optim`` exports, by its public path."""
-    library = Library(Origins())
-    package = library.module("torch.optim")
-    assert package is not None
-    names = []
-    for name, binding in package.bindings.items():
-        if isinstance(binding, Import) and name[:1].isupper() and name != "Optimizer":
-            names.append(f"torch.optim.{name}")
-    return sorted(names)
-
-
-def generate_all(*, verify: bool) -> int:
+def generate_all(*, verify: bool, tree: SourceTree | None = None) -> int:
     """Regenerate ``generated/``; say which optimizers are refused."""
-    for target in torch_optimizers():
+    for target in torch_optimizers(tree):
         try:
-            generate(target, None, verify=verify, force=False)
+            generate(target, None, verify=verify, force=False, tree=tree)
         except CodegenError as error:
             print(f"{target}: refused\n{error}")
     return 0
 
 
-def list_all() -> int:
+def list_all(tree: SourceTree | None = None) -> int:
     """One line per optimizer: current, stale or refused, and why."""
     folder = files.generated_folder()
-    stale = {drift.path.name: drift.kind for drift in drifts()}
-    for target in torch_optimizers():
+    stale = {drift.path.name: drift.kind for drift in drifts(tree=tree)}
+    for target in torch_optimizers(tree):
         try:
-            translation = translate(target)
+            translation = translate(target, library_of(tree))
         except CodegenError as error:
             first = error.diagnostics[0]
             print(f"{target:<24} refused  {first.render().splitlines()[0]}")
@@ -126,10 +143,10 @@ def list_all() -> int:
     return 0
 
 
-def check(paths: Sequence[str]) -> int:
+def check(paths: Sequence[str], tree: SourceTree | None = None) -> int:
     """Exit 1 with every drift, its diff and the command that mends it."""
     found = 0
-    for drift in drifts(paths):
+    for drift in drifts(paths, tree):
         print(drift, file=sys.stderr)
         found += 1
     if not found:
@@ -219,10 +236,15 @@ def _publish(name: str, text: str, output: str | None) -> int:
     return 0
 
 
-def explain(targets: Sequence[str], form: str, output: str | None) -> int:
+def explain(
+    targets: Sequence[str],
+    form: str,
+    output: str | None,
+    tree: SourceTree | None = None,
+) -> int:
     """Upstream's lines beside the generated ones."""
     from codegen.explain import explain as show
 
     for target in targets:
-        show(translate(target), form, output)
+        show(translate(target, library_of(tree)), form, output)
     return 0

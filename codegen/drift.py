@@ -1,93 +1,219 @@
-"""Are the generated files what the compiler makes of upstream now? If not, why?"""
+"""Are the generated files what the compiler makes of upstream now? If not, why?
+
+A file's header holds a hash of the functions of upstream's that were read, and one of
+the file itself, so that three things can be told apart: upstream is another, the file
+was edited, or the compiler writes something else than it did.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from codegen import emit, files
-from codegen.diagnostics import CodegenError
-from codegen.translate import translate
+from codegen.diagnostics import CodegenError, misuse
+from codegen.source_tree import SourceTree
+from codegen.translate import Translation, module_name, translate
+from codegen.upstream import Absent, library_of, torch_optimizers
 
 UPSTREAM = "upstream changed"
 EDITED = "edited by hand"
 TRANSLATOR = "translator changed"
 ORPHAN = "orphan file"
 MISSING = "missing file"
+GONE = "gone upstream"
 REFUSED = "no longer translates"
+
+_ALL = "python -m codegen --all"
+_NOT_OURS = frozenset({"__init__.py", "__pycache__", "py.typed"})
 
 
 @dataclass(frozen=True)
 class Drift:
-    """One file that isn't what it should be."""
+    """One file that isn't what it should be; ``how`` says more about its kind."""
 
     path: Path
     kind: str
     detail: str
     fix: str
+    how: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.kind}\n{self.detail}\nmend it with: {self.fix}"
+        kind = f"{self.kind}: {self.how}" if self.how else self.kind
+        return f"{self.path}: {kind}\n{self.detail}\nmend it with: {self.fix}"
 
 
-def drifts(paths: Sequence[str] = ()) -> Iterator[Drift]:
-    """Every drift of the named files; without names, of all of ``generated/``."""
+def drifts(
+    paths: Sequence[str] = (), tree: SourceTree | None = None
+) -> Iterator[Drift]:
+    """Every drift of the named files; without names, of all of ``generated/``.
+
+    Upstream is what is installed, or a source tree.
+    """
     if paths:
         for name in paths:
-            yield from _check_file(Path(name))
+            yield from _check_named(Path(name), tree)
         return
     folder = files.generated_folder()
-    for path, _ in files.generated_files(folder):
-        yield from _check_file(path)
+    expected = {
+        module_name(target.rpartition(".")[2]): target
+        for target in torch_optimizers(tree)
+    }
+    for path in sorted(folder.iterdir()):
+        if path.name not in _NOT_OURS:
+            yield from _check_file(path, tree, expected.get(path.stem))
     yield from _check_index(folder)
+    yield from _missing(folder, expected, tree)
 
 
-def _check_file(path: Path) -> Iterator[Drift]:
+def _check_named(path: Path, tree: SourceTree | None) -> Iterator[Drift]:
+    if path.is_dir():
+        raise misuse(f"{path} is a folder", "name the generated files in it")
     if not path.is_file():
-        yield Drift(path, MISSING, "there is no such file", "python -m codegen --all")
-        return
-    text = files.read_text(path)
+        fix = f"python -m codegen TARGET -o {_shown(path)}"
+        yield Drift(path, MISSING, "there is no such file", fix)
+    elif path.name == "__init__.py" and _in_generated(path):
+        yield from _check_index(path.parent)
+    else:
+        yield from _check_file(path, tree, None)
+
+
+def _check_file(
+    path: Path, tree: SourceTree | None, expected: str | None
+) -> Iterator[Drift]:
+    """Compare one file; ``expected`` is the optimizer that its name stands for."""
+    text = _text(path)
     found = files.header(text)
-    if found is None and emit.MARKER in text[:200]:
-        fix = "git checkout it, or python -m codegen --all"
-        yield Drift(path, EDITED, "its header is not one that the compiler writes", fix)
-        return
-    if found is None:
+    if found is None and (expected or emit.MARKER in text[:200]):
+        how = "its header is not one that the compiler writes"
+        fix = f"python -m codegen {expected} --force" if expected else _ALL
+        first = text.partition("\n")[0] or "the file is empty"
+        yield Drift(path, EDITED, f"it begins: {first!r}", fix, how)
+    elif found is not None and expected and found.target != expected:
+        how = f"it is not what {expected} translates to"
+        detail = f"its header names {found.target}"
+        yield Drift(path, EDITED, detail, f"python -m codegen {expected}", how)
+    elif found is None:
         why = "it has no header of the compiler's: nothing would make it again"
         yield Drift(path, ORPHAN, why, f"rm {_shown(path)}")
-        return
-    fix = f"{found.command}{_output(path)}"
+    else:
+        yield from _compare(path, text, found, tree)
+
+
+def _text(path: Path) -> str:
+    """What is in a file, whatever it is."""
+    return path.read_bytes().decode(errors="replace") if path.is_file() else ""
+
+
+def _compare(
+    path: Path, text: str, found: files.Header, tree: SourceTree | None
+) -> Iterator[Drift]:
+    source = "" if tree is None else f" --source {tree.given}"
+    fix = f"{found.command}{_output(path)}{source}"
     try:
-        translation = translate(found.target, jumps=found.jumps)
+        translation = translate(found.target, library_of(tree), found.jumps)
     except CodegenError as error:
-        yield Drift(path, REFUSED, str(error), "see the diagnostics above")
+        if emit.body_digest(text) != found.body:
+            how = "and what its header names doesn't translate"
+            yield Drift(path, EDITED, str(error), "git checkout it", how)
+        elif isinstance(error, Absent):
+            yield Drift(path, GONE, str(error), f"rm {_shown(path)}")
+        else:
+            yield Drift(path, REFUSED, str(error), "see the diagnostics above")
         return
-    if translation.text != text:
-        kind = _kind(found, text, translation.digest)
-        yield Drift(path, kind, _diff(path, text, translation.text), fix)
+    right = f"{translation.module_name}.py"
+    if _in_generated(path) and path.name != right:
+        why = f"{found.target} belongs into {right}"
+        yield Drift(path, ORPHAN, why, f"rm {_shown(path)}")
+    elif not _current(text, found, translation):
+        kind, how = _kind(text, found, translation)
+        detail = _diff(path, text, translation.text)
+        yield Drift(path, kind, detail, fix, how)
 
 
-def _kind(found: files.Header, text: str, digest: str) -> str:
+def _current(text: str, found: files.Header, translation: Translation) -> bool:
+    """Whether a file is right; which version has just this source may differ."""
+    right = files.header(translation.text)
+    assert right is not None
+    if found.version != right.version and emit.body_digest(text) == found.body:
+        return emit.with_version(text, right.version) == translation.text
+    return text == translation.text
+
+
+def _kind(text: str, found: files.Header, translation: Translation) -> tuple[str, str]:
+    """What happened to a file, and how it shows."""
     if emit.body_digest(text) != found.body:
-        return EDITED
-    return UPSTREAM if digest != found.digest else TRANSLATOR
+        return EDITED, _edit(text, translation.text)
+    if translation.digest != found.digest:
+        same = emit.body(text) == emit.body(translation.text)
+        return UPSTREAM, "what is generated stays the same" if same else ""
+    black = emit.installed_black()
+    if black != emit.BLACK and _same_code(text, translation.text):
+        raise misuse(
+            f"black {black} lays code out in another way than "
+            f"{emit.BLACK}, which generated files are made with: whether they are "
+            "current can't be told",
+            f"pip install black=={emit.BLACK}",
+        )
+    return TRANSLATOR, "or the file was, and its hash made to fit"
+
+
+def _edit(text: str, right: str) -> str:
+    """How a file was edited, where that has a name."""
+    if "\r" in text and text.replace("\r\n", "\n") == right:
+        return "its lines end in CRLF (git config core.autocrlf input)"
+    if text and right.startswith(text):
+        return "it is truncated"
+    if emit.body(text) == emit.body(right):
+        return "its header alone"
+    if sorted(filter(None, text.split("\n"))) == sorted(
+        filter(None, right.split("\n"))
+    ):
+        return "its lines are in another order"
+    return ""
+
+
+def _same_code(a: str, b: str) -> bool:
+    try:
+        return ast.dump(ast.parse(a)) == ast.dump(ast.parse(b))
+    except (SyntaxError, ValueError):
+        return False
+
+
+# --- the folder as a whole ---------------------------------------------------------
+
+
+def _missing(
+    folder: Path, expected: dict[str, str], tree: SourceTree | None
+) -> Iterator[Drift]:
+    """Optimizers that translate and have no file."""
+    for stem, target in expected.items():
+        path = folder / f"{stem}.py"
+        if path.exists():
+            continue
+        try:
+            translate(target, library_of(tree))
+        except CodegenError:
+            continue
+        source = "" if tree is None else f" --source {tree.given}"
+        fix = f"python -m codegen {target}{source}"
+        yield Drift(path, MISSING, f"nothing is generated from {target}", fix)
 
 
 def _check_index(folder: Path) -> Iterator[Drift]:
     path = folder / "__init__.py"
     right = files.index_of(folder)
-    text = files.read_text(path) if path.is_file() else ""
+    text = _text(path)
     if text != right:
-        kind = EDITED if text else MISSING
-        fix = "python -m codegen --all"
-        yield Drift(
-            path,
-            f"{kind}: the index doesn't fit its folder",
-            _diff(path, text, right),
-            fix,
-        )
+        kind = EDITED if path.is_file() else MISSING
+        how = "the index doesn't fit its folder"
+        yield Drift(path, kind, _diff(path, text, right), _ALL, how)
+
+
+# --- words -------------------------------------------------------------------------
 
 
 def _diff(path: Path, old: str, new: str) -> str:
@@ -101,12 +227,15 @@ def _diff(path: Path, old: str, new: str) -> str:
     return "".join(shown).replace("\r", "\\r").rstrip("\n")
 
 
-def _output(path: Path) -> str:
+def _in_generated(path: Path) -> bool:
     try:
-        inside = path.resolve().parent == files.generated_folder()
+        return path.resolve().parent == files.generated_folder().resolve()
     except CodegenError:
-        inside = False
-    return "" if inside else f" -o {_shown(path)}"
+        return False
+
+
+def _output(path: Path) -> str:
+    return "" if _in_generated(path) else f" -o {_shown(path)}"
 
 
 def _shown(path: Path) -> str:

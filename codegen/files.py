@@ -62,8 +62,8 @@ def generated_folder() -> Path:
 def generated_files(folder: Path) -> Iterator[tuple[Path, Header | None]]:
     """Modules of a folder, and their headers."""
     for path in sorted(folder.glob("*.py")):
-        if path.name != "__init__.py":
-            yield path, header(read_text(path))
+        if path.name != "__init__.py" and path.is_file():
+            yield path, header(path.read_bytes().decode(errors="replace"))
 
 
 def index_of(folder: Path) -> str:

@@ -47,6 +47,7 @@ class Translation:
     class_name: str
     module_name: str
     source: str
+    version: str
     digest: str
     changes: tuple[Change, ...]
     lines: tuple[Line, ...]
@@ -77,7 +78,7 @@ def translate(
         library = Library(context.origins)
     else:
         library.origins, context.origins = library.origins, library.origins
-    upstream = open_target(target, library, "")
+    upstream = open_target(target, library)
     try:
         return _translate(upstream, context)
     except CodegenError:
@@ -125,6 +126,7 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
         module.class_name,
         module_name(upstream.name),
         module.source,
+        module.version,
         module.digest,
         tuple(context.changes),
         lines,
@@ -298,8 +300,10 @@ def _installed_version(top: str) -> str | None:
 def package_version(upstream: Upstream) -> str:
     """``torch 2.13.0``; ``unversioned`` for a file of the user's own."""
     top = upstream.cls.module.name.partition(".")[0]
-    if upstream.version:
-        return f"{top} {upstream.version}"
+    tree = upstream.library.tree
+    given = tree.version_of(top) if tree is not None else None
+    if given is not None:
+        return given
     if top == "torch":
         return f"torch {importlib.metadata.version('torch').partition('+')[0]}"
     return _installed_version(top) or "unversioned"

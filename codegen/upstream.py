@@ -19,7 +19,8 @@ from typing import TypeAlias, cast
 
 import libcst as cst
 
-from codegen.diagnostics import Origins, misuse
+from codegen.diagnostics import CodegenError, Diagnostic, Origins, misuse
+from codegen.source_tree import SourceTree
 from codegen.syntax import dotted, statements
 
 BASE = "torch.optim.optimizer.Optimizer"
@@ -75,14 +76,30 @@ class External:
 Resolved: TypeAlias = "Definition | SourceModule | External"
 
 
-class Library:
-    """The Python files that can be read, below ``roots`` (as on ``sys.path``)."""
+class Absent(CodegenError):
+    """There is no such optimizer in the source that is read."""
 
-    def __init__(self, origins: Origins, roots: Sequence[str] | None = None) -> None:
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__([Diagnostic("error", message, hint)])
+
+
+class Library:
+    """The Python files that can be read, below ``roots`` (as on ``sys.path``).
+
+    The packages of ``tree`` are read there, in place of those installed.
+    """
+
+    def __init__(
+        self,
+        origins: Origins,
+        roots: Sequence[str] | None = None,
+        tree: SourceTree | None = None,
+    ) -> None:
         self.origins = origins
+        self.tree = tree
         self._roots = [Path(r or ".") for r in (sys.path if roots is None else roots)]
         self._modules: dict[str, SourceModule | None] = {}
-        self._installed = roots is None
+        self._installed = roots is None and tree is None
 
     # --- files --------------------------------------------------------------
 
@@ -102,7 +119,10 @@ class Library:
 
     def _find(self, name: str) -> tuple[Path, str] | None:
         relative = Path(*name.split("."))
-        for root in self._roots:
+        roots = self._roots
+        if self.tree is not None and name.partition(".")[0] in self.tree.packages:
+            roots = [self.tree.root]
+        for root in roots:
             for candidate in (relative / "__init__.py", relative.with_suffix(".py")):
                 if (root / candidate).is_file():
                     return root / candidate, candidate.as_posix()
@@ -203,10 +223,11 @@ class Library:
 
     def find_class(self, target: str) -> Definition:
         """The class of a dotted path, through re-exports."""
+        self.must_hold(target.partition(".")[0])
         module_name, _, class_name = target.rpartition(".")
         module = self.module(module_name) if module_name else None
         if module is None:
-            raise misuse(
+            raise Absent(
                 f"no Python source found for module {module_name or target!r}",
                 "give the full dotted path, such as torch.optim.NAdam, or "
                 "FILE.py:ClassName; C extensions have no source to translate",
@@ -215,11 +236,20 @@ class Library:
         if not isinstance(found, Definition) or not isinstance(
             found.node, cst.ClassDef
         ):
-            raise misuse(
+            raise Absent(
                 f"{module.file} has no class {class_name!r}",
                 _similar(class_name, self._class_names(module)),
             )
         return found
+
+    def must_hold(self, package: str) -> None:
+        """Refuse to read an installed package where a source tree was given."""
+        if self.tree is not None and package not in self.tree.packages:
+            held = ", ".join(sorted(self.tree.packages)[:5])
+            raise misuse(
+                f"{self.tree.given} has no package {package!r}",
+                f"it has {held}: name the source of {package}",
+            )
 
     def _class_names(self, module: SourceModule) -> Iterator[str]:
         for name in module.bindings:
@@ -380,7 +410,6 @@ class Upstream:
     target: str
     cls: Definition
     lineage: list[Definition]
-    version: str
     reads: dict[str, cst.CSTNode] = field(default_factory=dict)
 
     @property
@@ -413,7 +442,7 @@ class Upstream:
         return hasher.hexdigest()[:16]
 
 
-def open_target(target: str, library: Library, version: str) -> Upstream:
+def open_target(target: str, library: Library) -> Upstream:
     """Find the optimizer that ``target`` names: ``pkg.mod.Class`` or ``file.py:Class``."""
     path, _, class_name = target.rpartition(":")
     if path.endswith(".py"):
@@ -435,4 +464,26 @@ def open_target(target: str, library: Library, version: str) -> Upstream:
             f"{target} is no optimizer: torch.optim.Optimizer is not among its bases",
             "name a subclass of torch.optim.Optimizer",
         )
-    return Upstream(library, target, cls, library.mro(cls), version)
+    return Upstream(library, target, cls, library.mro(cls))
+
+
+def library_of(tree: SourceTree | None) -> Library:
+    """A library that reads a source tree; without one, what is installed."""
+    return Library(Origins(), tree=tree)
+
+
+def torch_optimizers(tree: SourceTree | None = None) -> list[str]:
+    """Every optimizer class that ``torch.optim`` exports, by its public path."""
+    library = library_of(tree)
+    library.must_hold("torch")
+    package = library.module("torch.optim")
+    if package is None:
+        raise misuse(
+            f"{tree.given if tree else 'torch'} has no torch/optim/__init__.py",
+            "name a source tree, a wheel or an sdist of torch that is whole",
+        )
+    return sorted(
+        f"torch.optim.{name}"
+        for name, binding in package.bindings.items()
+        if isinstance(binding, Import) and name[:1].isupper() and name != "Optimizer"
+    )
