@@ -65,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     mode.add_argument("--check", action="store_true", help="compare, write nothing")
     mode.add_argument(
+        "--drift",
+        action="store_true",
+        help="compare what versions of torch translate to: targets are source trees, "
+        "wheels or sdists (with -o: a document whose section is renewed)",
+    )
+    mode.add_argument(
         "--list", action="store_true", help="every optimizer and its state"
     )
     mode.add_argument("--rules", action="store_true", help="print the conversion rules")
@@ -86,6 +92,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return commands.rules(arguments.output)
     if arguments.verify:
         return commands.verify(arguments.targets, arguments.output)
+    if arguments.drift:
+        return commands.versions(arguments.targets, arguments.output)
     if arguments.source is None:
         return _run_on(arguments, None)
     with unpacked(arguments.source) as tree:

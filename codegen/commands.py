@@ -154,6 +154,25 @@ def check(paths: Sequence[str], tree: SourceTree | None = None) -> int:
     return 1 if found else 0
 
 
+def versions(paths: Sequence[str], output: str | None) -> int:
+    """What torch's versions translate to; exit 1 if the newest makes something else
+    than is committed."""
+    from codegen import versions_report
+    from codegen.versions import survey
+
+    if not paths:
+        raise misuse(
+            "no version to compare",
+            "python -m codegen --drift WHEEL...; pip download --no-deps "
+            "--only-binary=:all: --platform macosx_14_0_arm64 torch==X fetches one",
+        )
+    found = survey(paths)
+    _publish("drift", versions_report.render(found), output)
+    if output not in (None, "-"):
+        print(versions_report.verdict(found))
+    return 1 if found.outdated() else 0
+
+
 # --- verification -------------------------------------------------------------------
 
 
