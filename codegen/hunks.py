@@ -43,24 +43,59 @@ def hunks(old: Side, new: Side) -> list[Hunk]:
     with the first hunk that comes from it.
     """
     before, after = code_lines(old.text), code_lines(new.text)
+    # what is imported follows from the rest
+    without = [_without_imports(before), _without_imports(after)]
+    if _texts(without[0]) != _texts(without[1]):
+        before, after = without
     found: list[Hunk] = []
     told: set[tuple[str, int, int]] = set()
-    for group in _groups([l.text for l in before], [l.text for l in after]):
-        generated = _diff([l.text for l in before], [l.text for l in after], group)
-        changed = [line[1:] for line in generated if line[0] in "+-"]
-        upstream = {}
-        for name in old.sources.keys() & new.sources.keys():
-            lines = (
-                _places(old, name, _touched(before, group, 1)),
-                _places(new, name, _touched(after, group, 3)),
-            )
-            diff = _upstream_diff(
-                name, old.sources[name], new.sources[name], lines, changed, told
-            )
-            if diff:
-                upstream[name] = diff
-        found.append(Hunk(tuple(generated), dict(sorted(upstream.items()))))
+    for group in _groups(_texts(before), _texts(after)):
+        generated = _diff(_texts(before), _texts(after), group)
+        numbers = (
+            [*_touched(before, group, 1)],
+            [*_touched(after, group, 3)],
+        )
+        upstream = _upstream(old, new, numbers, generated, told)
+        found.append(Hunk(tuple(generated), upstream))
     return found
+
+
+def _without_imports(lines: Sequence[Line]) -> list[Line]:
+    return [line for line in lines if not line.text.startswith(("import ", "from "))]
+
+
+def _texts(lines: Sequence[Line]) -> list[str]:
+    return [line.text for line in lines]
+
+
+def _upstream(
+    old: Side,
+    new: Side,
+    numbers: tuple[Sequence[int], Sequence[int]],
+    generated: Sequence[str],
+    told: set[tuple[str, int, int]],
+) -> dict[str, tuple[str, ...]]:
+    """What upstream changed where the statements ``numbers`` come from, by file."""
+    changed = [line[1:] for line in generated if line[0] in "+-"]
+    found: dict[str, tuple[str, ...]] = {}
+    for name in sorted(old.sources.keys() | new.sources.keys()):
+        if name in old.sources and name in new.sources:
+            places = _places(old, name, numbers[0]), _places(new, name, numbers[1])
+            texts = old.sources[name], new.sources[name]
+            found[name] = _upstream_diff(name, texts, places, changed, told)
+        elif name in old.sources and new.sources:
+            found[name] = _moved("-", old, name, numbers[0])
+        elif name in new.sources and old.sources:
+            found[name] = _moved("+", new, name, numbers[1])
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def _moved(sign: str, side: Side, name: str, numbers: Sequence[int]) -> tuple[str, ...]:
+    """The lines of a file that only one side reads."""
+    lines = side.sources[name].splitlines()
+    return tuple(
+        f"{sign}{lines[number - 1]}" for number in sorted(_places(side, name, numbers))
+    )
 
 
 def _groups(old: Sequence[str], new: Sequence[str]) -> Iterator[list[Opcode]]:
@@ -113,14 +148,13 @@ def _extents(source: str) -> dict[int, set[int]]:
 
 def _upstream_diff(
     name: str,
-    old: str,
-    new: str,
+    texts: tuple[str, str],
     places: tuple[set[int], set[int]],
     changed: Sequence[str],
     told: set[tuple[str, int, int]],
 ) -> tuple[str, ...]:
     """The parts of a file's diff that touch ``places``, or else the words ``changed``."""
-    before, after = old.splitlines(), new.splitlines()
+    before, after = (text.splitlines() for text in texts)
     opcodes = [
         opcode
         for opcode in difflib.SequenceMatcher(

@@ -99,12 +99,16 @@ class Survey:
             return self.cell(target, version) == "same"
         return self.outcomes[target][version].side is None
 
+    def strays(self, target: str) -> bool:
+        """Whether no version makes what is committed."""
+        cells = {self.cell(target, version) for version in self.versions}
+        return target in self.committed and not {"same", "notes"} & cells
+
     def changes(self, target: str) -> Iterator[Change]:
         """From each version to the next; what is committed first, if none made it."""
         outcomes = self.outcomes[target]
-        cells = [self.cell(target, version) for version in self.versions]
         newest = self.versions[-1]
-        if target in self.committed and not {"same", "notes"} & set(cells):
+        if self.strays(target):
             yield Change(
                 f"{COMMITTED} ({self.committed_version})",
                 newest,
@@ -142,23 +146,32 @@ def survey(paths: Sequence[str]) -> Survey:
     """
     with contextlib.ExitStack() as stack:
         trees = _by_version([stack.enter_context(unpacked(path)) for path in paths])
-        committed, jumps, version = _committed()
+        committed, headers = _committed()
         present = {v: set(torch_optimizers(tree)) for v, tree in trees.items()}
         targets = sorted(set().union(*present.values(), committed))
         jobs = [
-            (tree, target, jumps.get(target, frozenset()))
+            (tree, target, _jumps(headers.get(target)))
             for tree in trees.values()
             for target in targets
         ]
-        found = iter(_all_outcomes(jobs))
+        made = iter(_all_outcomes(jobs))
         outcomes: dict[str, dict[str, Outcome]] = {target: {} for target in targets}
-        for version_ in trees:
+        for version in trees:
             for target in targets:
-                outcomes[target][version_] = next(found)
-    return Survey(tuple(trees), outcomes, committed, version)
+                outcomes[target][version] = next(made)
+    made_from = ", ".join(sorted({header.version for header in headers.values()}))
+    found = Survey(tuple(trees), outcomes, committed, made_from)
+    for target, header in headers.items():
+        if found.strays(target):
+            committed[target] = _with_sources(committed[target], header)
+    return found
 
 
-Job = tuple[SourceTree, str, frozenset[str]]
+def _jumps(header: files.Header | None) -> frozenset[str]:
+    return header.jumps if header is not None else frozenset()
+
+
+Job = tuple["SourceTree | None", str, frozenset[str]]
 
 
 def _all_outcomes(jobs: Sequence[Job]) -> list[Outcome]:
@@ -196,18 +209,23 @@ def _settings(tree: SourceTree | None, target: str) -> tuple[str, ...]:
     )
 
 
-def _committed() -> tuple[dict[str, Outcome], dict[str, frozenset[str]], str]:
-    """What lies in ``generated/``, with upstream's lines if they are at hand."""
+def _committed() -> tuple[dict[str, Outcome], dict[str, files.Header]]:
+    """What lies in ``generated/``, and its headers."""
     outcomes: dict[str, Outcome] = {}
-    jumps: dict[str, frozenset[str]] = {}
-    versions: set[str] = set()
+    headers: dict[str, files.Header] = {}
     for path, header in files.generated_files(files.generated_folder()):
         if header is not None and header.target.startswith("torch.optim."):
-            text = files.read_text(path)
-            outcomes[header.target] = Outcome(Side(text))
-            jumps[header.target] = header.jumps
-            versions.add(header.version)
-    return outcomes, jumps, ", ".join(sorted(versions))
+            outcomes[header.target] = Outcome(Side(files.read_text(path)))
+            headers[header.target] = header
+    return outcomes, headers
+
+
+def _with_sources(committed: Outcome, header: files.Header) -> Outcome:
+    """What is committed with upstream's lines, if those are the installed torch's."""
+    installed = _outcome((None, header.target, header.jumps))
+    same = alike(committed, installed) is Likeness.TEXT and installed.side is not None
+    found = files.header(installed.side.text) if same and installed.side else None
+    return installed if found and found.digest == header.digest else committed
 
 
 def _by_version(trees: Sequence[SourceTree]) -> dict[str, SourceTree]:

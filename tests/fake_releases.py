@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,15 +17,20 @@ TORCH = Path(torch.__file__).parent
 POISON = "raise RuntimeError('this file was run')\n"
 
 
-def torch_files(version: str, **changes: Change) -> dict[str, str]:
+def torch_files(
+    version: str, only: Sequence[str] = (), **changes: Change
+) -> dict[str, str]:
     """Name → text of the files of a torch; ``changes`` edit optimizers' modules.
 
-    Running any of it fails.
+    ``only`` are the optimizers that it has: ``("SGD",)``. Running any of it fails.
     """
     found = {
         f"torch/optim/{path.name}": path.read_text() + "\n" + POISON
         for path in sorted((TORCH / "optim").glob("*.py"))
     }
+    if only:
+        lines = (f"from torch.optim.{name.lower()} import {name}" for name in only)
+        found["torch/optim/__init__.py"] = "\n".join(lines) + "\n" + POISON
     for module, change in changes.items():
         name = f"torch/optim/{module}.py"
         new = change(found[name])
