@@ -26,13 +26,15 @@ from codegen.source_map import Line, map_lines
 from codegen.syntax import (
     Statement,
     all_params,
+    assignment,
     code,
     dotted,
     is_constant,
     positional,
     replace_nodes,
+    string_key,
 )
-from codegen.upstream import Library, Upstream, open_target
+from codegen.upstream import Definition, Library, Upstream, open_target
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
     body = tuple(plain_raises(s, carrier.raised, context.origins) for s in update.body)
     context.raise_if_refused()
     helpers = tuple(code(h).strip() for h in carried.helpers)
+    _read_around(upstream)
     module = emit.Module(
         command=f"python -m codegen {upstream.target}{_jumps_option(context.jumps)}",
         target=upstream.target,
@@ -218,7 +221,7 @@ def _is_float(param: cst.Param) -> bool:
 def _declarations(upstream: Upstream, update: Update) -> Iterator[str]:
     if update.complex_as_real:
         yield "_complex_as_real = True"
-    missing = dict(_later_settings(upstream))
+    missing = _later_settings(upstream)
     text = "".join(code(s) for s in update.body)
     kept = {k: v for k, v in missing.items() if f'"{k}"' in text}
     if kept:
@@ -234,25 +237,45 @@ def _declarations(upstream: Upstream, update: Update) -> Iterator[str]:
         yield "_state_from_constructor = True"
 
 
-def _later_settings(upstream: Upstream) -> Iterator[tuple[str, str]]:
-    """Settings that upstream's ``__setstate__`` adds to what older versions saved."""
-    method = upstream.method("__setstate__")
-    while method is not None:
+def _read_around(upstream: Upstream) -> None:
+    """Note what the class's head was made from, beside the step."""
+    init = upstream.method("__init__")
+    if init is not None and _fills_state_early(upstream):
+        upstream.read(init)
+    elif init is not None:
+        upstream.reads[init.full_name] = cast(cst.FunctionDef, init.node).params
+    for method in _inherited(upstream, "__setstate__"):
+        upstream.read(method)
+
+
+def _later_settings(upstream: Upstream) -> dict[str, str]:
+    """Settings that upstream's ``__setstate__`` adds to what older versions saved.
+
+    A base's are the default, which a subclass may set to something else.
+    """
+    found: dict[str, str] = {}
+    for method in reversed([*_inherited(upstream, "__setstate__")]):
         for node in walk(method.node):
-            if (
-                not isinstance(node, cst.Call)
-                or dotted(node.func) != "group.setdefault"
-            ):
-                continue
-            key, value = positional(node)
-            if isinstance(key, cst.SimpleString) and is_constant(value):
-                name = str(key.evaluated_value)
-                if name not in FALSE_SETTINGS:
-                    yield name, code(value)
-        owner = next(
-            c for c in upstream.lineage if method.name.startswith(f"{c.name}.")
-        )
-        method = upstream.method("__setstate__", after=owner)
+            if isinstance(node, cst.Call) and dotted(node.func) == "group.setdefault":
+                key, value = positional(node)
+                if isinstance(key, cst.SimpleString) and is_constant(value):
+                    found.setdefault(str(key.evaluated_value), code(value))
+            pair = assignment(node)
+            if pair is not None and code(pair[0]).startswith("group["):
+                name = string_key(pair[0])
+                if name is not None and is_constant(pair[1]):
+                    found[name] = code(pair[1])
+    return {k: value for k, value in found.items() if k not in FALSE_SETTINGS}
+
+
+def _inherited(upstream: Upstream, name: str) -> Iterator[Definition]:
+    """A method and those that it overrides, as ``super()`` finds them."""
+    method = upstream.method(name)
+    while method is not None:
+        yield method
+        owner = method.name.rpartition(".")[0]
+        cls = next(c for c in upstream.lineage if c.name == owner)
+        method = upstream.method(name, after=cls)
 
 
 def _fills_state_early(upstream: Upstream) -> bool:

@@ -71,6 +71,8 @@ class ReferenceSGD(ByParameter):
 class ReferenceAdam(ByParameter):
     """torch.optim.Adam."""
 
+    _group_defaults = {"decoupled_weight_decay": False}  # torch 2.6 lacks it
+
     def one(self, param: Tensor, grad: Tensor, state: Slots, group: Group) -> Tensor:
         grad = self.signed(grad, group)
         if not state:

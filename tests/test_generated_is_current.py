@@ -10,17 +10,21 @@ import pytest
 import torch
 
 import codegen
+from codegen import files
 from codegen.commands import torch_optimizers
 from codegen.rules import RULES
+from compiled import PATHS
 from generated import OPTIMIZERS
 
 GENERATED = Path(__file__).parent.parent / "generated"
-PINNED = "2.13.0"
+_HEADER = files.header((GENERATED / "sgd.py").read_text())
+assert _HEADER is not None
+PINNED = _HEADER.version.removeprefix("torch ")
 
 
 @pytest.fixture(scope="module")
 def translations() -> dict[str, codegen.Translation]:
-    return {target: codegen.translate(target) for target in sorted(OPTIMIZERS)}
+    return {target: codegen.translate(target) for target in PATHS}
 
 
 @pytest.mark.skipif(
@@ -39,6 +43,13 @@ def test_every_file_is_current(translations: dict[str, codegen.Translation]) -> 
 )
 def test_only_lbfgs_is_missing() -> None:
     assert set(torch_optimizers()) - set(OPTIMIZERS) == {"torch.optim.LBFGS"}
+
+
+def test_make_installs_the_torch_that_it_is_made_from() -> None:
+    makefile = (GENERATED.parent / "Makefile").read_text()
+    assert f"PINNED_TORCH := {PINNED}\n" in makefile
+    headers = [header for _, header in files.generated_files(GENERATED)]
+    assert {h.version for h in headers if h} == {f"torch {PINNED}"}
 
 
 def test_every_rule_fires(translations: dict[str, codegen.Translation]) -> None:
