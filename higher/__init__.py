@@ -9,6 +9,7 @@ from higher import optim, patch, utils
 from higher.innerloop import innerloop_ctx
 from higher.optim import create_diff_optim, get_diff_optim, register_optim
 from higher.patch import monkeypatch
+from higher.unroll import unroll
 
 __all__ = [
     "create_diff_optim",
@@ -18,5 +19,6 @@ __all__ = [
     "optim",
     "patch",
     "register_optim",
+    "unroll",
     "utils",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from higher._weights import fast_weights
 from higher.optim.complex_views import as_complex, as_real
-from higher.optim.settings import apply_override, as_setting
+from higher.optim.settings import apply_override, as_setting, check_choices
 from higher.optim.state import (
     Device,
     Mover,
@@ -49,6 +49,8 @@ class DifferentiableOptimizer:
 
     _group_defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings that an optimizer made by an older torch may lack."""
+    _choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Words that a setting may be. A newer torch may know more: they are refused."""
     _constructor_settings: ClassVar[tuple[str, ...]] = ()
     """Settings that are the constructor's, whatever an original's group says."""
     _complex_as_real: ClassVar[bool] = False
@@ -56,6 +58,8 @@ class DifferentiableOptimizer:
     _state_from_constructor: ClassVar[bool] = False
     """Whether the original's constructor fills its state already. An override made
     before the first step then starts from fresh state."""
+    _order: int = 2
+    """1 if inner gradients are constants of the outer problem."""
     _carried: ClassVar[tuple[str, ...]] = ()
     """Attributes of the original optimizer that ``_update`` finds in ``shared``."""
 
@@ -151,11 +155,16 @@ class DifferentiableOptimizer:
         if override is not None:
             self._apply_override(override)
         old = self._latest(params)
+        second = self._track_higher_grads and self._order == 2
+        # of first order, the loss may still be part of the outer one
+        retain = True if self._track_higher_grads else None
         with torch.set_grad_enabled(self._track_higher_grads):
-            grads = self._gradients(loss, old)
+            grads = self._gradients(loss, old, second, retain)
+            if not second:
+                grads = [g if g is None else g.detach() for g in grads]
             callback = grad_callback or self._grad_callback
             if callback is not None:
-                grads = _called_back(callback, grads)
+                grads = called_back(callback, grads)
             new = self._updated(old, grads, kwargs)
         if not self._track_higher_grads:
             new = [_test_mode_leaf(n, o) for n, o in zip(new, old)]
@@ -303,7 +312,13 @@ class DifferentiableOptimizer:
             )
         return latest
 
-    def _gradients(self, loss: Tensor, params: list[Tensor]) -> list[Tensor | None]:
+    def _gradients(
+        self,
+        loss: Tensor,
+        params: list[Tensor],
+        create_graph: bool,
+        retain_graph: bool | None = None,
+    ) -> list[Tensor | None]:
         """Gradient of ``loss`` with respect to each parameter that requires grad."""
         if not isinstance(loss, Tensor):
             raise TypeError(f"loss must be a tensor, not {type(loss).__name__}.")
@@ -311,7 +326,11 @@ class DifferentiableOptimizer:
         if not loss.requires_grad or not targets:
             raise RuntimeError(_no_gradient(loss, targets))
         found = torch.autograd.grad(
-            loss, targets, create_graph=self._track_higher_grads, allow_unused=True
+            loss,
+            targets,
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+            allow_unused=True,
         )
         if all(g is None for g in found):
             raise RuntimeError(_no_gradient(loss, targets))
@@ -325,6 +344,7 @@ class DifferentiableOptimizer:
         kwargs: Mapping[str, Any],
     ) -> list[Tensor]:
         """Runs ``_update`` on the given parameters; the new ones in their order."""
+        check_choices(type(self), self.param_groups, self._choices)
         grouped: GroupedGrads = []
         for group, positions in zip(self.param_groups, self._group_to_param_list):
             group["params"] = [params[k] for k in positions]
@@ -374,7 +394,7 @@ def _no_gradient(loss: Tensor, targets: list[Tensor]) -> str:
     )
 
 
-def _called_back(
+def called_back(
     callback: GradCallback, grads: list[Tensor | None]
 ) -> list[Tensor | None]:
     result = list(callback(grads))

@@ -1,0 +1,309 @@
+"""Whole inner loops, in as little memory as one chooses.
+
+An inner step is a pure function of weights, optimizer state and settings. So its graph
+need not be kept until backward comes: kept are the weights and state of some steps, and
+the others are computed again from there. Gradients are those of the plain loop.
+
+The scheme with two levels is that of Griewank, "Achieving logarithmic growth of
+temporal and spatial complexity in reverse automatic differentiation" (1992), as in
+Chen et al., "Training deep nets with sublinear memory cost" (2016).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from higher.optim.base import DifferentiableOptimizer, GradCallback
+from higher.optim.state import OptimizerState
+from higher.patch import StatelessModule
+from higher.unroll.captured import Named
+from higher.unroll.carry import Carry, leaf_of, packed, tensors_in, unpacked
+from higher.unroll.past import Dropped, Recomputed
+from higher.unroll.segment import Stretch, run
+from higher.unroll.step import Inner, LossFn
+from higher.unroll.surroundings import Tree
+
+__all__ = ["LossFn", "unroll"]
+
+
+def unroll(
+    fmodel: StatelessModule,
+    diffopt: DifferentiableOptimizer,
+    loss_fn: LossFn,
+    batches: Iterable[Any],
+    *,
+    memory: str | int = "full",
+    override: Mapping[str, Any] | None = None,
+    grad_callback: GradCallback | None = None,
+    truncate: int | None = None,
+    order: int | None = None,
+    meta_params: Iterable[Tensor] = (),
+) -> list[Tensor]:
+    """Takes one inner step for each batch, as ``diffopt.step`` in a loop would.
+
+    Afterwards ``fmodel`` has the last weights and ``diffopt`` the last state, both in
+    the graph: ``meta_loss(fmodel).backward()`` reaches the initial weights, tensors
+    in ``override``, and whatever ``loss_fn`` captured or found in ``batches``.
+
+    Args:
+        fmodel: the stateless module of ``higher.innerloop_ctx``.
+        diffopt: its differentiable optimizer.
+        loss_fn: ``loss_fn(fmodel, batch)`` is the scalar loss of one step. Unless
+            ``memory="full"`` it is called several times for each step, and must do
+            the same each time; torch's random state, autocast, modes and buffers are
+            put back for that.
+        batches: one for each of the K steps, anything that ``loss_fn`` understands.
+        memory: which weights and optimizer states are kept. ``"full"``: all, and the
+            graphs of all steps, as the plain loop does. ``"step"``: those of each
+            step; its graph is made again when backward reaches it. ``"low"``: those
+            of every ⌈√K⌉th step of a long unroll, the steps between being computed
+            again from there. An int n: those of every nth step.
+        override: settings from the first step on, as for ``diffopt.step``.
+        grad_callback: used instead of ``diffopt``'s own.
+        truncate: gradients flow through the last ``truncate`` steps only: what they
+            start from is a constant.
+        order: 1: inner gradients are constants (first-order MAML). 2: they are
+            differentiated, too. Default: that of ``innerloop_ctx``.
+        meta_params: tensors that ``loss_fn`` or ``grad_callback`` use, require grad
+            and were computed before (non-leaves). Those in ``batches`` and leaves are
+            found without being named.
+
+    Returns:
+        The loss of each step, in the graph (detached in test mode and before the
+        point of truncation).
+
+    Raises:
+        ValueError: ``fmodel`` and ``diffopt`` don't belong together, or an argument
+            is out of range.
+        RuntimeError: in the low-memory modes, a captured tensor that was computed
+            before and is not named; a ``loss_fn`` that assigns to fast weights, or
+            asks for weights that aren't kept; in backward, one that gave another
+            loss when it ran again; differentiating the gradient again.
+
+    ``fmodel.parameters(time=t)`` has the weights of all times, in the graph; those
+    that were not kept are computed again when asked for.
+    """
+    steps = list(batches)
+    _check_pair(fmodel, diffopt)
+    stride = _stride(memory, len(steps))
+    cut = _cut(truncate, len(steps))
+    order = _order(diffopt._order if order is None else order)
+    if override is not None:
+        diffopt._apply_override(override)
+    if not steps:
+        return []
+    if not (diffopt._track_higher_grads and torch.is_grad_enabled()):
+        return _plain(fmodel, diffopt, loss_fn, steps, grad_callback, order)
+    if stride == 0 and cut == 0:
+        return _plain(fmodel, diffopt, loss_fn, steps, grad_callback, order)
+    _check_steps(diffopt)
+    inner = Inner(fmodel, diffopt, loss_fn, steps, grad_callback, order)
+    line = _Line(inner, fmodel, diffopt, [*meta_params, *tensors_in(steps)])
+    with line:
+        line.go_ahead(cut)
+        if stride:
+            for count in _counts(len(steps) - cut, stride):
+                line.go(count)
+    rest = steps[line.done :]
+    last = _plain(fmodel, diffopt, loss_fn, rest, grad_callback, order)
+    return line.losses + last
+
+
+def _plain(
+    fmodel: StatelessModule,
+    diffopt: DifferentiableOptimizer,
+    loss_fn: LossFn,
+    steps: Sequence[Any],
+    callback: GradCallback | None,
+    order: int,
+) -> list[Tensor]:
+    losses = []
+    usual, diffopt._order = diffopt._order, order
+    try:
+        for batch in steps:
+            loss = loss_fn(fmodel, batch)
+            diffopt.step(loss, grad_callback=callback)
+            losses.append(loss if diffopt._track_higher_grads else loss.detach())
+    finally:
+        diffopt._order = usual
+    return losses
+
+
+class _Line:
+    """An unroll under way. Module and optimizer have its result when it is left; if
+    that is by an error, they have the weights and state from before."""
+
+    def __init__(
+        self,
+        inner: Inner,
+        fmodel: StatelessModule,
+        diffopt: DifferentiableOptimizer,
+        named: Iterable[Tensor],
+    ) -> None:
+        self.inner = inner
+        self.tree = Tree(fmodel)
+        self.diffopt = diffopt
+        self.named = Named(named)
+        self.weights = weights = self.tree.weights
+        weights.sync()
+        self.history: list[Any] = list(weights.history or ())
+        self.before = weights.history, weights.installed, weights.exposed
+        state = diffopt.snapshot()
+        self.carry = packed(
+            [
+                list(weights.installed),
+                state.groups,
+                state.state,
+                state.shared,
+                self.tree.carried_buffers(),
+            ]
+        )
+        self.done = 0
+        self.losses: list[Tensor] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        weights = self.weights
+        weights.history, latest, weights.exposed = self.before
+        if error is not None:
+            weights.install(latest)
+            return
+        params, groups, state, shared, buffers = unpacked(*self.carry)
+        weights.history = self.history
+        weights.install(params)
+        self.tree.set_buffers(buffers)
+        self.diffopt.restore(OptimizerState(groups, state, shared))
+        for group, positions in zip(
+            self.diffopt.param_groups, self.diffopt._group_to_param_list
+        ):
+            group["params"] = [params[k] for k in positions]
+
+    def go_ahead(self, count: int) -> None:
+        """Runs ``count`` steps without a graph; what they lead to is a constant."""
+        if count == 0:
+            return
+        start = self.carry
+        leaves = [leaf_of(t) for t in start.tensors]
+        origin = {id(leaf): t for leaf, t in zip(leaves, start.tensors)}
+        carry = Carry(start.layout, leaves)
+        past = dict(enumerate(self.history))
+        with self.inner.surroundings():
+            for step in range(count):
+                played = self.inner.quick(self.tree, step, carry, past, {})
+                carry = played.carry
+                self.losses.append(played.loss)
+        params = {slot.at for slot in carry.layout[0]}
+        end = [
+            leaf_of(t) if i in params else origin.get(id(t), leaf_of(t, False))
+            for i, t in enumerate(carry.tensors)
+        ]
+        self.carry = Carry(carry.layout, end)
+        self.done = count
+        size = self.inner.count
+        self.history += [Dropped(size) for _ in range(count - 1)]
+        self.history.append(self._params())
+
+    def go(self, count: int) -> None:
+        """Runs ``count`` steps as one node."""
+        inner, first, start = self.inner, self.done, self.carry
+        past = dict(enumerate(self.history))
+        result = run(inner, self.tree, first, count, start, past, self.named)
+        self.carry = result.carry
+        self.losses += result.losses
+        for k in range(1, count):
+            again = partial(_again, inner, first, k, start, result, self.named)
+            self.history.append(Recomputed(inner.count, again))
+        self.history.append(self._params())
+        self.done += count
+
+    def _params(self) -> list[Tensor]:
+        layout, tensors = self.carry
+        return cast("list[Tensor]", unpacked(layout[0], tensors))
+
+
+def _again(
+    inner: Inner,
+    first: int,
+    count: int,
+    start: Carry,
+    original: Stretch,
+    named: Named,
+) -> list[Tensor]:
+    """The weights ``count`` steps after a carry that is kept, as a node of their own."""
+    tree = Tree(inner.module())
+    with tree.kept(), torch.enable_grad():
+        tree.go_to(original.moment)
+        carry = run(inner, tree, first, count, start, original.used, named).carry
+    return cast("list[Tensor]", unpacked(carry.layout[0], carry.tensors))
+
+
+def _counts(steps: int, stride: int) -> list[int]:
+    """Lengths of the segments. The last ``stride`` steps are kept one by one: there
+    backward begins, and they would only be computed again at once."""
+    single = min(steps, stride)
+    whole, odd = divmod(steps - single, stride)
+    return [odd] * (odd > 0) + [stride] * whole + [1] * single
+
+
+def _stride(memory: str | int, steps: int) -> int:
+    """How many steps lie between those that are kept; 0 for "full"."""
+    if isinstance(memory, int) and not isinstance(memory, bool):
+        if memory >= 1:
+            return memory
+    elif memory in ("full", "step"):
+        return int(memory == "step")
+    elif memory == "low":
+        # of a short unroll, weights and state are less than the graph of a step
+        return 1 if steps <= _SHORT else math.isqrt(steps - 1) + 1
+    raise ValueError(
+        f"memory must be 'full', 'step', 'low' or a positive int, not {memory!r}."
+    )
+
+
+_SHORT = 16
+
+
+def _cut(truncate: int | None, steps: int) -> int:
+    if truncate is None:
+        return 0
+    if not isinstance(truncate, int) or isinstance(truncate, bool) or truncate < 1:
+        raise ValueError(
+            f"truncate must be a positive number of steps or None, not {truncate!r}."
+        )
+    return max(0, steps - truncate)
+
+
+def _order(order: int) -> int:
+    if order not in (1, 2) or isinstance(order, bool):
+        raise ValueError(f"order must be 1 or 2, not {order!r}.")
+    return order
+
+
+def _check_pair(fmodel: StatelessModule, diffopt: DifferentiableOptimizer) -> None:
+    if not isinstance(fmodel, StatelessModule):
+        raise ValueError(
+            "unroll needs a stateless module: the fmodel of higher.innerloop_ctx, not "
+            f"a {type(fmodel).__name__}."
+        )
+    if diffopt._fmodel is not fmodel:
+        raise ValueError(
+            "This optimizer doesn't step the fast weights of this module: pass the "
+            "two that one innerloop_ctx gave, or make the optimizer with fmodel=."
+        )
+
+
+def _check_steps(diffopt: DifferentiableOptimizer) -> None:
+    own = type(diffopt).step
+    if own is not DifferentiableOptimizer.step:
+        raise ValueError(
+            f"{type(diffopt).__name__} has a step of its own, which unroll can't run "
+            "again: override _update, or use memory='full' without truncate."
+        )

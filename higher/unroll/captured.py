@@ -1,0 +1,136 @@
+"""Which tensors from outside a step's graph leads to.
+
+A step starts on detached weights, state and settings. Walking back from what it
+computes, every leaf that is none of these was captured by the user's code, and the
+unroll owes it a gradient. A node that is older than the step belongs to a tensor that
+was computed before: its gradient can only be handed on if the tensor is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+_Node: Any = Any  # torch's nodes have attributes that its types don't know
+
+
+class Named:
+    """Non-leaf tensors that a step may capture, found by their place in the graph."""
+
+    def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
+        self._known: dict[tuple[int, int], tuple[Tensor, Any]] = {}
+        self.add(tensors)
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        for t in tensors:
+            node: _Node = t.grad_fn
+            if node is not None:
+                # the node too: its id must stay taken
+                self._known[id(node), t.output_nr] = t, node
+
+    def find(self, node: _Node, output: int) -> Tensor | None:
+        found = self._known.get((id(node), output))
+        return None if found is None else found[0]
+
+
+def now() -> int:
+    """A number between those of the nodes made before and after."""
+    node: _Node = torch.zeros((), requires_grad=True).view(()).grad_fn
+    return int(node._sequence_nr())
+
+
+def captured(
+    roots: Iterable[Tensor], own: set[int], since: int, named: Named
+) -> dict[int, Tensor]:
+    """Tensors from outside that ``roots`` depend on, by their ids.
+
+    Args:
+        roots: what a step computed.
+        own: ids of the step's own leaves.
+        since: :func:`now` at the start of the step.
+        named: non-leaf tensors that may be captured.
+
+    Raises:
+        RuntimeError: another tensor that was computed before the step.
+    """
+    found: dict[int, Tensor] = {}
+    seen: dict[int, _Node] = {}
+    edges = [_edge(t) for t in roots if t.requires_grad]
+    while edges:
+        node, output = edges.pop()
+        if _is_leaf(node):
+            if id(node.variable) not in own:
+                found[id(node.variable)] = node.variable
+            continue
+        known = named.find(node, output)
+        if known is not None:
+            found[id(known)] = known
+        elif id(node) not in seen:
+            if node._sequence_nr() < since:
+                raise RuntimeError(_unnamed(node, output))
+            seen[id(node)] = node
+            edges.extend(edge for edge in node.next_functions if edge[0] is not None)
+    return found
+
+
+def _is_leaf(node: _Node) -> bool:
+    return type(node).__name__ == "AccumulateGrad"
+
+
+def _edge(t: Tensor) -> tuple[_Node, int]:
+    edge = get_gradient_edge(t)
+    return edge.node, edge.output_nr
+
+
+def _unnamed(node: _Node, output: int) -> str:
+    try:
+        shape = f" of shape {tuple(node._input_metadata[output].shape)}"
+    except (AttributeError, IndexError):
+        shape = ""
+    return (
+        f"A step of this unroll uses a tensor{shape} that was computed before it, by "
+        f"{node.name()}, and requires grad. Its gradient would be lost. Name it: "
+        "unroll(..., meta_params=[tensor]); compute it inside loss_fn; detach it, if "
+        "it is a constant; or use memory='full'."
+    )
+
+
+def edges_of(tensors: Sequence[Tensor]) -> list[GradientEdge]:
+    return [get_gradient_edge(t) for t in tensors]
+
+
+def nested(edges: Sequence[GradientEdge]) -> list[GradientEdge]:
+    """Those edges of non-leaf tensors that were computed from others of them."""
+    inner = [e for e in edges if not _is_leaf(e.node)]
+    if not inner or len(edges) == 1:
+        return []
+    targets = {id(e.node) for e in edges}
+    return [e for e in inner if _reaches(e.node, targets)]
+
+
+def _reaches(start: _Node, targets: set[int]) -> bool:
+    seen: dict[int, _Node] = {}
+    nodes = [start]
+    while nodes:
+        for node, _ in nodes.pop().next_functions:
+            if node is not None and id(node) not in seen:
+                if id(node) in targets:
+                    return True
+                seen[id(node)] = node
+                nodes.append(node)
+    return False
+
+
+@contextmanager
+def cut(edges: Sequence[GradientEdge]) -> Iterator[None]:
+    """Backward stops at these edges: what lies behind is the outer graph's affair."""
+    with ExitStack() as stack:
+        for node in {id(e.node): e.node for e in edges}.values():
+            hook = node.register_prehook(lambda grads: (None,) * len(grads))
+            stack.callback(hook.remove)
+        yield

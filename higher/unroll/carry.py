@@ -1,0 +1,81 @@
+"""What one inner step hands to the next, as a layout and a flat list of tensors."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Slot(NamedTuple):
+    """The place of a tensor in a layout."""
+
+    at: int
+
+
+class Carry(NamedTuple):
+    """Nested containers with a :class:`Slot` in the place of each tensor, and those
+    tensors. A tensor that is found twice has one slot."""
+
+    layout: Any
+    tensors: list[Tensor]
+
+
+def leaf_of(t: Tensor, requires_grad: bool | None = None) -> Tensor:
+    """``t`` cut off its graph; requires grad like ``t`` unless told otherwise."""
+    needs_grad = t.requires_grad if requires_grad is None else requires_grad
+    return t.detach().requires_grad_(needs_grad)
+
+
+def packed(value: Any) -> Carry:
+    """Takes the tensors out of nested lists, tuples, dicts and deques."""
+    tensors: list[Tensor] = []
+    slots: dict[int, Slot] = {}
+
+    def slot(t: Tensor) -> Slot:
+        if id(t) not in slots:
+            slots[id(t)] = Slot(len(tensors))
+            tensors.append(t)
+        return slots[id(t)]
+
+    return Carry(_mapped(value, Tensor, slot, {}), tensors)
+
+
+def unpacked(layout: Any, tensors: Sequence[Tensor]) -> Any:
+    """Containers of their own, with the given tensors in the layout's slots."""
+    return _mapped(layout, Slot, lambda slot: tensors[slot.at], {})
+
+
+def _mapped(
+    value: Any, kind: type, leaf: Callable[[Any], Any], seen: dict[int, Any]
+) -> Any:
+    """``value`` with ``leaf`` of each instance of ``kind``, its containers copied.
+
+    Containers that are one object stay one: ``seen`` maps those already copied.
+    """
+    if isinstance(value, kind):
+        return leaf(value)
+    container = type(value)
+    if container not in (dict, defaultdict, list, tuple, deque):
+        return value
+    if id(value) in seen:
+        return seen[id(value)]
+    new: Any
+    if container is dict:
+        new = {k: _mapped(v, kind, leaf, seen) for k, v in value.items()}
+    elif container is defaultdict:
+        new = defaultdict(value.default_factory)
+        new.update((k, _mapped(v, kind, leaf, seen)) for k, v in value.items())
+    elif container is deque:
+        new = deque((_mapped(v, kind, leaf, seen) for v in value), value.maxlen)
+    else:
+        new = container(_mapped(v, kind, leaf, seen) for v in value)
+    seen[id(value)] = new
+    return new
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in nested containers, each once."""
+    return packed(value).tensors

@@ -1,0 +1,87 @@
+"""The fast weights of other times, as a step sees them and as they are found later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+class StepHistory(list[Any]):
+    """A module's history while a step of an unroll runs.
+
+    Args:
+        time: the number of steps that have been made.
+        present: the weights that the step runs on.
+        past: earlier weights, by their time, as far as they are at hand.
+        used: takes down those that are asked for.
+    """
+
+    def __init__(
+        self,
+        time: int,
+        present: list[Tensor],
+        past: Mapping[int, Sequence[Tensor]],
+        used: dict[int, Sequence[Tensor]],
+    ) -> None:
+        super().__init__([*[None] * time, present])
+        self._past = past
+        self._used = used
+
+    def __getitem__(self, time: Any) -> Any:
+        position = range(len(self))[time]
+        if not isinstance(position, int):
+            return [self[i] for i in position]
+        if position == len(self) - 1:
+            return super().__getitem__(position)
+        weights = self._past.get(position)
+        if weights is None or isinstance(weights, (Recomputed, Dropped)):
+            raise RuntimeError(
+                f"loss_fn asks for the fast weights of time {position}, which this "
+                "unroll does not keep. Use memory='full', without truncate."
+            )
+        self._used[position] = weights
+        return weights
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+
+class Recomputed(Sequence[Tensor]):
+    """Weights of a time that is not kept; found when somebody asks for them."""
+
+    def __init__(self, count: int, find: Callable[[], list[Tensor]]) -> None:
+        self._count = count
+        self._find = find
+        self._found: list[Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._found is None:
+            self._found = self._find()
+        return self._found[index]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self[:])
+
+    def __reduce__(self) -> Any:
+        return list, (self[:],)
+
+
+class Dropped(Sequence[Tensor]):
+    """Weights of a time that truncation has cut off."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        raise ValueError(
+            "With truncate=k the fast weights of all but the last k steps are not "
+            "kept, except for the initial ones (time=0)."
+        )

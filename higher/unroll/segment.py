@@ -1,0 +1,291 @@
+"""A stretch of inner steps as one node of the graph, which keeps only its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from higher.unroll.captured import Named, cut, edges_of, nested
+from higher.unroll.carry import Carry, leaf_of, unpacked
+from higher.unroll.step import Inner
+from higher.unroll.surroundings import Moment, Random, Tree
+
+
+@dataclass
+class Plan:
+    """What a segment needs to be run again, besides the tensors of its start."""
+
+    inner: Inner
+    first: int
+    count: int
+    layout: Any
+    needs_grad: list[bool]
+    moment: Moment
+    used: dict[int, Sequence[Tensor]] = field(default_factory=dict)
+    losses: list[Tensor] = field(default_factory=list)
+    edges: list[GradientEdge] = field(default_factory=list)
+    made: list[int] = field(default_factory=list)
+    """Positions in the last carry of the node's outputs; its losses follow."""
+    outputs: list[Tensor] = field(default_factory=list)
+
+
+class Stretch(NamedTuple):
+    """A segment that has been run: the carry at its end and its losses, in the graph,
+    and what its start was like."""
+
+    carry: Carry
+    losses: list[Tensor]
+    moment: Moment
+    used: dict[int, Sequence[Tensor]]
+
+
+def run(
+    inner: Inner,
+    tree: Tree,
+    first: int,
+    count: int,
+    start: Carry,
+    past: Mapping[int, Sequence[Tensor]],
+    named: Named,
+) -> Stretch:
+    """Runs ``count`` steps from ``first`` on, and makes them one node.
+
+    Args:
+        inner: the inner problem.
+        tree: its module, with the modes and buffers of the first step.
+        first: number of the first step.
+        count: how many.
+        start: what they start from, in the graph.
+        past: weights of earlier times.
+        named: non-leaf tensors that may be captured.
+    """
+    plan = Plan(
+        inner,
+        first,
+        count,
+        start.layout,
+        [t.requires_grad for t in start.tensors],
+        tree.moment(Random(inner.devices)),
+    )
+    leaves = [leaf_of(t, n) for t, n in zip(start.tensors, plan.needs_grad)]
+    carry = Carry(start.layout, leaves)
+    found: dict[int, Tensor] = {}
+    with inner.surroundings():
+        for step in range(first, first + count):
+            played = inner.quick(tree, step, carry, past, plan.used, named, found)
+            carry = played.carry
+            plan.losses.append(played.loss)
+    origin = {id(leaf): t for leaf, t in zip(leaves, start.tensors)}
+    end = [origin.get(id(t), t) for t in carry.tensors]
+    plan.made = [
+        i for i, t in enumerate(carry.tensors) if t.requires_grad and end[i] is t
+    ]
+    outside = list(found.values())
+    plan.edges = edges_of(outside)
+    plan.outputs = [leaf_of(carry.tensors[i], False) for i in plan.made]
+    node: Any = _Segment
+    outputs = node.apply(plan, *start.tensors, *outside)
+    for i, t in zip(plan.made, outputs):
+        end[i] = t
+    losses = list(outputs[len(plan.made) :])
+    return Stretch(Carry(carry.layout, end), losses, plan.moment, plan.used)
+
+
+class _Segment(torch.autograd.Function):
+    """Inputs: the plan, the start's tensors, captured tensors. Outputs: what the steps
+    made of the carry, then each step's loss."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.plan = plan
+        ctx.set_materialize_grads(False)
+        # captured ones too: torch then notices if they were changed in place
+        ctx.save_for_backward(*inputs)
+        outputs = (*plan.outputs, *(loss.clone() for loss in plan.losses))
+        plan.outputs = []
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        inputs: tuple[Tensor, ...] = ctx.saved_tensors
+        plan: Plan = ctx.plan
+        if all(g is None for g in grads):
+            return (None,) * (1 + len(inputs))
+        count = len(plan.needs_grad)
+        found = _Sweep(plan, inputs[:count], grads).run()
+        if not _graph_is_kept():
+            # loss_fn may hold the module, whose weights hold this node
+            ctx.plan = None
+        if torch.is_grad_enabled():
+            found = _once(found)
+        return (None, *found)
+
+
+def _graph_is_kept() -> bool:
+    graph: Any = torch._C._autograd
+    return bool(graph._get_current_graph_task_keep_graph())
+
+
+class _Sweep:
+    """The backward of a segment: its steps run again, and one by one are differentiated,
+    the last one first."""
+
+    def __init__(
+        self, plan: Plan, start: Sequence[Tensor], grads: Sequence[Tensor | None]
+    ) -> None:
+        self.plan = plan
+        self.inner = plan.inner
+        tensors = [leaf_of(t, n) for t, n in zip(start, plan.needs_grad)]
+        self.start = Carry(plan.layout, tensors)
+        made = len(plan.made)
+        self.grads = dict(zip(plan.made, grads[:made]))
+        self.loss_grads = grads[made:]
+        self.outside: list[Tensor | None] = [None] * len(plan.edges)
+        self.cut = nested(plan.edges)
+        self.differing: list[Tensor] = []
+
+    def run(self) -> list[Tensor | None]:
+        """Gradients of the start's tensors and of the captured ones."""
+        tree = Tree(self.inner.module())
+        plan = self.plan
+        with tree.kept(), self.inner.surroundings():
+            tree.go_to(plan.moment)
+            carries = [(self.start, plan.moment)]
+            for k in range(plan.count - 1):
+                played = self.inner.quick(
+                    tree, plan.first + k, carries[k][0], plan.used, {}
+                )
+                moment = tree.moment(Random(self.inner.devices))
+                carries.append((played.carry, moment))
+                self._compare(k, played.loss)
+            bar: list[Tensor | None] = [None] * (max(self.grads, default=-1) + 1)
+            for i, g in self.grads.items():
+                bar[i] = g
+            after: Carry | None = None
+            for k in reversed(range(plan.count)):
+                carry, moment = carries.pop()
+                tree.go_to(moment)
+                bar = self._through(tree, k, carry, after, bar)
+                after = carry
+        self._check()
+        return [*bar, *self.outside]
+
+    def _through(
+        self,
+        tree: Tree,
+        k: int,
+        carry: Carry,
+        after: Carry | None,
+        bar: list[Tensor | None],
+    ) -> list[Tensor | None]:
+        """Gradients at the start of step ``k`` from those at its end."""
+        loss_grad = self.loss_grads[k]
+        played, _ = self.inner.play(
+            tree,
+            self.plan.first + k,
+            carry,
+            self.plan.used,
+            {},
+            whole=True,
+            keep_loss=loss_grad is not None,
+        )
+        self._compare(k, played.loss)
+        made = played.carry.tensors
+        if after is not None:
+            _check_shape(made, after.tensors)
+        pairs = [(t, g) for t, g in zip(made, bar) if g is not None]
+        if loss_grad is not None:
+            pairs.append((played.loss, loss_grad))
+        pairs = [(t, g) for t, g in pairs if t.requires_grad]
+        wanted = [i for i, t in enumerate(carry.tensors) if t.requires_grad]
+        edges = self.plan.edges
+        targets: list[Any] = [*(carry.tensors[i] for i in wanted), *edges]
+        result: list[Tensor | None] = [None] * len(carry.tensors)
+        if not pairs or not targets:
+            return result
+        outputs, grads = zip(*pairs)
+        del played, made, pairs
+        with cut(self.cut):
+            found = torch.autograd.grad(
+                outputs,
+                targets,
+                grads,
+                allow_unused=True,
+                retain_graph=bool(self.cut),
+            )
+        for i, g in zip(wanted, found):
+            result[i] = g
+        for i, g in enumerate(found[len(wanted) :]):
+            self.outside[i] = _sum(self.outside[i], g)
+        return result
+
+    def _compare(self, k: int, loss: Tensor) -> None:
+        """Takes down whether a step's loss came out otherwise than the first time."""
+        then, again = self.plan.losses[k], leaf_of(loss, False)
+        if again.shape != then.shape or again.dtype != then.dtype:
+            raise RuntimeError(_DIFFERS)
+        eps = torch.finfo(then.dtype).eps
+        # elsewhere sums may be taken in any order
+        limit = 1e4 * eps if then.device.type == "cpu" else eps**0.5
+        self.differing.append(
+            ~torch.isclose(again, then, rtol=limit, atol=0.0, equal_nan=True)
+        )
+
+    def _check(self) -> None:
+        if self.differing and bool(torch.stack(self.differing).any()):
+            raise RuntimeError(_DIFFERS)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+def _check_shape(made: Sequence[Tensor], then: Sequence[Tensor]) -> None:
+    if [t.shape for t in made] != [t.shape for t in then] or any(
+        t.requires_grad and not u.requires_grad for t, u in zip(made, then)
+    ):
+        raise RuntimeError(
+            "A step that was run again made another state than the first time. "
+            f"{_PURE}"
+        )
+
+
+def _once(grads: list[Tensor | None]) -> list[Tensor | None]:
+    """The same gradients, refusing to be differentiated in turn."""
+    places = [i for i, g in enumerate(grads) if g is not None]
+    anchor = torch.zeros((), requires_grad=True)
+    node: Any = _Once
+    marked = node.apply(anchor, *(grads[i] for i in places))
+    result = list(grads)
+    for i, g in zip(places, marked):
+        result[i] = g
+    return result
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(g.detach() for g in grads)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "The gradient through unroll can't be differentiated again in its "
+            "low-memory modes. Use memory='full' for that."
+        )
+
+
+_PURE = (
+    "unroll runs each step again in backward, so loss_fn, grad_callback and the "
+    "optimizer must do the same each time: no counters, no next(iterator), no random "
+    "numbers but torch's default generators', no plain attributes of modules that "
+    "change. Put what differs from step to step into batches, or use memory='full'."
+)
+_DIFFERS = f"A step that was run again had another loss than the first time. {_PURE}"

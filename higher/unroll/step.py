@@ -1,0 +1,189 @@
+"""One inner step as a pure function, to be run as often as wanted."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import is_
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from higher._second_order import math_attention
+from higher._weights import fast_weights
+from higher.optim.base import DifferentiableOptimizer, GradCallback, called_back
+from higher.optim.state import settings_of
+from higher.patch import StatelessModule, _restored
+from higher.unroll.captured import Named, captured, now
+from higher.unroll.carry import Carry, leaf_of, packed, unpacked
+from higher.unroll.past import StepHistory
+from higher.unroll.surroundings import Autocast, Tree, devices_of
+
+LossFn = Callable[[StatelessModule, Any], Tensor]
+
+
+class Played(NamedTuple):
+    """What a step computed: the next carry, in the step's graph, and its loss."""
+
+    carry: Carry
+    loss: Tensor
+
+
+class Inner:
+    """The inner problem of one unroll.
+
+    It is held by the graph that the unroll makes, which the stateless module holds in
+    turn: so it refers to that module weakly, and has a copy for after its end.
+
+    Attributes:
+        count: the number of parameters.
+        start: the time at which the unroll starts.
+    """
+
+    def __init__(
+        self,
+        fmodel: StatelessModule,
+        diffopt: DifferentiableOptimizer,
+        loss_fn: LossFn,
+        batches: Sequence[Any],
+        callback: GradCallback | None,
+        order: int,
+    ) -> None:
+        weights = fast_weights(fmodel)
+        self._fmodel = weakref.ref(fmodel)
+        plain = [leaf_of(w) for w in weights.installed]
+        self._copy = _restored(fmodel, [plain], True)
+        self._optimizer = _emptied(diffopt)
+        self._callback = callback or diffopt._grad_callback
+        self._loss_fn = loss_fn
+        self._batches = batches
+        self._order = order
+        self.devices = devices_of([*weights.installed, *Tree(fmodel).buffers()])
+        self._autocast = Autocast(self.devices)
+        self.count = len(weights.installed)
+        self.start = len(weights.history or ()) - 1
+
+    def module(self) -> StatelessModule:
+        """The stateless module, or the copy if it is gone."""
+        found = self._fmodel()
+        return self._copy if found is None else found
+
+    @contextmanager
+    def surroundings(self) -> Iterator[None]:
+        with torch.enable_grad(), math_attention, self._autocast.entered():
+            yield
+
+    def loss(
+        self,
+        tree: Tree,
+        step: int,
+        params: list[Tensor],
+        past: Mapping[int, Sequence[Tensor]],
+        used: dict[int, Sequence[Tensor]],
+    ) -> Tensor:
+        """The loss of a step on ``params``, which must still be the weights then."""
+        weights = tree.weights
+        history = StepHistory(self.start + step, params, past, used)
+        weights.history = history
+        weights.exposed = False
+        weights.install(params)
+        module: Any = weights.root()
+        loss = self._loss_fn(module, self._batches[step])
+        if not all(map(is_, weights.installed, params)):
+            raise RuntimeError(_ASSIGNED)
+        return loss
+
+    def play(
+        self,
+        tree: Tree,
+        step: int,
+        start: Carry,
+        past: Mapping[int, Sequence[Tensor]],
+        used: dict[int, Sequence[Tensor]],
+        whole: bool,
+        keep_loss: bool = False,
+    ) -> tuple[Played, list[Tensor]]:
+        """Runs a step; its gradients too, those that are leaves.
+
+        Args:
+            tree: the module, with the step's modes and buffers.
+            step: its number.
+            start: parameters, settings, state and carried buffers, all leaves.
+            past: earlier weights that the loss may ask for.
+            used: takes down which of them it did.
+            whole: keep all of the step's graph. Else that of the loss and that of the
+                update do not hang together.
+            keep_loss: the graph of the loss is needed, too.
+        """
+        params, groups, state, shared, buffers = unpacked(*start)
+        tree.set_buffers(buffers)
+        loss = self.loss(tree, step, params, past, used)
+        second = whole and self._order == 2
+        keep = True if second or keep_loss else None
+        optimizer = copy.copy(self._optimizer)
+        optimizer.param_groups = [{**g, "params": []} for g in groups]
+        optimizer.state, optimizer.shared = state, shared
+        grads = optimizer._gradients(loss, params, second, keep)
+        leaves: list[Tensor] = []
+        if not second:
+            # as in the whole graph, where updates and state depend on gradients
+            grads = [g if g is None else leaf_of(g, False) for g in grads]
+            if self._order == 2:
+                leaves = [g.requires_grad_() for g in grads if g is not None]
+        if self._callback is not None:
+            grads = called_back(self._callback, grads)
+        new = optimizer._updated(params, grads, {})
+        settings = [settings_of(g) for g in optimizer.param_groups]
+        carried = tree.carried_buffers()
+        made = [new, settings, optimizer.state, optimizer.shared, carried]
+        return Played(packed(made), loss), leaves
+
+    def quick(
+        self,
+        tree: Tree,
+        step: int,
+        start: Carry,
+        past: Mapping[int, Sequence[Tensor]],
+        used: dict[int, Sequence[Tensor]],
+        named: Named | None = None,
+        found: dict[int, Tensor] | None = None,
+    ) -> Played:
+        """Runs a step and drops its graph: the next carry's tensors are leaves that
+        require grad where they would depend on something that does.
+
+        With ``named``, what the step captured is added to ``found``.
+        """
+        since = now() if found is not None else 0
+        played, grads = self.play(tree, step, start, past, used, whole=False)
+        if found is not None and named is not None:
+            for weights in used.values():
+                named.add(weights)
+            own = {id(t) for t in (*start.tensors, *grads)}
+            roots = [played.loss, *played.carry.tensors]
+            found.update(captured(roots, own, since, named))
+        kept = {id(t) for t in start.tensors}
+        settled = [t if id(t) in kept else leaf_of(t) for t in played.carry.tensors]
+        carry = Carry(played.carry.layout, settled)
+        tree.set_buffers(unpacked(carry.layout[4], carry.tensors))
+        return Played(carry, leaf_of(played.loss, False))
+
+
+def _emptied(diffopt: DifferentiableOptimizer) -> DifferentiableOptimizer:
+    """A copy without parameters, state or module."""
+    twin = copy.copy(diffopt)
+    twin._fmodel = None
+    twin.param_groups = []
+    twin.state = [defaultdict(dict)]
+    twin.shared = {}
+    return twin
+
+
+_ASSIGNED = (
+    "loss_fn changed the fast weights: it assigned to a parameter, or called the "
+    "module with params=. A step of this unroll can't be run again. Use "
+    "memory='full', or pass such weights to the layers as arguments."
+)
