@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeGuard, cast
 
 import libcst as cst
 
@@ -227,6 +227,9 @@ def _declarations(upstream: Upstream, update: Update) -> Iterator[str]:
     if kept:
         items = ", ".join(f'"{k}": {v}' for k, v in kept.items())
         yield f"_group_defaults = {{{items}}}"
+    choices = {k: v for k, v in _choices(upstream).items() if f'"{k}"' in text}
+    if choices:
+        yield f"_choices = {choices!r}"
     if update.carried:
         names = ", ".join(f'"{name}"' for name in update.carried)
         yield f"_carried = ({names},)"
@@ -237,10 +240,32 @@ def _declarations(upstream: Upstream, update: Update) -> Iterator[str]:
         yield "_state_from_constructor = True"
 
 
+def _choices(upstream: Upstream) -> dict[str, tuple[str, ...]]:
+    """Words that the constructor accepts: ``if how not in ["this", "that"]: raise``."""
+    init = upstream.method("__init__")
+    found: dict[str, tuple[str, ...]] = {}
+    for node in walk(init.node) if init is not None else ():
+        if not isinstance(node, cst.Comparison) or len(node.comparisons) != 1:
+            continue
+        (target,) = node.comparisons
+        words = target.comparator
+        if isinstance(target.operator, cst.NotIn) and isinstance(node.left, cst.Name):
+            if isinstance(words, (cst.List, cst.Tuple, cst.Set)):
+                values = [e.value for e in words.elements]
+                known = [v.evaluated_value for v in values if _is_string(v)]
+                if len(known) == len(values):
+                    found[node.left.value] = tuple(map(str, known))
+    return found
+
+
+def _is_string(node: cst.CSTNode) -> TypeGuard[cst.SimpleString]:
+    return isinstance(node, cst.SimpleString)
+
+
 def _read_around(upstream: Upstream) -> None:
     """Note what the class's head was made from, beside the step."""
     init = upstream.method("__init__")
-    if init is not None and _fills_state_early(upstream):
+    if init is not None and (_fills_state_early(upstream) or _choices(upstream)):
         upstream.read(init)
     elif init is not None:
         upstream.reads[init.full_name] = cast(cst.FunctionDef, init.node).params

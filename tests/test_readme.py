@@ -193,7 +193,10 @@ def test_maximum_shares_ties() -> None:
 def test_clamping_passes_derivatives_on_at_the_bound() -> None:
     x = setting(1.0)
     (slope,) = torch.autograd.grad(ops.clamp(x, max=1.0), [x])  # type: ignore[arg-type]
-    assert slope == 1
+    (torchs,) = torch.autograd.grad(torch.clamp(x, max=1.0), [x])
+    assert slope == torchs
+    if int(torch.__version__.split(".")[1]) < 14:  # 2.15 gives zero there
+        assert slope == 1
 
 
 def test_max_of_numbers_takes_the_first_of_equals() -> None:

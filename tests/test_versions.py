@@ -185,3 +185,18 @@ def test_a_momentum_that_is_turned_on_later() -> None:
             state.clear()
             state.update(left)
         assert_followed(older, opt)
+
+
+def test_words_that_a_later_version_knows_are_refused() -> None:
+    """Else the branch that is left over would run, and no one would notice."""
+    if "torch.optim.Muon" not in PATHS:
+        pytest.skip("this torch has no Muon")
+    opt = optimizer("torch.optim.Muon", adjust_lr_fn="of_a_later_torch")
+    with pytest.raises(ValueError, match="'of_a_later_torch', only 'original'"):
+        unroll(opt, 0, 1)
+    opt = optimizer("torch.optim.Muon", adjust_lr_fn="match_rms_adamw")
+    assert_followed(copy.deepcopy(opt), opt)
+    values = weights(opt)
+    diffopt = higher.get_diff_optim(opt, values)
+    with pytest.raises(ValueError, match="Compile it anew"):
+        diffopt.step(loss(values, 0), values, override={"adjust_lr_fn": ["x"]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -226,7 +226,8 @@ def subject(
     original: type[Optimizer], differentiable: type[DifferentiableOptimizer]
 ) -> Subject:
     """Find out by trying which parameters `original` takes. Raises `Unusable`."""
-    settings, keys = settings_of(original), required_group_keys(original)
+    keys = required_group_keys(original)
+    settings = _understood(settings_of(original), differentiable)
     reason = ""
     layouts: list[Layout] = []
     for layout in LAYOUTS:
@@ -248,6 +249,23 @@ def subject(
         opt = trial.build(Problem(layouts[0], torch.float64).initial(), layouts[0], {})
         settings += settings_of_groups(opt.param_groups, [s.name for s in settings])
     return Subject(original, differentiable, settings, keys, tuple(layouts))
+
+
+def _understood(
+    settings: tuple[Setting, ...], differentiable: type[DifferentiableOptimizer]
+) -> tuple[Setting, ...]:
+    """Without words that a newer original takes, and its translation refuses."""
+    choices = differentiable._choices
+    return tuple(
+        (
+            replace(
+                s, alternatives=tuple(v for v in s.alternatives if v in choices[s.name])
+            )
+            if s.name in choices
+            else s
+        )
+        for s in settings
+    )
 
 
 def _short(value: object) -> str:

@@ -58,6 +58,26 @@ def _check_name(
         )
 
 
+def check_choices(
+    optimizer: type, groups: Sequence[dict[str, Any]], choices: Mapping[str, Any]
+) -> None:
+    """Refuses words for a setting that ``optimizer`` was not compiled with.
+
+    Raises:
+        ValueError: which word, and what to do; nothing else would notice it.
+    """
+    for name, known in choices.items():
+        for group in groups:
+            word = group.get(name)
+            if isinstance(word, str) and word not in known:
+                raise ValueError(
+                    f"{optimizer.__name__} doesn't know {name}={word!r}, only "
+                    f"{', '.join(map(repr, known))}: its original is of another "
+                    "version. Compile it anew: codegen.compile_optimizer, then "
+                    "higher.register_optim."
+                )
+
+
 def _check_values(name: str, values: Any, count: int) -> list[Any]:
     if isinstance(values, Tensor) and values.dim():
         values = list(values.unbind())
