@@ -23,11 +23,25 @@ ANOTHER_ORDER: Mapping[str, str] = {
 }
 
 
+def means_another_thing(path: str, conf: Configuration) -> bool:
+    """Whether the installed torch's original is known to differ from the one compiled.
+
+    Up to torch 2.14, Muon in bfloat16 normalised the very momentum buffer it kept
+    (`.bfloat16()` of a bfloat16 tensor is that tensor); 2.15 makes a copy.
+    """
+    if path != "torch.optim.Muon" or int(torch.__version__.split(".")[1]) < 15:
+        return False
+    plain = conf.settings.get("nesterov", True) is False
+    return plain and conf.dtype is torch.bfloat16
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_every_configuration_is_followed(path: str) -> None:
     found, tally, exact = compiled(path), Tally(), 0
     with undisturbed():
         for conf in trajectory.configurations(found, thorough=True):
+            if means_another_thing(path, conf):
+                continue
             before = tally.run - tally.identical
             trajectory.check(found, conf, tally)
             plain = conf.dtype in (torch.float32, torch.float64)
