@@ -11,8 +11,13 @@ from torch import nn
 
 from higher._second_order import math_attention
 from higher._tree import parameters_of
+from higher._truncation import Truncation
 from higher.optim import get_diff_optim
-from higher.optim.base import DifferentiableOptimizer
+from higher.optim.base import (
+    DifferentiableOptimizer,
+    checked_order,
+    checked_truncate,
+)
 from higher.patch import StatelessModule, monkeypatch
 
 
@@ -24,6 +29,9 @@ def innerloop_ctx(
     copy_initial_weights: bool = True,
     override: Mapping[str, Any] | None = None,
     track_higher_grads: bool = True,
+    *,
+    truncate: int | None = None,
+    order: int = 2,
 ) -> Iterator[tuple[StatelessModule, DifferentiableOptimizer]]:
     """Yields ``(fmodel, diffopt)`` for one inner loop.
 
@@ -44,10 +52,16 @@ def innerloop_ctx(
             group; values may be tensors that require grad, or tuples of them.
         track_higher_grads: ``False`` keeps no graph across steps ("test mode"):
             memory does not grow with the number of steps.
+        truncate: gradients flow through the last ``truncate`` steps only; the
+            graphs of earlier ones are let go, and their fast weights but for the
+            initial ones. A loss from before can't be part of the outer loss.
+        order: 1: inner gradients are constants (first-order MAML, Finn et al.
+            2017): cheaper, and not exact. 2: they are differentiated, too.
 
     Raises:
         ValueError: ``opt`` holds a parameter that is not the model's, its type
-            has no differentiable version, or ``override`` does not fit it.
+            has no differentiable version, ``override`` does not fit it, or
+            ``truncate`` or ``order`` is out of range.
         TypeError: ``model`` can't be made stateless; the message says what to do.
     """
     fmodel = monkeypatch(
@@ -64,6 +78,9 @@ def innerloop_ctx(
         override=override,
         track_higher_grads=track_higher_grads,
     )
+    diffopt._order = checked_order(order)
+    if truncate is not None:
+        diffopt._truncation = Truncation(checked_truncate(truncate))
     # also for submodules and methods of the model that are called directly
     with math_attention if track_higher_grads else nullcontext():
         try:

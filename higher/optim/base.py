@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from higher._truncation import Truncation
 from higher._weights import fast_weights
 from higher.optim.complex_views import as_complex, as_real
 from higher.optim.settings import apply_override, as_setting, check_choices
@@ -60,6 +61,7 @@ class DifferentiableOptimizer:
     before the first step then starts from fresh state."""
     _order: int = 2
     """1 if inner gradients are constants of the outer problem."""
+    _truncation: Truncation | None = None
     _carried: ClassVar[tuple[str, ...]] = ()
     """Attributes of the original optimizer that ``_update`` finds in ``shared``."""
 
@@ -156,6 +158,9 @@ class DifferentiableOptimizer:
             self._apply_override(override)
         old = self._latest(params)
         second = self._track_higher_grads and self._order == 2
+        truncation = self._truncation if self._track_higher_grads else None
+        if truncation is not None:
+            truncation.step_begins([old, self._held()])
         # of first order, the loss may still be part of the outer one
         retain = True if self._track_higher_grads else None
         with torch.set_grad_enabled(self._track_higher_grads):
@@ -166,10 +171,15 @@ class DifferentiableOptimizer:
             if callback is not None:
                 grads = called_back(callback, grads)
             new = self._updated(old, grads, kwargs)
+            if truncation is not None:
+                new, held = truncation.step_taken([new, self._held()])
+                self._hold(new, held)
         if not self._track_higher_grads:
             new = [_test_mode_leaf(n, o) for n, o in zip(new, old)]
         if self._fmodel is not None:
             self._fmodel.update_params(new)
+            if truncation is not None:
+                truncation.forget(fast_weights(self._fmodel).history or [])
         return new
 
     def update(
@@ -215,6 +225,17 @@ class DifferentiableOptimizer:
         ]
         self.state = [copy_structure(s, seen) for s in state.state]
         self.shared = copy_structure(state.shared, seen)
+
+    def _held(self) -> list[Any]:
+        return [[settings_of(g) for g in self.param_groups], self.state, self.shared]
+
+    def _hold(self, params: list[Tensor], held: list[Any]) -> None:
+        """Takes over parameters, and what :meth:`_held` returns."""
+        groups, self.state, self.shared = held
+        self.param_groups = [
+            {**settings, "params": [params[k] for k in positions]}
+            for settings, positions in zip(groups, self._group_to_param_list)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and state in the form of ``torch.optim.Optimizer.state_dict``.
@@ -362,6 +383,20 @@ class DifferentiableOptimizer:
                 new[k] = p if p.dtype == params[k].dtype else p.to(params[k].dtype)
             group["params"] = [new[k] for k in positions]
         return new
+
+
+def checked_order(order: int) -> int:
+    if order not in (1, 2) or isinstance(order, bool):
+        raise ValueError(f"order must be 1 or 2, not {order!r}.")
+    return order
+
+
+def checked_truncate(steps: int) -> int:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(
+            f"truncate must be a positive number of steps or None, not {steps!r}."
+        )
+    return steps
 
 
 def _stepped(state: Sequence[Mapping[int, Mapping[str, Any]]]) -> bool:

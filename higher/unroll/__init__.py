@@ -19,15 +19,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from higher.optim.base import DifferentiableOptimizer, GradCallback
-from higher.optim.state import OptimizerState
+from higher._truncation import Dropped
+from higher.optim.base import (
+    DifferentiableOptimizer,
+    GradCallback,
+    checked_order,
+    checked_truncate,
+)
 from higher.patch import StatelessModule
 from higher.unroll.captured import Named
-from higher.unroll.carry import Carry, leaf_of, packed, tensors_in, unpacked
-from higher.unroll.past import Dropped, Recomputed
+from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
+from higher.unroll.past import Recomputed
 from higher.unroll.segment import Stretch, run
 from higher.unroll.step import Inner, LossFn
 from higher.unroll.surroundings import Tree
+from higher.unroll.tangents import run_forward
 
 __all__ = ["LossFn", "unroll"]
 
@@ -44,6 +50,7 @@ def unroll(
     truncate: int | None = None,
     order: int | None = None,
     meta_params: Iterable[Tensor] = (),
+    mode: str = "reverse",
 ) -> list[Tensor]:
     """Takes one inner step for each batch, as ``diffopt.step`` in a loop would.
 
@@ -73,6 +80,11 @@ def unroll(
         meta_params: tensors that ``loss_fn`` or ``grad_callback`` use, require grad
             and were computed before (non-leaves). Those in ``batches`` and leaves are
             found without being named.
+        mode: ``"forward"``: the derivatives by ``diffopt``'s settings that are tensors
+            are carried along with the weights, and nothing else is kept: memory does
+            not depend on K, time grows with the number of settings. The initial
+            weights and what ``loss_fn`` captures get no gradient: they must not
+            require any. ``memory`` means nothing then.
 
     Returns:
         The loss of each step, in the graph (detached in test mode and before the
@@ -81,7 +93,7 @@ def unroll(
     Raises:
         ValueError: ``fmodel`` and ``diffopt`` don't belong together, or an argument
             is out of range.
-        RuntimeError: in the low-memory modes, a captured tensor that was computed
+        RuntimeError: in forward mode, something else that requires grad; in the low-memory modes, a captured tensor that was computed
             before and is not named; a ``loss_fn`` that assigns to fast weights, or
             asks for weights that aren't kept; in backward, one that gave another
             loss when it ran again; differentiating the gradient again.
@@ -91,15 +103,22 @@ def unroll(
     """
     steps = list(batches)
     _check_pair(fmodel, diffopt)
-    stride = _stride(memory, len(steps))
+    stride = _stride(memory, len(steps), mode)
     cut = _cut(truncate, len(steps))
-    order = _order(diffopt._order if order is None else order)
+    order = checked_order(diffopt._order if order is None else order)
+    if mode == "forward" and order == 1:
+        raise ValueError("mode='forward' is of second order: leave out order=1.")
     if override is not None:
         diffopt._apply_override(override)
     if not steps:
         return []
     if not (diffopt._track_higher_grads and torch.is_grad_enabled()):
         return _plain(fmodel, diffopt, loss_fn, steps, grad_callback, order)
+    if stride and diffopt._truncation is not None:
+        raise ValueError(
+            "This optimizer's innerloop_ctx was given truncate, which holds for "
+            "memory='full'. Give it to unroll instead."
+        )
     if stride == 0 and cut == 0:
         return _plain(fmodel, diffopt, loss_fn, steps, grad_callback, order)
     _check_steps(diffopt)
@@ -107,7 +126,9 @@ def unroll(
     line = _Line(inner, fmodel, diffopt, [*meta_params, *tensors_in(steps)])
     with line:
         line.go_ahead(cut)
-        if stride:
+        if mode == "forward":
+            line.go_forward()
+        elif stride:
             for count in _counts(len(steps) - cut, stride):
                 line.go(count)
     rest = steps[line.done :]
@@ -180,11 +201,7 @@ class _Line:
         weights.history = self.history
         weights.install(params)
         self.tree.set_buffers(buffers)
-        self.diffopt.restore(OptimizerState(groups, state, shared))
-        for group, positions in zip(
-            self.diffopt.param_groups, self.diffopt._group_to_param_list
-        ):
-            group["params"] = [params[k] for k in positions]
+        self.diffopt._hold(params, [groups, state, shared])
 
     def go_ahead(self, count: int) -> None:
         """Runs ``count`` steps without a graph; what they lead to is a constant."""
@@ -224,6 +241,16 @@ class _Line:
         self.history.append(self._params())
         self.done += count
 
+    def go_forward(self) -> None:
+        """Runs the remaining steps, their derivatives by the settings beside them."""
+        result = run_forward(self.inner, self.tree, self.done, self.carry)
+        count = len(result.losses)
+        self.carry = result.carry
+        self.losses += result.losses
+        kept = [Dropped(self.inner.count, _FORWARD) for _ in range(count - 1)]
+        self.history += [*kept, self._params()]
+        self.done += count
+
     def _params(self) -> list[Tensor]:
         layout, tensors = self.carry
         return cast("list[Tensor]", unpacked(layout[0], tensors))
@@ -253,8 +280,12 @@ def _counts(steps: int, stride: int) -> list[int]:
     return [odd] * (odd > 0) + [stride] * whole + [1] * single
 
 
-def _stride(memory: str | int, steps: int) -> int:
+def _stride(memory: str | int, steps: int, mode: str) -> int:
     """How many steps lie between those that are kept; 0 for "full"."""
+    if mode == "forward":
+        return steps
+    if mode != "reverse":
+        raise ValueError(f"mode must be 'reverse' or 'forward', not {mode!r}.")
     if isinstance(memory, int) and not isinstance(memory, bool):
         if memory >= 1:
             return memory
@@ -269,22 +300,13 @@ def _stride(memory: str | int, steps: int) -> int:
 
 
 _SHORT = 16
+_FORWARD = "With mode='forward' only the last and the initial fast weights are kept."
 
 
 def _cut(truncate: int | None, steps: int) -> int:
     if truncate is None:
         return 0
-    if not isinstance(truncate, int) or isinstance(truncate, bool) or truncate < 1:
-        raise ValueError(
-            f"truncate must be a positive number of steps or None, not {truncate!r}."
-        )
-    return max(0, steps - truncate)
-
-
-def _order(order: int) -> int:
-    if order not in (1, 2) or isinstance(order, bool):
-        raise ValueError(f"order must be 1 or 2, not {order!r}.")
-    return order
+    return max(0, steps - checked_truncate(truncate))
 
 
 def _check_pair(fmodel: StatelessModule, diffopt: DifferentiableOptimizer) -> None:

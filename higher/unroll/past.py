@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from higher._truncation import Dropped
+
 
 class StepHistory(list[Any]):
     """A module's history while a step of an unroll runs.
@@ -69,19 +71,3 @@ class Recomputed(Sequence[Tensor]):
 
     def __reduce__(self) -> Any:
         return list, (self[:],)
-
-
-class Dropped(Sequence[Tensor]):
-    """Weights of a time that truncation has cut off."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        raise ValueError(
-            "With truncate=k the fast weights of all but the last k steps are not "
-            "kept, except for the initial ones (time=0)."
-        )

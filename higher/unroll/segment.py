@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from higher.unroll.captured import Named, cut, edges_of, nested
-from higher.unroll.carry import Carry, leaf_of, unpacked
+from higher._carry import Carry, leaf_of, unpacked
 from higher.unroll.step import Inner
 from higher.unroll.surroundings import Moment, Random, Tree
 
@@ -122,7 +122,7 @@ class _Segment(torch.autograd.Function):
             # loss_fn may hold the module, whose weights hold this node
             ctx.plan = None
         if torch.is_grad_enabled():
-            found = _once(found)
+            found = once(found)
         return (None, *found)
 
 
@@ -257,7 +257,7 @@ def _check_shape(made: Sequence[Tensor], then: Sequence[Tensor]) -> None:
         )
 
 
-def _once(grads: list[Tensor | None]) -> list[Tensor | None]:
+def once(grads: list[Tensor | None]) -> list[Tensor | None]:
     """The same gradients, refusing to be differentiated in turn."""
     places = [i for i, g in enumerate(grads) if g is not None]
     anchor = torch.zeros((), requires_grad=True)

@@ -19,7 +19,7 @@ from higher.optim.base import DifferentiableOptimizer, GradCallback, called_back
 from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored
 from higher.unroll.captured import Named, captured, now
-from higher.unroll.carry import Carry, leaf_of, packed, unpacked
+from higher._carry import Carry, leaf_of, packed, unpacked
 from higher.unroll.past import StepHistory
 from higher.unroll.surroundings import Autocast, Tree, devices_of
 
@@ -42,6 +42,7 @@ class Inner:
     Attributes:
         count: the number of parameters.
         start: the time at which the unroll starts.
+        steps: how many steps it has.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Inner:
         self._loss_fn = loss_fn
         self._batches = batches
         self._order = order
+        self.steps = len(batches)
         self.devices = devices_of([*weights.installed, *Tree(fmodel).buffers()])
         self._autocast = Autocast(self.devices)
         self.count = len(weights.installed)
@@ -124,9 +126,7 @@ class Inner:
         loss = self.loss(tree, step, params, past, used)
         second = whole and self._order == 2
         keep = True if second or keep_loss else None
-        optimizer = copy.copy(self._optimizer)
-        optimizer.param_groups = [{**g, "params": []} for g in groups]
-        optimizer.state, optimizer.shared = state, shared
+        optimizer = self.optimizer(groups, state, shared)
         grads = optimizer._gradients(loss, params, second, keep)
         leaves: list[Tensor] = []
         if not second:
@@ -134,13 +134,30 @@ class Inner:
             grads = [g if g is None else leaf_of(g, False) for g in grads]
             if self._order == 2:
                 leaves = [g.requires_grad_() for g in grads if g is not None]
+        made = self.updated(optimizer, params, grads)
+        return Played(packed([*made, tree.carried_buffers()]), loss), leaves
+
+    def optimizer(
+        self, groups: list[dict[str, Any]], state: Any, shared: dict[str, Any]
+    ) -> DifferentiableOptimizer:
+        """An optimizer with these settings and state."""
+        optimizer = copy.copy(self._optimizer)
+        optimizer.param_groups = [{**g, "params": []} for g in groups]
+        optimizer.state, optimizer.shared = state, shared
+        return optimizer
+
+    def updated(
+        self,
+        optimizer: DifferentiableOptimizer,
+        params: list[Tensor],
+        grads: list[Tensor | None],
+    ) -> list[Any]:
+        """Parameters, settings, state and shared state after an update."""
         if self._callback is not None:
             grads = called_back(self._callback, grads)
         new = optimizer._updated(params, grads, {})
         settings = [settings_of(g) for g in optimizer.param_groups]
-        carried = tree.carried_buffers()
-        made = [new, settings, optimizer.state, optimizer.shared, carried]
-        return Played(packed(made), loss), leaves
+        return [new, settings, optimizer.state, optimizer.shared]
 
     def quick(
         self,
@@ -176,6 +193,7 @@ def _emptied(diffopt: DifferentiableOptimizer) -> DifferentiableOptimizer:
     """A copy without parameters, state or module."""
     twin = copy.copy(diffopt)
     twin._fmodel = None
+    twin._truncation = None
     twin.param_groups = []
     twin.state = [defaultdict(dict)]
     twin.shared = {}
