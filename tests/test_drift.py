@@ -311,3 +311,25 @@ def test_code_that_moved_to_another_file_is_shown_from_both(tmp_path: Path) -> N
     (hunk,) = hunks(side("old.py", "f"), side("new.py", "g"))
     assert hunk.generated == ("-x = f(y)", "+x = g(y)")
     assert hunk.upstream == {"new.py": ("+x = g(y)",), "old.py": ("-x = f(y)",)}
+
+
+# --- the committed page --------------------------------------------------------------
+
+
+def test_the_page_is_of_what_is_committed() -> None:
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "upstream.md").read_text()
+    header = files.header((root / "generated" / "sgd.py").read_text())
+    assert header is not None
+    pinned = header.version.removeprefix("torch ")
+    table = rows(page)
+    column = table["optimizer"].index(pinned)
+    rule = {name for name in table if name.startswith("-")}
+    made = {n: c[column] for n, c in table.items() if len(c) == 10 and n not in rule}
+    del made["optimizer"]
+    renew = "renew docs/upstream.md: the command stands in it"
+    assert made.pop("LBFGS") == "refused"
+    assert set(made.values()) == {"same"}, renew
+    assert table["optimizer"][0] == "2.6.0" and "2.15.0" in table["optimizer"]
+    others = [cells for name, cells in table.items() if name in made]
+    assert not any("refused" in cells for cells in others)
