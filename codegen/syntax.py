@@ -365,6 +365,8 @@ def _collect_read(node: cst.CSTNode, found: set[str]) -> None:
         inner: set[str] = set()
         _collect_read(node.body, inner)
         found.update(inner - {p.name.value for p in all_params(node.params)})
+    elif isinstance(node, (cst.BaseComp, cst.DictComp)):
+        found.update(_read_by_comprehension(node))
     elif isinstance(node, cst.NamedExpr):
         _collect_read(node.value, found)
     elif isinstance(node, (cst.For, cst.CompFor)):
@@ -375,6 +377,19 @@ def _collect_read(node: cst.CSTNode, found: set[str]) -> None:
     else:
         for child in children(node):
             _collect_read(child, found)
+
+
+def _read_by_comprehension(node: cst.BaseComp | cst.DictComp) -> set[str]:
+    """Its loops' variables are its own."""
+    inside: set[str] = set()
+    for child in children(node):
+        _collect_read(child, inside)
+    own: set[str] = set()
+    loop: cst.CompFor | None = node.for_in
+    while loop is not None:
+        own.update(target_names(loop.target))
+        loop = loop.inner_for_in
+    return inside - own | read_names(node.for_in.iter)
 
 
 def _collect_target_reads(target: cst.CSTNode, found: set[str]) -> None:
@@ -435,13 +450,13 @@ def call(
     func = expr(function) if isinstance(function, str) else function
     plain = [cst.Arg(a) for a in args]
     named = [
-        cst.Arg(value, keyword=cst.Name(name), equal=_TIGHT_EQUAL)
+        cst.Arg(value, keyword=cst.Name(name), equal=TIGHT_EQUAL)
         for name, value in keywords.items()
     ]
     return cst.Call(func, [*plain, *named])
 
 
-_TIGHT_EQUAL = cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
+TIGHT_EQUAL = cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
 
 
 def method(

@@ -67,13 +67,13 @@ def value(x: Scalar) -> Scalar:
     return x.double() if x.is_floating_point() else x
 
 
-def is_used(setting: Scalar) -> bool:
-    """``setting != 0``, and True where a derivative may flow through it.
+def is_used(setting: Scalar, off: float = 0) -> bool:
+    """``setting != off``, and True where a derivative may flow through it.
 
-    At zero the update is the same either way, its derivative is not: that of a
-    weight decay of 0 is the weight, not nothing.
+    Where it is off the update is the same either way, its derivative is not: that of
+    a weight decay of 0 is the weight, not nothing.
     """
-    return tracked(setting) or bool(setting != 0)
+    return tracked(setting) or bool(setting != off)
 
 
 def is_positive(setting: Scalar) -> bool:
@@ -185,6 +185,8 @@ def norm(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """``torch.norm``, whose first and second derivatives at exactly zero are zero."""
+    if x.is_sparse and dim is None:
+        x = x.coalesce().values()
     plain = _norm_of(x, p, dim, keepdim, dtype)
     if not tracked(x):
         return plain
@@ -389,11 +391,43 @@ def _storage_of(x: Tensor) -> int:
 
 def write_through(base: Tensor, view: Tensor, new: Tensor) -> Tensor:
     """``base`` after its part ``view`` was overwritten with ``new``; ``base`` itself
-    where ``view`` shows nothing of it."""
+    where ``view`` shows nothing of it.
+
+    Raises:
+        RuntimeError: ``view`` reaches beyond ``base``.
+    """
     if view.dtype != base.dtype or not _share_memory(base, view):
         return base
-    offset = view.storage_offset() - base.storage_offset()
-    return torch.as_strided_scatter(base, new, view.size(), view.stride(), offset)
+    offset = int(view.storage_offset() - base.storage_offset())
+    if offset == 0 and view.size() == base.size() and view.stride() == base.stride():
+        return new
+    # torch.as_strided_scatter would do, but for its derivative: it lets the gradient
+    # of what is overwritten through
+    places = _places(base, view, offset).to(base.device)
+    flat = base.reshape(-1).scatter(0, places, new.expand_as(view).reshape(-1))
+    return flat.reshape(base.size())
+
+
+def _places(base: Tensor, view: Tensor, offset: int) -> Tensor:
+    """Where in ``base.flatten()`` each element of ``view.flatten()`` is."""
+    reach = max(_reach(base), offset + _reach(view))
+    owners = torch.full((reach,), -1)
+    owned = owners.as_strided(base.size(), base.stride())
+    owned.copy_(torch.arange(base.numel()).view(base.size()))
+    places = owners.as_strided(view.size(), view.stride(), offset).reshape(-1)
+    if bool((places < 0).any()):
+        raise RuntimeError(
+            "A part of a tensor that is written reaches beyond the tensor itself: "
+            "write each by itself."
+        )
+    return places
+
+
+def _reach(x: Tensor) -> int:
+    """How far into memory ``x`` reaches from its first element."""
+    if x.numel() == 0:
+        return 0
+    return 1 + sum((n - 1) * s for n, s in zip(x.size(), x.stride()))
 
 
 def addmm(

@@ -15,8 +15,6 @@ from compiled import PATHS, build, compiled, seeded
 from torch import Tensor, nn
 
 #: torch's note on its own defaults, which the originals cause, too.
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
-
 TAKERS = ["torch.optim.Adagrad", "torch.optim.SGD", "torch.optim.SparseAdam"]
 
 

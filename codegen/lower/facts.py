@@ -67,9 +67,9 @@ IDENTITY_CALLS = {
 RUNTIME_CALLS = {
     "torch.optim.optimizer._get_value": ("ops.value", 1),
     "torch.optim.optimizer._get_scalar_dtype": ("ops.scalar_dtype", 0),
+    "copy.deepcopy": ("ops.deepcopy", 1),
 }
-"""torch's private helpers with a public twin in the runtime, and how many of their
-arguments it takes."""
+"""Functions with a twin in the runtime, and how many of their arguments it takes."""
 
 STEP_DECORATORS = frozenset(
     {

@@ -1,40 +1,61 @@
-"""Constructors that torch has replaced, in the words that replaced them.
+"""What torch has replaced or says in two ways, in the one way that the rules know.
 
     constructor = grad.new
     constructor(indices, values, size)    →   torch.sparse_coo_tensor(indices, values, size)
     constructor().resize_as_(grad)        →   torch.zeros_like(grad)
+    buf.add(momentum, grad)               →   buf.add(grad, alpha=momentum)
+    nn.init.constant_(x, 0.5)             →   x.fill_(0.5)
+    torch.max(a, dim=0, out=(x, indices)) →   values = torch.max(a, dim=0)
+                                              x.copy_(values[0])
 
 The legacy constructors copy values without their gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import libcst as cst
 
 from codegen.context import Context
-from codegen.diagnostics import walk
+from codegen.diagnostics import Origins, walk
 from codegen.syntax import (
+    TIGHT_EQUAL,
     Body,
     Statement,
+    assign,
     assignment,
+    block,
+    bound_names,
     call,
     code,
+    dotted,
     expr,
+    is_name,
+    keyword,
+    map_bodies,
     method,
     replace_nodes,
+    small,
+    with_comments,
 )
 
 
 def modernize(body: Body, context: Context) -> Body:
     """Replace calls of ``x.new`` wherever its arguments tell what is meant."""
     names = _constructors(body)
+    taken = bound_names(block(body))
 
     def replace(node: cst.CSTNode) -> cst.CSTNode | None:
         if not isinstance(node, cst.Call):
             return None
+        reordered = _scalar_last(node)
+        if reordered is not None:
+            return reordered
         func = node.func
+        if (initialised := _initialised(node)) is not None:
+            return initialised
         if isinstance(func, cst.Attribute) and func.attr.value == "resize_as_":
             if _constructs(func.value, names) and not _args(func.value):
                 return call("torch.zeros_like", node.args[0].value)
@@ -43,7 +64,82 @@ def modernize(body: Body, context: Context) -> Body:
         return None
 
     origins = context.origins
+    body = _several_outs(body, taken, origins)
     return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
+
+
+_SCALED = {"add": "alpha", "sub": "alpha", "addcmul": "value", "addcdiv": "value"}
+_OPERANDS = {"add": 1, "sub": 1, "addcmul": 2, "addcdiv": 2}
+
+
+def _scalar_last(node: cst.Call) -> cst.Call | None:
+    """``x.addcdiv_(value, a, b)`` → ``x.addcdiv_(a, b, value=value)``."""
+    func = node.func
+    if not isinstance(func, cst.Attribute):
+        return None
+    name = func.attr.value.removesuffix("_")
+    before = 1 if is_name(func.value, "torch") else 0
+    args = [a.with_changes(comma=cst.MaybeSentinel.DEFAULT) for a in node.args]
+    plain = sum(a.keyword is None and not a.star for a in args)
+    if name not in _SCALED or plain != before + 1 + _OPERANDS[name]:
+        return None
+    scalar = cst.Arg(args[before].value, cst.Name(_SCALED[name]), equal=TIGHT_EQUAL)
+    operands = [*args[:before], *args[before + 1 : plain]]
+    return node.with_changes(args=[*operands, scalar, *args[plain:]])
+
+
+_FILLS = {
+    "constant_": ("fill_", None),
+    "ones_": ("fill_", "1.0"),
+    "zeros_": ("zero_", None),
+    "normal_": ("normal_", None),
+    "uniform_": ("uniform_", None),
+}
+
+
+def _initialised(node: cst.Call) -> cst.Call | None:
+    """``nn.init.constant_(x, 0.5)`` → ``x.fill_(0.5)``."""
+    name = dotted(node.func) or ""
+    module, _, function = name.rpartition(".")
+    if module not in ("torch.nn.init", "nn.init", "init") or function not in _FILLS:
+        return None
+    if not node.args or node.args[0].keyword is not None:
+        return None
+    twin, value = _FILLS[function]
+    rest = [cst.Arg(expr(value))] if value else node.args[1:]
+    return method(node.args[0].value, twin, list(rest))
+
+
+def _several_outs(body: Sequence[Statement], taken: set[str], origins: Origins) -> Body:
+    """``torch.max(…, out=(x, y))`` into a call, and a store for each."""
+    result: list[Statement] = []
+    for node in body:
+        inner = small(node)
+        out = None
+        if isinstance(inner, cst.Expr) and isinstance(inner.value, cst.Call):
+            out = keyword(inner.value, "out")
+        if inner is None:
+            node = map_bodies(node, lambda part: _several_outs(part, taken, origins))
+        if not isinstance(out, cst.Tuple):
+            result.append(node)
+            continue
+        name = "values"
+        while name in taken:
+            name += "_"
+        call_ = cast(cst.Call, cast(cst.Expr, inner).value)
+        args = [a for a in call_.args if a.value is not out]
+        args[-1] = args[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
+        new = [assign([cst.Name(name)], call_.with_changes(args=args))]
+        for place, element in enumerate(out.elements):
+            if not isinstance(element.value, cst.Call):
+                store = method(
+                    element.value, "copy_", [cst.Arg(expr(f"{name}[{place}]"))]
+                )
+                new.append(cst.SimpleStatementLine([cst.Expr(store)]))
+        for part in new:
+            origins.inherit(part, node)
+        result += [with_comments(new[0], node), *new[1:]]
+    return tuple(result)
 
 
 def _in_todays_words(node: cst.Call) -> cst.CSTNode | None:

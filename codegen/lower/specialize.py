@@ -360,6 +360,7 @@ class Specializer:
     def _extract_calls(self, node: Statement, frame: Frame) -> list[Statement]:
         """Calls to be inlined that stand inside an expression: each gets a statement."""
         prelude: list[Statement] = []
+        whole = getattr(small(node), "value", None)
 
         def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
             if not isinstance(inner, cst.Call):
@@ -379,6 +380,12 @@ class Specializer:
         if any(isinstance(n, _CONDITIONAL) for n in walk(node)):
             return []
         new = cast(Statement, replace_nodes(node, replace, self.origins))
+        if isinstance(whole, cst.Call) and is_name(getattr(small(new), "value", None)):
+            # the statement is that call itself, which could not be inlined
+            bound = cast(
+                tuple[cst.CSTNode, cst.BaseExpression], assignment(prelude.pop())
+            )
+            new = replace_value(new, bound[1])
         if not prelude:
             return []
         prelude[0] = with_comments(prelude[0], node)
@@ -707,6 +714,12 @@ def _split_tuple(node: Statement) -> list[Statement]:
     if parts:
         parts[0] = with_comments(parts[0], node)
     return parts
+
+
+def replace_value(node: Statement, value: cst.BaseExpression) -> Statement:
+    """An assignment, return or expression statement with another right-hand side."""
+    line = cast(cst.SimpleStatementLine, node)
+    return line.with_changes(body=[line.body[0].with_changes(value=value)])
 
 
 def _returns_parts(definition: Definition) -> bool:

@@ -18,7 +18,9 @@ _SCALED = {
 }
 _SCALED_PRODUCTS = frozenset({"addmm", "addmv", "addr", "baddbmm", "addbmm"})
 _MATH = frozenset("sqrt exp log log1p expm1 cos sin tanh fabs pow".split())
-_MATH_WITHOUT_GRADIENT = frozenset("floor ceil isnan isinf isfinite trunc".split())
+_MATH_OF_ANYTHING = frozenset("ceil floor isfinite isinf isnan prod trunc".split())
+"""Those that have no gradient to lose, or hand the work to their arguments."""
+
 _FILLS = {
     "torch.full_like": "ops.full_like",
     "torch.full": "ops.full",
@@ -100,14 +102,17 @@ class DifferentiableSettings(TypedRule):
         if len(node.comparisons) != 1 or not self._is_float_setting(node.left, env):
             return None
         operator, right = node.comparisons[0].operator, node.comparisons[0].comparator
-        if not isinstance(right, (cst.Integer, cst.Float)) or float(right.value) != 0:
+        if not isinstance(right, (cst.Integer, cst.Float)):
             return None
-        if isinstance(operator, cst.NotEqual):
-            return call("ops.is_used", node.left)
-        if isinstance(operator, cst.GreaterThan):
+        zero = float(right.value) == 0
+        if isinstance(operator, cst.GreaterThan) and zero:
             return call("ops.is_positive", node.left)
-        if isinstance(operator, cst.Equal):
-            return cst.UnaryOperation(cst.Not(), call("ops.is_used", node.left))
+        if isinstance(operator, (cst.Equal, cst.NotEqual)):
+            off = {} if zero else {"off": right}
+            used = call("ops.is_used", node.left, **off)
+            if isinstance(operator, cst.NotEqual):
+                return used
+            return cst.UnaryOperation(cst.Not(), used)
         return None
 
     def condition(self, node: cst.BaseExpression, env: Env) -> cst.BaseExpression:
@@ -180,7 +185,7 @@ class DifferentiableSettings(TypedRule):
             return None
         if function in _MATH:
             return node.with_changes(func=expr(f"ops.{function}"))
-        if function not in _MATH_WITHOUT_GRADIENT:
+        if function not in _MATH_OF_ANYTHING:
             self.refuse(
                 node,
                 f"math.{function} drops the gradient of its argument",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import libcst as cst
 
 from codegen.rules.base import Rule
@@ -36,7 +34,7 @@ def twin(
 ) -> cst.BaseExpression:
     args = [a.with_changes(comma=cst.MaybeSentinel.DEFAULT) for a in link.args]
     if name[:-1] in TWINS:
-        return method(receiver, name[:-1], _modern(name, args))
+        return method(receiver, name[:-1], args)
     if name == "copy_":
         return call("ops.copy", receiver, link.args[0].value)
     if name == "fill_":
@@ -55,23 +53,6 @@ def twin(
         "write the update with an operation that returns a new tensor",
     )
     return receiver
-
-
-def _modern(name: str, args: Sequence[cst.Arg]) -> list[cst.Arg]:
-    """The deprecated order ``addcdiv_(value, a, b)``, ``add_(alpha, other)``."""
-    plain = [a for a in args if a.keyword is None]
-    if len(plain) != len(args):
-        return list(args)
-    if name in ("addcdiv_", "addcmul_") and len(args) == 3:
-        return [*args[1:], _named("value", args[0].value)]
-    if name in ("add_", "sub_") and len(args) == 2:
-        return [args[1], _named("alpha", args[0].value)]
-    return list(args)
-
-
-def _named(name: str, value: cst.BaseExpression) -> cst.Arg:
-    tight = cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
-    return cst.Arg(value, keyword=cst.Name(name), equal=tight)
 
 
 class Temporaries(cst.CSTTransformer):
@@ -98,6 +79,8 @@ class Temporaries(cst.CSTTransformer):
         self, old: cst.Call, node: cst.Call, out: cst.BaseExpression
     ) -> cst.BaseExpression:
         """``torch.eye(n, out=x.new(n, n))``: values in the new tensor's dtype."""
+        if isinstance(out, cst.Tuple):
+            self.rule.refuse(old, "several results are stored here", "store each")
         return self._replaced(old, call("ops.copy", out, without_out(node)))
 
     def _replaced(

@@ -1,0 +1,57 @@
+"""Tensor operations of the runtime against what in-place ones leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from higher import ops
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "all": lambda x: x,
+    "transposed": lambda x: x.T,
+    "rows": lambda x: x[1:],
+    "a column": lambda x: x[:, 1],
+    "an element": lambda x: x[0, 0],
+    "steps": lambda x: x.T[1:, ::2],
+}
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x.clone(),
+    "transposed": lambda x: x.T.clone(memory_format=torch.contiguous_format).T,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_writing_through_a_view(layout: str, view: str) -> None:
+    part, lay = VIEWS[view], LAYOUTS[layout]
+    torch.manual_seed(0)
+    x = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+
+    def written(x: Tensor, y: Tensor) -> Tensor:
+        base = lay(x)
+        seen = part(base)
+        return ops.write_through(base, seen, torch.maximum(seen * 3, part(y) * 2))
+
+    in_place = lay(x.detach())
+    new = torch.maximum(part(in_place) * 3, part(y.detach()) * 2)
+    part(in_place).copy_(new)
+    assert torch.equal(written(x, y), in_place)
+    assert torch.autograd.gradcheck(written, (x, y))
+    assert torch.autograd.gradgradcheck(written, (x, y))
+
+
+def test_a_copy_writes_nothing_through() -> None:
+    base = torch.ones(3)
+    assert ops.write_through(base, base.clone(), torch.zeros(3)) is base
+
+
+def test_a_part_beyond_the_tensor_is_refused() -> None:
+    memory = torch.ones(6)
+    base, beyond = memory[:3], memory[2:5]
+    with pytest.raises(RuntimeError, match="beyond the tensor itself"):
+        ops.write_through(base, beyond, torch.zeros(3))
