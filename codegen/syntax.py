@@ -88,6 +88,20 @@ def index_of(node: cst.Subscript) -> cst.BaseExpression | None:
 # --- statements -------------------------------------------------------------
 
 
+def dict_entries(node: cst.CSTNode) -> dict[str, cst.BaseExpression] | None:
+    """What ``{"k": v}`` holds, where all keys are plain strings."""
+    if not isinstance(node, cst.Dict):
+        return None
+    entries: dict[str, cst.BaseExpression] = {}
+    for element in node.elements:
+        if not isinstance(element, cst.DictElement):
+            return None
+        if not isinstance(element.key, cst.SimpleString):
+            return None
+        entries[str(element.key.evaluated_value)] = element.value
+    return entries
+
+
 def statements(body: cst.BaseSuite | Sequence[cst.CSTNode]) -> Body:
     """The statements of a block, each simple statement on a line of its own."""
     if isinstance(body, cst.SimpleStatementSuite):

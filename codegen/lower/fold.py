@@ -16,6 +16,7 @@ from codegen.syntax import (
     Rewriter,
     bare,
     call,
+    dict_entries,
     dotted,
     is_constant,
     is_name,
@@ -175,6 +176,10 @@ class Folder(Rewriter):
             original_node.value
         ):
             return cst.Name("False")
+        entries = dict_entries(updated_node.value)
+        key = string_key(updated_node)
+        if entries is not None and key is not None and key in entries:
+            return entries[key]
         return updated_node
 
     def leave_Call(
@@ -204,7 +209,7 @@ class Folder(Rewriter):
             return cst.Name("False")
         if dotted(original_node.func) == "group.get" and args:
             return self._get_setting(updated_node, args)
-        return updated_node
+        return _got_from_literal(updated_node, args) or updated_node
 
     def _asks_for_tensor_setting(self, name: str | None, node: cst.Call) -> bool:
         args = positional(node)
@@ -285,6 +290,20 @@ class Folder(Rewriter):
         if updated_node.lpar and not getattr(kept, "lpar", ()):
             kept = kept.with_changes(lpar=updated_node.lpar, rpar=updated_node.rpar)
         return kept
+
+
+def _got_from_literal(
+    node: cst.Call, args: list[cst.BaseExpression]
+) -> cst.BaseExpression | None:
+    """``{"k": v}.get("k", d)`` is ``v``: keywords that went through ``**kwargs``."""
+    func = node.func
+    if not isinstance(func, cst.Attribute) or func.attr.value != "get":
+        return None
+    entries = dict_entries(func.value)
+    if entries is None or not args or not isinstance(args[0], cst.SimpleString):
+        return None
+    default = args[1] if len(args) > 1 else cst.Name("None")
+    return entries.get(str(args[0].evaluated_value), default)
 
 
 def _is_test(node: cst.CSTNode) -> bool:

@@ -33,6 +33,7 @@ from codegen.syntax import (
     block,
     bound_names,
     code,
+    dict_entries,
     dotted,
     ends,
     is_constant,
@@ -54,6 +55,8 @@ from codegen.upstream import Definition, Upstream
 
 _MAX_DEPTH = 12
 _RESULT = "__result"
+WHOLE = frozenset({"self.param_groups", "self.state", "self.defaults"})
+"""What belongs to the optimizer as a whole: a function handed one is seen through."""
 _CONDITIONAL = (cst.IfExp, cst.BooleanOperation, cst.Lambda, cst.CompFor)
 
 
@@ -424,7 +427,12 @@ class Specializer:
     ) -> bool:
         if "." in definition.name and not self._needs_no_self(definition):
             return True
-        return _returns_parts(definition) or self.mutates_arguments(definition)
+        return (
+            _returns_parts(definition)
+            or _walks_parameters(definition)
+            or any(dotted(a.value) in WHOLE for a in call.args)
+            or self.mutates_arguments(definition)
+        )
 
     def mutates_arguments(self, definition: Definition) -> bool:
         """Whether a function may change what it is handed (judged by its syntax)."""
@@ -509,7 +517,8 @@ class Inliner:
     def _bind_arguments(self) -> dict[str, cst.BaseExpression] | None:
         """Parameter name → argument; None where the call can't be matched."""
         params = self.node.params
-        if any(arg.star for arg in self.call.args):
+        args = _spread(self.call.args)
+        if args is None:
             return None
         names = [p.name.value for p in (*params.posonly_params, *params.params)]
         if names[:1] == ["self"] and "." in self.definition.name:
@@ -517,7 +526,7 @@ class Inliner:
         if _is_classmethod(self.node):
             names = names[1:]
         given: dict[str, cst.BaseExpression] = {}
-        plain = [a for a in self.call.args if a.keyword is None]
+        plain = [a for a in args if a.keyword is None]
         if isinstance(params.star_arg, cst.Param):
             rest = cst.Tuple(
                 [cst.Element(a.value) for a in plain[len(names) :]],
@@ -531,13 +540,20 @@ class Inliner:
         for name, arg in zip(names, plain):
             given[name] = arg.value
         names += [p.name.value for p in params.kwonly_params]
-        for arg in self.call.args:
-            if arg.keyword is not None:
-                if arg.keyword.value not in names:
-                    return None
-                given[arg.keyword.value] = arg.value
+        further: list[cst.DictElement] = []
+        for arg in args:
+            if arg.keyword is None:
+                continue
+            name = arg.keyword.value
+            if name in names:
+                given[name] = arg.value
+            elif params.star_kwarg is None:
+                return None
+            else:
+                key = cst.SimpleString(f'"{name}"')
+                further.append(cst.DictElement(key, arg.value))
         if params.star_kwarg is not None:
-            given[params.star_kwarg.name.value] = cst.Dict([])
+            given[params.star_kwarg.name.value] = cst.Dict(further)
         for param in all_params(params):
             if param.default is not None and param.name.value not in given:
                 given[param.name.value] = param.default
@@ -609,6 +625,8 @@ class Inliner:
             elif literal_name(value) is not None:
                 rename[name] = value
             return
+        if isinstance(value, cst.Name) and value.value in self.frame.absent:
+            inner.absent.add(value.value)
         if isinstance(value, cst.Name) and self._may_share(name, value, rebound):
             if value.value != name:
                 rename[name] = value
@@ -616,7 +634,11 @@ class Inliner:
             if self.frame.is_setting(value):
                 inner.settings.add(value.value)
             return
-        simple = is_constant(value) or isinstance(value, (cst.Tuple, cst.Dict))
+        simple = (
+            is_constant(value)
+            or isinstance(value, (cst.Tuple, cst.Dict))
+            or dotted(value) in WHOLE
+        )
         if simple and name not in rebound:
             rename[name] = value
             return
@@ -720,6 +742,32 @@ def replace_value(node: Statement, value: cst.BaseExpression) -> Statement:
     """An assignment, return or expression statement with another right-hand side."""
     line = cast(cst.SimpleStatementLine, node)
     return line.with_changes(body=[line.body[0].with_changes(value=value)])
+
+
+def _walks_parameters(definition: Definition) -> bool:
+    """Whether a function reads gradients, or a group's parameters, by itself."""
+    return any(
+        isinstance(n, cst.Attribute)
+        and n.attr.value == "grad"
+        or string_key(n) == "params"
+        for n in walk(cast(cst.FunctionDef, definition.node).body)
+    )
+
+
+def _spread(args: Sequence[cst.Arg]) -> list[cst.Arg] | None:
+    """Arguments with ``*(a, b)`` and ``**{"k": v}`` written out; None where what is
+    unpacked isn't known."""
+    result: list[cst.Arg] = []
+    for arg in args:
+        if not arg.star:
+            result.append(arg)
+        elif arg.star == "*" and isinstance(arg.value, (cst.Tuple, cst.List)):
+            result += [cst.Arg(e.value) for e in arg.value.elements]
+        elif arg.star == "**" and (entries := dict_entries(arg.value)) is not None:
+            result += [cst.Arg(v, keyword=cst.Name(k)) for k, v in entries.items()]
+        else:
+            return None
+    return result
 
 
 def _returns_parts(definition: Definition) -> bool:

@@ -95,6 +95,15 @@ class NoClosures(Rule):
 def refuse_closures(body: Body, context: Context) -> None:
     """An optimizer that needs its closure is refused wherever it does."""
     for statement in body:
+        if isinstance(small(statement), cst.Raise):
+            context.refuse(
+                "R1",
+                statement,
+                "without a closure, this step only raises",
+                "a differentiable step is handed one loss, and no closure",
+            )
+            return
+    for statement in body:
         for node in walk(statement):
             if is_name(node, "closure"):
                 context.refuse(

@@ -20,6 +20,25 @@ KNOWN_ATTRIBUTES = frozenset({"param_groups", "state", "defaults", "shared"})
 """What a differentiable optimizer has of its own."""
 
 
+def _ask_shared(node: cst.CSTNode) -> cst.CSTNode | None:
+    """``"k" in self.state`` and ``self.state.get("k")`` ask for what is shared."""
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        asks = node.func.attr.value in ("get", "setdefault")
+        by_name = bool(node.args) and isinstance(node.args[0].value, cst.SimpleString)
+        if asks and by_name and dotted(node.func.value) == "self.state":
+            return node.with_changes(
+                func=node.func.with_changes(value=expr("self.shared"))
+            )
+    if isinstance(node, cst.Comparison) and len(node.comparisons) == 1:
+        (part,) = node.comparisons
+        if isinstance(part.operator, (cst.In, cst.NotIn)):
+            if dotted(part.comparator) == "self.state":
+                if isinstance(node.left, cst.SimpleString):
+                    asked = part.with_changes(comparator=expr("self.shared"))
+                    return node.with_changes(comparisons=[asked])
+    return None
+
+
 class IndexedState(Rule):
     """``self.state[p]`` becomes ``self.state[group_idx][p_idx]``.
 
@@ -79,7 +98,7 @@ class IndexedState(Rule):
             )
             return None
 
-        body = self.rewrite(body, replace)
+        body = self.rewrite(self.rewrite(body, _ask_shared), replace)
         self._refuse_whole(body)
         return self.rewrite(body, self._attribute)
 
