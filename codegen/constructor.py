@@ -1,4 +1,4 @@
-"""What an optimizer's constructor puts into its state, before any step."""
+"""What an optimizer's constructor leaves behind for its first step to find."""
 
 from __future__ import annotations
 
@@ -8,30 +8,49 @@ from typing import cast
 import libcst as cst
 
 from codegen.diagnostics import walk
-from codegen.places import Env, Kind, analyse, join_kind
-from codegen.syntax import assignment, dotted, string_key
-from codegen.upstream import Upstream
+from codegen.places import Env, Kind, Slot, Value, analyse, annotated, join_kind
+from codegen.syntax import all_params, assignment, code, dotted, is_name, string_key
+from codegen.upstream import Definition, Upstream
 
 
-def stored_kinds(upstream: Upstream) -> dict[str, Kind]:
-    """Key of the state → what sort of thing the constructor stores there.
+def stored_kinds(upstream: Upstream) -> dict[Slot, Kind]:
+    """Slot of the state, or of what all parameters share → what sort of thing the
+    constructor stores there.
 
     A step that finds its state filled has no line that tells tensors from numbers.
     """
-    kinds: dict[str, Kind] = {}
-    values = analyse(())
-    for key, value in _stores(upstream):
-        kind = values.value(value, Env()).kind
-        kinds[key] = join_kind(kinds.get(key, Kind.NONE), kind)
-    return kinds
-
-
-def _stores(upstream: Upstream) -> Iterator[tuple[str, cst.BaseExpression]]:
-    """``state["k"] = value`` and ``self.state[p]["k"] = value`` in ``__init__``."""
     init = upstream.method("__init__")
-    if init is None:
-        return
-    pairs = [pair for node in walk(init.node) if (pair := assignment(node)) is not None]
+    kinds: dict[Slot, Kind] = {}
+    while init is not None:
+        env, values = _arguments(cast(cst.FunctionDef, init.node)), analyse(())
+        for slot, value in _stores(cast(cst.FunctionDef, init.node)):
+            kind = values.value(value, env).kind
+            kinds[slot] = join_kind(kinds.get(slot, Kind.NONE), kind)
+        init = upstream.method("__init__", after=_owner(upstream, init))
+    return {slot: kind for slot, kind in kinds.items() if kind is not Kind.UNKNOWN}
+
+
+def _owner(upstream: Upstream, method: Definition) -> Definition:
+    name = method.name.partition(".")[0]
+    return next(c for c in upstream.lineage if c.name == name)
+
+
+def _arguments(init: cst.FunctionDef) -> Env:
+    """What the constructor's arguments are, by annotation or by default."""
+    names: dict[str, Value] = {}
+    for param in all_params(init.params):
+        name, default = param.name.value, param.default
+        if param.annotation is not None:
+            names[name] = annotated(name, code(param.annotation.annotation))
+        elif isinstance(default, (cst.Integer, cst.Float)):
+            names[name] = Value(Kind.SETTING)
+    return Env(names)
+
+
+def _stores(init: cst.FunctionDef) -> Iterator[tuple[Slot, cst.BaseExpression]]:
+    """``state["k"] = v`` and ``self.state[p]["k"] = v``; ``self.state["k"] = v`` and
+    ``self.k = v``, which all parameters share."""
+    pairs = [pair for node in walk(init) if (pair := assignment(node)) is not None]
     names = {
         target.value
         for target, value in pairs
@@ -39,11 +58,14 @@ def _stores(upstream: Upstream) -> Iterator[tuple[str, cst.BaseExpression]]:
     }
     for target, value in pairs:
         key = string_key(target)
-        if key is None:
-            continue
-        container = cast(cst.Subscript, target).value
-        if _is_state(container) or dotted(container) in names:
-            yield key, value
+        if isinstance(target, cst.Attribute) and is_name(target.value, "self"):
+            yield Slot("shared", f'"{target.attr.value}"'), value
+        elif key is not None:
+            container = cast(cst.Subscript, target).value
+            if dotted(container) == "self.state":
+                yield Slot("shared", f'"{key}"'), value
+            elif _is_state(container) or dotted(container) in names:
+                yield Slot("state", f'"{key}"'), value
 
 
 def _is_state(node: cst.CSTNode) -> bool:

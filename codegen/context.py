@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
-from codegen.places import Kind
+from codegen.places import Kind, Slot
 from codegen.upstream import Definition, Resolved
 
 
@@ -28,9 +28,9 @@ class Context:
 
     ``carried`` are the optimizer's own attributes that the step reads,
     ``constructor_settings`` those that it takes from the constructor's defaults
-    whatever a group says, ``globals`` what module-level names mean, ``annotations`` those of the function at hand,
-    ``stored`` what the constructor puts into the state, by key.
-    ``jumps`` are settings at whose zero the update itself jumps.
+    whatever a group says, ``stored`` what the constructor leaves in the state and in
+    attributes, ``globals`` what module-level names mean, ``annotations`` those of the
+    function at hand. ``jumps`` are settings at whose zero the update itself jumps.
     """
 
     origins: Origins = field(default_factory=Origins)
@@ -41,7 +41,7 @@ class Context:
     constructor_settings: set[str] = field(default_factory=set)
     globals: dict[str, Resolved] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
-    stored: dict[str, Kind] = field(default_factory=dict)
+    stored: dict[Slot, Kind] = field(default_factory=dict)
     float_settings: frozenset[str] = frozenset()
     jumps: frozenset[str] = frozenset()
 

@@ -603,7 +603,9 @@ class Analysis:
 
     def _attribute(self, node: cst.Attribute, env: Env) -> Value:
         name = node.attr.value
-        if dotted(node) is not None and (dotted(node) or "").startswith("self."):
+        if dotted(node) == "self.shared":
+            return Value(Kind.MAPPING, frozenset({Place("shared")}))
+        if (dotted(node) or "").startswith("self."):
             return UNKNOWN
         base = self.value(node.value, env)
         if name == "data":
@@ -929,17 +931,17 @@ def analyse(
     body: Sequence[cst.CSTNode],
     annotations: Mapping[str, str] | None = None,
     sources: Mapping[str, cst.FunctionDef] | None = None,
-    stored: Mapping[str, Kind] | None = None,
+    stored: Mapping[Slot, Kind] | None = None,
 ) -> Analysis:
     """The place table of a function body in the README's shape.
 
     ``annotations`` are those of the function's parameters, if it has any; ``sources``
-    the functions that it calls; ``stored`` is what the state holds before, by key.
+    the functions that it calls; ``stored`` is what slots hold before.
     """
-    start = Env(texts={"group": "group"})
+    start = Env(texts={"group": "group", "shared": "self.shared"})
     for name, annotation in (annotations or {}).items():
-        start.names[name] = _annotated(name, annotation)
-    kinds = {Slot("state", f'"{k}"'): kind for k, kind in (stored or {}).items()}
+        start.names[name] = annotated(name, annotation)
+    kinds = dict(stored or {})
     while True:
         analysis = Analysis(kinds, sources)
         analysis.block(body, start.fork())
@@ -948,7 +950,7 @@ def analyse(
         kinds = analysis.slot_kinds
 
 
-def _annotated(name: str, annotation: str) -> Value:
+def annotated(name: str, annotation: str) -> Value:
     """What a parameter with that annotation may be."""
     place = frozenset({Place(f"argument {name}")})
     words = set(re.findall(r"\w+", annotation))
