@@ -30,6 +30,22 @@ def stored_kinds(upstream: Upstream) -> dict[Slot, Kind]:
     return {slot: kind for slot, kind in kinds.items() if kind is not Kind.UNKNOWN}
 
 
+def attributes(upstream: Upstream) -> frozenset[str]:
+    """Names that some constructor of the lineage gives to ``self``."""
+    inits = (
+        node
+        for cls in upstream.lineage
+        for node in walk(cls.node)
+        if isinstance(node, cst.FunctionDef) and node.name.value == "__init__"
+    )
+    return frozenset(
+        str(slot.key).strip('"')
+        for init in inits
+        for slot, _ in _stores(init)
+        if slot.container == "shared"
+    )
+
+
 def _owner(upstream: Upstream, method: Definition) -> Definition:
     name = method.name.partition(".")[0]
     return next(c for c in upstream.lineage if c.name == name)

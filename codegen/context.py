@@ -29,7 +29,7 @@ class Context:
     ``carried`` are the optimizer's own attributes that the step reads,
     ``constructor_settings`` those that it takes from the constructor's defaults
     whatever a group says, ``stored`` what the constructor leaves in the state and in
-    attributes, ``globals`` what module-level names mean, ``annotations`` those of the
+    ``attributes``, ``globals`` what module-level names mean, ``annotations`` those of the
     function at hand. ``jumps`` are settings at whose zero the update itself jumps.
     """
 
@@ -42,6 +42,7 @@ class Context:
     globals: dict[str, Resolved] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     stored: dict[Slot, Kind] = field(default_factory=dict)
+    attributes: frozenset[str] = frozenset()
     float_settings: frozenset[str] = frozenset()
     jumps: frozenset[str] = frozenset()
 

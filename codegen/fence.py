@@ -21,10 +21,15 @@ _FORBIDDEN_METHODS = {
     "tolist": ("R5", "leaves torch"),
     "register_hook": ("R1", "hooks into autograd"),
 }
-_FORBIDDEN_FUNCTIONS = (
-    "torch.autograd",
+_FOREIGN = (
+    "torch.autograd.grad",
+    "torch.autograd.backward",
     "torch.distributed",
     "dist.",
+)
+_FORBIDDEN_FUNCTIONS = (
+    *_FOREIGN,
+    "torch.autograd",
     "torch.no_grad",
     "torch.jit",
     "torch.compile",
@@ -47,6 +52,27 @@ def check(body: Body, context: Context) -> None:
                 )
 
 
+def refuse_foreign(body: Body, context: Context) -> None:
+    """Calls that no rule can mend: said first, for all else may follow from them."""
+    for statement in body:
+        for node in walk(statement):
+            if isinstance(node, cst.Call):
+                _check_function(node, context, _FOREIGN)
+
+
+def _check_function(
+    node: cst.Call, context: Context, forbidden: tuple[str, ...]
+) -> None:
+    name = dotted(node.func) or ""
+    if name.startswith(forbidden):
+        context.refuse(
+            "fence",
+            node,
+            f"{name} can't be part of a differentiable step",
+            "autograd, distributed and compiled calls belong outside the optimizer",
+        )
+
+
 def _check_call(node: cst.Call, context: Context) -> None:
     name = dotted(node.func) or ""
     if inplace_method(node) or inplace_function(node) or keyword(node, "out"):
@@ -56,13 +82,7 @@ def _check_call(node: cst.Call, context: Context) -> None:
             "an in-place operation is left here",
             "write it as a statement of its own, on a variable",
         )
-    if name.startswith(_FORBIDDEN_FUNCTIONS):
-        context.refuse(
-            "fence",
-            node,
-            f"{name} can't be part of a differentiable step",
-            "autograd, distributed and compiled calls belong outside the optimizer",
-        )
+    _check_function(node, context, _FORBIDDEN_FUNCTIONS)
     if isinstance(node.func, cst.Attribute):
         rule, why = _FORBIDDEN_METHODS.get(node.func.attr.value, ("", ""))
         if rule:

@@ -28,6 +28,8 @@ def run(upstream: Upstream, context: Context) -> Update:
     """Translate ``step`` of an optimizer, or raise with every diagnostic."""
     lowered = lower(upstream, context)
     body = lowered.body
+    fence.refuse_foreign(body, context)
+    context.raise_if_refused()
     # a helper that mutates has been inlined: those that are left are pure
     helpers = frozenset(context.sources())
     for rule in RULES:

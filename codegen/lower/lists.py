@@ -1,4 +1,4 @@
-"""Lists that only select parameters, walked as what they were selected from.
+"""Lists that only name or select parameters, walked as what they were taken from.
 
 active = [p for p in group["params"] if p.grad is not None]
 for p in active:                →    for p in group["params"]:
@@ -69,6 +69,8 @@ def _block(
 def _selection(node: cst.BaseExpression) -> Selection | None:
     if isinstance(node, cst.Call) and is_name(node.func, "list") and node.args:
         node = node.args[0].value
+    if string_key(node) == "params":
+        return Selection("", node, ())
     if not isinstance(node, (cst.ListComp, cst.GeneratorExp)):
         return None
     loop = node.for_in

@@ -638,6 +638,7 @@ class Inliner:
             is_constant(value)
             or isinstance(value, (cst.Tuple, cst.Dict))
             or dotted(value) in WHOLE
+            or string_key(value) == "params"
         )
         if simple and name not in rebound:
             rename[name] = value

@@ -68,7 +68,7 @@ class IndexedState(Rule):
     )
 
     def apply(self, body: Body) -> Body:
-        self._called = {
+        called = {
             n.func.attr.value
             for s in body
             for n in walk(s)
@@ -76,6 +76,12 @@ class IndexedState(Rule):
             and isinstance(n.func, cst.Attribute)
             and is_name(n.func.value, "self")
         }
+        self._methods = called - self.context.attributes
+        for name in sorted(called & self.context.attributes):
+            self.context.notes.append(
+                f"Calls the optimizer's own ``{name}``, which must be differentiable "
+                "and leave its arguments as they are."
+            )
         items = self._items(body)
 
         def replace(node: cst.CSTNode) -> cst.CSTNode | None:
@@ -107,7 +113,7 @@ class IndexedState(Rule):
         if not isinstance(node, cst.Attribute) or not is_name(node.value, "self"):
             return None
         name = node.attr.value
-        if name in KNOWN_ATTRIBUTES or name in self._called:
+        if name in KNOWN_ATTRIBUTES or name in self._methods:
             return None
         self.context.carried.add(name)
         return expr(f'self.shared["{name}"]')
