@@ -72,11 +72,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Value:
-    """What a name may denote: its kind, its possible places, its items' value."""
+    """What a name may denote: its kind, its possible places, its items' value.
+
+    ``source`` is the slot that it was got from, if that exists.
+    """
 
     kind: Kind
     places: frozenset[Place] = frozenset()
     item: Value | None = None
+    source: Slot | None = None
 
     @property
     def place(self) -> Place | None:
@@ -109,7 +113,9 @@ def join(a: Value | None, b: Value | None) -> Value | None:
     if a is None or b is None:
         return a or b
     item = join(a.item, b.item)
-    return Value(join_kind(a.kind, b.kind), a.places | b.places, item)
+    sources = {v.source for v in (a, b) if v.kind is not Kind.NONE}
+    source = sources.pop() if len(sources) == 1 else None
+    return Value(join_kind(a.kind, b.kind), a.places | b.places, item, source)
 
 
 @dataclass(frozen=True)
@@ -122,14 +128,20 @@ class Slot:
 
 @dataclass
 class Env:
-    """What names and slots denote before one statement."""
+    """What names and slots denote before one statement.
+
+    ``maybe`` are slots of a dict that exist on some way here and not on another.
+    """
 
     names: dict[str, Value] = field(default_factory=dict)
     slots: dict[Slot, Value] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    maybe: set[Slot] = field(default_factory=set)
 
     def fork(self) -> Env:
-        return Env(dict(self.names), dict(self.slots), dict(self.texts))
+        return Env(
+            dict(self.names), dict(self.slots), dict(self.texts), set(self.maybe)
+        )
 
     def joined(self, other: Env) -> Env:
         names = {
@@ -140,7 +152,11 @@ class Env:
             s: cast(Value, join(self.slots.get(s), other.slots.get(s)))
             for s in [*self.slots, *(k for k in other.slots if k not in self.slots)]
         }
-        return Env(names, slots, {**other.texts, **self.texts})
+        one_sided = {
+            s for s in self.slots.keys() ^ other.slots.keys() if s.key[:1] in "\"'"
+        }
+        maybe = self.maybe | other.maybe | one_sided
+        return Env(names, slots, {**other.texts, **self.texts}, maybe)
 
     def slot_text(self, slot: Slot) -> str | None:
         """How to write a slot here: through a name of its container, if there is one."""
@@ -381,6 +397,7 @@ class Analysis:
             slot = self.slot(target, env)
             if slot is not None:
                 env.slots[slot] = value
+                env.maybe.discard(slot)
                 known = self.slot_kinds.get(slot, Kind.NONE)
                 self.slot_kinds[slot] = join_kind(known, value.kind)
                 self._bind_elements(value, env, source)
@@ -489,9 +506,12 @@ class Analysis:
 
     def _either(self, node: cst.IfExp | cst.BooleanOperation, env: Env) -> Value:
         if isinstance(node, cst.IfExp):
-            pair = self.value(node.body, env), self.value(node.orelse, env)
+            parts = node.body, node.orelse
         else:
-            pair = self.value(node.left, env), self.value(node.right, env)
+            parts = node.left, node.right
+        known, maybe = set(env.slots), set(env.maybe)
+        pair = self.value(parts[0], env), self.value(parts[1], env)
+        env.maybe = maybe | (env.slots.keys() - known)
         return cast(Value, join(*pair))
 
     def _container(self, node: cst.BaseExpression, env: Env) -> Value:
@@ -537,6 +557,7 @@ class Analysis:
             return self._setting(node, env)
         slot = self.slot(node, env)
         if slot is not None:
+            env.maybe.discard(slot)  # else this raised
             return self._slot_value(slot, base, env)
         if base.kind is Kind.SETTING:
             return base
@@ -550,6 +571,7 @@ class Analysis:
 
     def _setting(self, node: cst.Subscript, env: Env) -> Value:
         slot = Slot("group", code(cast(cst.CSTNode, index_of(node) or node)))
+        env.maybe.discard(slot)  # else this raised
         if slot in env.slots:
             return env.slots[slot]
         if string_key(node) == "params":
@@ -818,12 +840,14 @@ class Analysis:
         self, container: cst.BaseExpression, args: list[cst.BaseExpression], env: Env
     ) -> Value:
         base = self.value(container, env)
-        if base.place == Place("group"):
-            return SETTING
         default = self.value(args[1], env) if len(args) > 1 else NOTHING
         if base.place is None:
             return UNKNOWN
-        found = self._slot_value(Slot(base.place.obj, code(args[0])), base, env)
+        slot = Slot(base.place.obj, code(args[0]))
+        if base.place == Place("group") and slot not in env.slots:
+            if self.slot_kinds.get(slot) is not Kind.TENSOR:
+                return SETTING
+        found = replace(self._slot_value(slot, base, env), source=slot)
         return cast(Value, join(found, default))
 
     # --- objects
@@ -900,6 +924,7 @@ def _leave_item(env: Env) -> None:
     env.names = {n: earlier(v) for n, v in env.names.items()}
     for slot in [s for s in env.slots if _of_item(s.container)]:
         del env.slots[slot]
+        env.maybe.discard(slot)
 
 
 def _of_item(obj: str) -> bool:

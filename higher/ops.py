@@ -95,12 +95,19 @@ def scalar_dtype() -> torch.dtype:
     return torch.float32
 
 
+def _factor(x: Scalar) -> Scalar:
+    """A factor that kernels take as a number: of one element, whatever its shape."""
+    if isinstance(x, Tensor) and x.dim() and x.numel() == 1:
+        return x.reshape(())
+    return x
+
+
 def add(input: Tensor, other: Tensor | float, *, alpha: Scalar = 1) -> Tensor:
     """``input + alpha * other``."""
     number = _number(alpha)
     if number is not None:
         return torch.add(input, other, alpha=number)
-    return input + other * alpha
+    return input + other * _factor(alpha)
 
 
 def sub(input: Tensor, other: Tensor | float, *, alpha: Scalar = 1) -> Tensor:
@@ -108,7 +115,7 @@ def sub(input: Tensor, other: Tensor | float, *, alpha: Scalar = 1) -> Tensor:
     number = _number(alpha)
     if number is not None:
         return torch.sub(input, other, alpha=number)
-    return input - other * alpha
+    return input - other * _factor(alpha)
 
 
 def addcmul(
@@ -118,7 +125,7 @@ def addcmul(
     number = _number(value)
     if number is not None and isinstance(tensor2, Tensor):
         return torch.addcmul(input, tensor1, tensor2, value=number)
-    return input + tensor1 * tensor2 * value
+    return input + tensor1 * tensor2 * _factor(value)
 
 
 def addcdiv(
@@ -128,7 +135,7 @@ def addcdiv(
     number = _number(value)
     if number is not None and isinstance(tensor2, Tensor):
         return torch.addcdiv(input, tensor1, tensor2, value=number)
-    return input + tensor1 / tensor2 * value
+    return input + tensor1 / tensor2 * _factor(value)
 
 
 def lerp(input: Tensor, end: Tensor, weight: Scalar) -> Tensor:

@@ -7,7 +7,16 @@ import libcst as cst
 from codegen.places import Env, Kind
 from codegen.rules.base import Example
 from codegen.rules.typed import TypedRule
-from codegen.syntax import bare, call, dotted, expr, is_constant, keyword, positional
+from codegen.syntax import (
+    TIGHT_EQUAL,
+    bare,
+    call,
+    dotted,
+    expr,
+    is_constant,
+    keyword,
+    positional,
+)
 
 _SCALED = {
     "add": "alpha",
@@ -155,6 +164,9 @@ class DifferentiableSettings(TypedRule):
             args = [cst.Arg(func.value), *node.args]
         if not self._needs_help(method, node, args, env):
             return None
+        if method in ("clamp_min", "clamp_max") and len(args) == 2:
+            bound = cst.Arg(args[1].value, cst.Name(method[-3:]), equal=TIGHT_EQUAL)
+            return cst.Call(expr("ops.clamp"), [args[0], bound])
         twin = {"subtract": "sub", "clip": "clamp"}.get(method, method)
         return cst.Call(expr(f"ops.{twin}"), args)
 

@@ -16,6 +16,7 @@ from codegen.diagnostics import walk
 from codegen.liveness import Liveness, liveness
 from codegen.places import Analysis, Env, Kind, Value, analyse
 from codegen.rules.base import Example
+from codegen.rules.r4_out_of_place.dtypes import Dtypes
 from codegen.rules.r4_out_of_place.hoist import hoist, is_place, mutates_place
 from codegen.rules.r4_out_of_place.inplace import (
     chain_links,
@@ -37,6 +38,7 @@ from codegen.syntax import (
     bound_names,
     call,
     code,
+    dotted,
     expr,
     index_of,
     is_name,
@@ -47,6 +49,7 @@ from codegen.syntax import (
     read_names,
     replace_nodes,
     small,
+    string_key,
     with_comments,
 )
 
@@ -121,6 +124,8 @@ class OutOfPlace(MutationRule):
             self.context.sources(),
             self.context.stored,
         )
+        self.dtypes = Dtypes(body, self.places)
+        self.order = list(all_statements(body))
         self.live: Liveness = liveness(body)
         self.rereads = _reads_grads_again(body)
         new = self._block(body)
@@ -225,6 +230,7 @@ class OutOfPlace(MutationRule):
     ) -> list[Statement]:
         """A chain, ``out=`` or ``torch.op_`` on a place, maybe assigned to ``extra``."""
         root, new = self._new_value(value)
+        new = self._pinned(root, value, new, node, env)
         place = self.places.value(root, env)
         live = self.live.after.get(node, frozenset())
         kept = tuple(e for e in extra if not isinstance(e, cst.Name) or e.value in live)
@@ -244,6 +250,49 @@ class OutOfPlace(MutationRule):
         statements_ = rebinder.rebind(root, place, new, kept)
         self._fire(node, statements_)
         return statements_
+
+    def _pinned(
+        self,
+        root: cst.BaseExpression,
+        value: cst.Call,
+        new: cst.BaseExpression,
+        node: Statement,
+        env: Env,
+    ) -> cst.BaseExpression:
+        """``new`` in the dtype of what it replaces, where it may have another."""
+        if isinstance(new, cst.Call) and dotted(new.func) == "ops.copy":
+            return new
+        links = chain_links(value) or [value]
+        operands = [root, *(a.value for link in links for a in link.args)]
+        return self._in_dtype_of(root, operands, new, node, env)
+
+    def _in_dtype_of(
+        self,
+        root: cst.BaseExpression,
+        operands: Sequence[cst.BaseExpression],
+        new: cst.BaseExpression,
+        node: Statement,
+        env: Env,
+    ) -> cst.BaseExpression:
+        if not self.dtypes.differ(operands, env) or not self._read_later(node, root):
+            return new
+        return expr(f"{code(parenthesize(new))}.to({code(root)}.dtype)")
+
+    def _read_later(self, node: Statement, root: cst.BaseExpression) -> bool:
+        """Whether this step reads the new value again: at its end, the base class
+        sees to dtypes itself."""
+        env = self.places.before.get(node, Env())
+        place = self.places.value(root, env).objects()
+        live = self.live.after.get(node, frozenset())
+        held = (n for n, v in env.names.items() if v.objects() & place)
+        if any(name in live for name in held):
+            return True
+        slots = {s for s, v in env.slots.items() if v.objects() & place}
+        if any(s.container in ("group", "shared") for s in slots):
+            return True
+        later = self.order[self.order.index(node) + 1 :]
+        keys = {s.key for s in slots}
+        return any(keys & _keys_read(statement) for statement in later)
 
     def _new_value(
         self, value: cst.Call
@@ -309,7 +358,7 @@ class OutOfPlace(MutationRule):
                 rebinder.live |= {n for arg in later.args for n in read_names(arg)}
             if not last:
                 rebinder.live |= read_names(root)
-            new = self._new_value(single)[1]
+            new = self._pinned(root, single, self._new_value(single)[1], node, env)
             result += rebinder.rebind(root, place, new, extra if last else ())
         self._fire(node, result)
         return result
@@ -350,6 +399,9 @@ class OutOfPlace(MutationRule):
     ) -> list[Statement]:
         rebinder = self._rebinder(node, env)
         target = cast(cst.BaseExpression, inner.target)
+        operands = (target, inner.value)
+        if value.kind is Kind.TENSOR:
+            new = self._in_dtype_of(target, operands, new, node, env)
         result = rebinder.rebind(target, value, new)
         others = [
             s for s in result if code(s).strip() != code(assign([target], new)).strip()
@@ -399,6 +451,23 @@ class OutOfPlace(MutationRule):
     def _fire(self, node: Statement, new: Sequence[Statement]) -> None:
         after = "\n".join(code(s).strip() for s in new)
         self.context.fired(self.name, node, code(node).strip(), after)
+
+
+def _keys_read(node: Statement) -> set[str]:
+    """Keys, as written, of the slots that one statement reads."""
+    inner = small(node)
+    parts: list[cst.CSTNode | None] = [inner]
+    if isinstance(inner, cst.Assign):
+        parts = [inner.value]
+    elif inner is None:
+        parts = [getattr(node, "test", None), getattr(node, "iter", None)]
+    return {
+        code(index_of(n) or n)
+        for part in parts
+        if part is not None
+        for n in walk(part)
+        if isinstance(n, cst.Subscript) and string_key(n) is not None
+    }
 
 
 def _is_container_store(target: cst.Subscript) -> bool:

@@ -12,11 +12,14 @@ from codegen.rules.base import Rule
 from codegen.syntax import (
     Statement,
     assign,
+    block,
     code,
     expr,
     is_name,
     parenthesize,
     same,
+    stmt,
+    string_key,
 )
 
 
@@ -45,6 +48,7 @@ class Rebinder:
         self.env = scope.env
         self.live = scope.live
         self.scope = scope
+        self.source: Slot | None = None
 
     def rebind(
         self,
@@ -54,6 +58,7 @@ class Rebinder:
         extra: tuple[cst.BaseExpression, ...] = (),
     ) -> list[Statement]:
         """``root`` (which denotes ``value``) becomes ``new``; so do ``extra`` targets."""
+        self.source = value.source
         if not value.places:
             self._unknown_alias(root, "something that the compiler can't see")
             return []
@@ -83,7 +88,7 @@ class Rebinder:
         old = targets[0]
         self.rule.asked_identity = True
         updated = cst.Name("updated")
-        tests = [_test(m, old, updated) for m in maybe]
+        tests = [self._test(m, old, updated) for m in maybe]
         return [assign([updated], new), *tests, assign(targets, updated), *after]
 
     def _holders(
@@ -92,6 +97,8 @@ class Rebinder:
         """Slots, then live names, that surely hold the object."""
         targets: list[cst.BaseExpression] = []
         for slot, value in self.env.slots.items():
+            if slot in self.env.maybe and slot != self.source:
+                continue
             if value.place == place and self._slot_matters(slot):
                 text = self.env.slot_text(slot)
                 if text is None:
@@ -139,7 +146,9 @@ class Rebinder:
                 if name in self.live:
                     yield cst.Name(name)
         for slot, value in self.env.slots.items():
-            if len(value.places) > 1 and place.obj in value.objects():
+            missing = slot in self.env.maybe and slot != self.source
+            unsure = len(value.places) > 1 or missing
+            if unsure and place.obj in value.objects():
                 text = self.env.slot_text(slot)
                 if text is not None and self._slot_matters(slot):
                     yield expr(text)
@@ -179,7 +188,7 @@ class Rebinder:
         """Which object it is shows at run time only: ask with ``is``."""
         others = [o for o in self._candidates(value) if not same(o, root)]
         seen = any(p.views for p in value.places)
-        test = _write_through if seen else _test
+        test = self._write_part if seen else self._test
         self.rule.asked_identity = bool(others) or self.rule.asked_identity
         targets = [root] if self._can_hold(root) else []
         if isinstance(root, cst.Name) and root.value not in self.live:
@@ -306,6 +315,38 @@ class Rebinder:
             return new
         return self._undo(views[:-1], base, undone, root)
 
+    def _test(
+        self,
+        holder: cst.BaseExpression,
+        old: cst.BaseExpression,
+        new: cst.BaseExpression,
+    ) -> Statement:
+        """``holder = new if holder is old else holder``; a slot may not exist."""
+        text = code(holder)
+        if self._may_be_missing(holder):
+            asked = f"{_got(holder)} is {code(old)}"
+            return stmt(f"if {asked}:\n    {text} = {code(new)}\n")
+        value = expr(f"{code(new)} if {text} is {code(old)} else {text}")
+        return assign([holder], value)
+
+    def _write_part(
+        self,
+        holder: cst.BaseExpression,
+        view: cst.BaseExpression,
+        new: cst.BaseExpression,
+    ) -> Statement:
+        """``holder`` with what ``view`` shows of it replaced, if it shows any of it."""
+        text = f"ops.write_through({code(holder)}, {code(view)}, {code(new)})"
+        store = assign([holder], expr(text))
+        if self._may_be_missing(holder):
+            return cst.If(expr(f"{_got(holder)} is not None"), block([store]))
+        return store
+
+    def _may_be_missing(self, holder: cst.BaseExpression) -> bool:
+        if string_key(holder) is None:
+            return False
+        return code(holder) in {self.env.slot_text(s) for s in self.env.maybe}
+
     def _unknown_alias(self, node: cst.BaseExpression, other: str) -> None:
         self.rule.refuse(
             node,
@@ -314,18 +355,7 @@ class Rebinder:
         )
 
 
-def _test(
-    holder: cst.BaseExpression, old: cst.BaseExpression, new: cst.BaseExpression
-) -> Statement:
-    """``holder = new if holder is old else holder``."""
-    text = code(holder)
-    value = expr(f"{code(new)} if {text} is {code(old)} else {text}")
-    return assign([holder], value)
-
-
-def _write_through(
-    holder: cst.BaseExpression, view: cst.BaseExpression, new: cst.BaseExpression
-) -> Statement:
-    """``holder`` with what ``view`` shows of it replaced, if it shows any of it."""
-    text = f"ops.write_through({code(holder)}, {code(view)}, {code(new)})"
-    return assign([holder], expr(text))
+def _got(slot: cst.BaseExpression) -> str:
+    """``state.get("k")`` for ``state["k"]``, which may not exist."""
+    assert isinstance(slot, cst.Subscript)
+    return f"{code(slot.value)}.get({code(slot)[len(code(slot.value)) + 1 : -1]})"
