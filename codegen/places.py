@@ -126,6 +126,10 @@ class Slot:
     key: str
 
 
+EARLIER_GROUP = "an earlier group"
+_GROUP_BY_NUMBER = "which group it is"
+
+
 @dataclass
 class Env:
     """What names and slots denote before one statement.
@@ -346,6 +350,7 @@ class Analysis:
             env.slots[Slot("grads", "p_idx")] = grad
             env.texts["grads"] = cast(cst.Name, source).value
         elif dotted(source) in ("self.param_groups", "grouped_grads"):
+            _leave_group(env)
             self._bind(target, OTHER, env)
         else:
             value = self.value(source, env)
@@ -388,6 +393,9 @@ class Analysis:
         source: cst.BaseExpression | None = None,
     ) -> None:
         if isinstance(target, cst.Name):
+            if is_name(target, "group") and source is not None:
+                _leave_group(env)
+                env.texts[_GROUP_BY_NUMBER] = code(source)
             _forget(env, target.value)
             env.names[target.value] = value
             self._bind_elements(value, env, source)
@@ -929,6 +937,17 @@ def _leave_item(env: Env) -> None:
 
 def _of_item(obj: str) -> bool:
     return obj in ("param", "grad", "state") or obj.startswith("state[")
+
+
+def _leave_group(env: Env) -> None:
+    """What the last group holds is not the next one's: it can be written to only if
+    that was ``self.param_groups[0]``, or another by number."""
+    earlier = env.texts.pop(_GROUP_BY_NUMBER, EARLIER_GROUP)
+    if earlier != EARLIER_GROUP:
+        env.texts[earlier] = earlier
+    for slot in [s for s in env.slots if s.container == "group"]:
+        env.slots[replace(slot, container=earlier)] = env.slots.pop(slot)
+        env.maybe.discard(slot)
 
 
 def _forget(env: Env, name: str) -> None:

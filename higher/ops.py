@@ -54,8 +54,15 @@ def _number(x: Scalar) -> float | None:
     return cast(float, x.item())
 
 
+def _scalar(x: Scalar) -> Scalar:
+    """A factor that kernels take as a number: of one element, whatever its shape."""
+    if isinstance(x, Tensor) and x.dim() and x.numel() == 1:
+        return x.reshape(())
+    return x
+
+
 def value(x: Scalar) -> Scalar:
-    """Python number of a 0-dim tensor, or the tensor itself, in double precision,
+    """Python number of a one-element tensor, or the tensor itself, in double precision,
     where a derivative may flow through it.
 
     Replaces ``x.item()``, which cuts gradients.
@@ -64,6 +71,7 @@ def value(x: Scalar) -> Scalar:
         return x
     if not tracked(x):
         return cast(float, x.item())
+    x = x.reshape(()) if x.numel() == 1 else x
     return x.double() if x.is_floating_point() else x
 
 
@@ -95,19 +103,12 @@ def scalar_dtype() -> torch.dtype:
     return torch.float32
 
 
-def _factor(x: Scalar) -> Scalar:
-    """A factor that kernels take as a number: of one element, whatever its shape."""
-    if isinstance(x, Tensor) and x.dim() and x.numel() == 1:
-        return x.reshape(())
-    return x
-
-
 def add(input: Tensor, other: Tensor | float, *, alpha: Scalar = 1) -> Tensor:
     """``input + alpha * other``."""
     number = _number(alpha)
     if number is not None:
         return torch.add(input, other, alpha=number)
-    return input + other * _factor(alpha)
+    return input + other * _scalar(alpha)
 
 
 def sub(input: Tensor, other: Tensor | float, *, alpha: Scalar = 1) -> Tensor:
@@ -115,7 +116,7 @@ def sub(input: Tensor, other: Tensor | float, *, alpha: Scalar = 1) -> Tensor:
     number = _number(alpha)
     if number is not None:
         return torch.sub(input, other, alpha=number)
-    return input - other * _factor(alpha)
+    return input - other * _scalar(alpha)
 
 
 def addcmul(
@@ -125,7 +126,7 @@ def addcmul(
     number = _number(value)
     if number is not None and isinstance(tensor2, Tensor):
         return torch.addcmul(input, tensor1, tensor2, value=number)
-    return input + tensor1 * tensor2 * _factor(value)
+    return input + tensor1 * tensor2 * _scalar(value)
 
 
 def addcdiv(
@@ -135,7 +136,7 @@ def addcdiv(
     number = _number(value)
     if number is not None and isinstance(tensor2, Tensor):
         return torch.addcdiv(input, tensor1, tensor2, value=number)
-    return input + tensor1 / tensor2 * _factor(value)
+    return input + tensor1 / tensor2 * _scalar(value)
 
 
 def lerp(input: Tensor, end: Tensor, weight: Scalar) -> Tensor:

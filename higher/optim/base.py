@@ -271,7 +271,7 @@ class DifferentiableOptimizer:
             )
         slots = state_dict["state"]
         self.param_groups = [
-            {**group, **copied_settings(loaded)}
+            {**group, **copied_settings(loaded, self.defaults)}
             for group, loaded in zip(self.param_groups, packed)
         ]
         self.state = [
@@ -297,7 +297,7 @@ class DifferentiableOptimizer:
         return [
             {
                 **self._group_defaults,
-                **copied_settings(group, seen),
+                **copied_settings(group, other.defaults, seen),
                 **self._told_to_constructor(),
                 "params": [weights[k] for k in positions],
             }

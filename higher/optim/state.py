@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -59,11 +59,20 @@ def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copied_settings(
-    group: Mapping[str, Any], seen: dict[int, Any] | None = None
+    group: Mapping[str, Any], told: Container[str], seen: dict[int, Any] | None = None
 ) -> dict[str, Any]:
+    """A copy of ``group``, in which those settings that the user may have ``told`` the
+    optimizer are 0-dim if they are tensors; what a step keeps there has its shape."""
     seen = {} if seen is None else seen
     copied = {k: copy_structure(v, seen) for k, v in settings_of(group).items()}
-    return {k: as_setting(v) for k, v in copied.items()}
+    return {k: as_setting(v) if k in told else _own(v) for k, v in copied.items()}
+
+
+def _own(value: Any) -> Any:
+    """A copy of a tensor that carries no gradient: the original is written into."""
+    if isinstance(value, Tensor) and not value.requires_grad:
+        return value.clone()
+    return value
 
 
 def branched_state(

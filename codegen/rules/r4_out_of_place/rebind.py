@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from codegen.places import Analysis, Env, Place, Slot, Value, View
+from codegen.places import EARLIER_GROUP, Analysis, Env, Place, Slot, Value, View
 from codegen.rules.base import Rule
 from codegen.syntax import (
     Statement,
@@ -59,6 +59,10 @@ class Rebinder:
     ) -> list[Statement]:
         """``root`` (which denotes ``value``) becomes ``new``; so do ``extra`` targets."""
         self.source = value.source
+        for slot, held in self.env.slots.items():
+            if slot.container == EARLIER_GROUP and held.objects() & value.objects():
+                self._unknown_alias(root, f"{EARLIER_GROUP}'s {slot.key}")
+                return []
         if not value.places:
             self._unknown_alias(root, "something that the compiler can't see")
             return []
