@@ -945,9 +945,22 @@ def _leave_group(env: Env) -> None:
     earlier = env.texts.pop(_GROUP_BY_NUMBER, EARLIER_GROUP)
     if earlier != EARLIER_GROUP:
         env.texts[earlier] = earlier
-    for slot in [s for s in env.slots if s.container == "group"]:
-        env.slots[replace(slot, container=earlier)] = env.slots.pop(slot)
-        env.maybe.discard(slot)
+    own = {s for s in env.slots if s.container == "group"}
+    objects = set().union(*(env.slots[s].objects() for s in own), set())
+
+    def renamed(value: Value) -> Value:
+        places = (
+            replace(p, obj=f"earlier {p.obj}") if p.obj in objects else p
+            for p in value.places
+        )
+        return replace(value, places=frozenset(places))
+
+    env.names = {n: renamed(v) for n, v in env.names.items()}
+    env.slots = {
+        replace(s, container=earlier) if s in own else s: renamed(v)
+        for s, v in env.slots.items()
+    }
+    env.maybe -= own
 
 
 def _forget(env: Env, name: str) -> None:
