@@ -20,6 +20,8 @@ _FORBIDDEN_METHODS = {
     "numpy": ("R5", "leaves torch"),
     "tolist": ("R5", "leaves torch"),
     "register_hook": ("R1", "hooks into autograd"),
+    "step": ("R1", "steps another optimizer, which can't be seen through here"),
+    "zero_grad": ("R1", "clears gradients that the step is handed"),
 }
 _FOREIGN = (
     "torch.autograd.grad",
@@ -83,6 +85,13 @@ def _check_call(node: cst.Call, context: Context) -> None:
             "write it as a statement of its own, on a variable",
         )
     _check_function(node, context, _FORBIDDEN_FUNCTIONS)
+    if _reinterprets(node):
+        context.refuse(
+            "R5",
+            node,
+            "a view of another dtype cuts the gradient",
+            "compute with numbers, not with their bits",
+        )
     if isinstance(node.func, cst.Attribute):
         rule, why = _FORBIDDEN_METHODS.get(node.func.attr.value, ("", ""))
         if rule:
@@ -96,6 +105,19 @@ def _check_call(node: cst.Call, context: Context) -> None:
             f"the method {name} has no source that can be translated here",
             "inline it, or make it a function of its arguments",
         )
+
+
+def _reinterprets(node: cst.Call) -> bool:
+    """``x.view(torch.uint8)``: the same bits, read as something else."""
+    func = node.func
+    if not isinstance(func, cst.Attribute) or func.attr.value != "view":
+        return False
+    name = dotted(node.args[0].value) if node.args else None
+    return name is not None and (
+        keyword(node, "dtype") is not None
+        or name.endswith(".dtype")
+        or (name.startswith("torch.") and name.count(".") == 1)
+    )
 
 
 def _check_attribute(node: cst.Attribute, context: Context) -> None:

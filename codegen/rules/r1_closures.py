@@ -99,7 +99,7 @@ def refuse_closures(body: Body, context: Context) -> None:
             context.refuse(
                 "R1",
                 statement,
-                "without a closure, this step only raises",
+                "a call of this step without a closure only raises",
                 "a differentiable step is handed one loss, and no closure",
             )
             return

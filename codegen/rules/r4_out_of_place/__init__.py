@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import libcst as cst
+import torch
 
 from codegen.diagnostics import walk
 from codegen.liveness import Liveness, liveness
@@ -19,6 +20,7 @@ from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.dtypes import Dtypes
 from codegen.rules.r4_out_of_place.hoist import hoist, is_place, mutates_place
 from codegen.rules.r4_out_of_place.inplace import (
+    CONTAINER_METHODS,
     chain_links,
     chain_root,
     inplace_function,
@@ -37,6 +39,7 @@ from codegen.syntax import (
     assign,
     bound_names,
     call,
+    calls,
     code,
     dotted,
     expr,
@@ -188,6 +191,8 @@ class OutOfPlace(MutationRule):
     def _simple(self, node: Statement) -> list[Statement]:
         inner = small(node)
         env = self.places.before.get(node, Env())
+        if not isinstance(inner, cst.Raise):
+            self._refuse_opaque(node, env)
         if isinstance(inner, cst.Expr):
             return self._expression(node, inner.value, env)
         if isinstance(inner, cst.Assign):
@@ -195,6 +200,41 @@ class OutOfPlace(MutationRule):
         if isinstance(inner, cst.AugAssign):
             return self._augmented(node, inner, env)
         return [replace_temporaries(node, self)]
+
+    def _refuse_opaque(self, node: Statement, env: Env) -> None:
+        """Methods of objects that nobody knows may change the tensors they get, or
+        hand back views of them."""
+        for inner in calls(node):
+            func = inner.func
+            if not isinstance(func, cst.Attribute) or self._is_function(func):
+                continue
+            known = hasattr(torch.Tensor, func.attr.value) or func.attr.value in (
+                *CONTAINER_METHODS,
+                "format",
+            )
+            if known or self.kind(func.value, env) in (Kind.MAPPING, Kind.SEQUENCE):
+                continue
+            kinds = {self.kind(a.value, env) for a in inner.args}
+            if kinds & {Kind.TENSOR, Kind.UNKNOWN, Kind.SEQUENCE}:
+                self.refuse(
+                    inner,
+                    f"what `{code(func)}` does to the tensors that it is handed can't "
+                    "be seen",
+                    "make it a function of the module, or write it out",
+                )
+
+    def kind(self, node: cst.BaseExpression, env: Env) -> Kind:
+        return self.places.value(node, env).kind
+
+    def _is_function(self, func: cst.Attribute) -> bool:
+        """``module.function``, not a method of some object."""
+        name = dotted(func)
+        if name is None:
+            return False
+        root = name.partition(".")[0]
+        return root in ("torch", "ops", "math", "self", "F") or (
+            root in self.context.globals
+        )
 
     def _rebinder(self, node: Statement, env: Env) -> Rebinder:
         live = self.live.after.get(node, frozenset())

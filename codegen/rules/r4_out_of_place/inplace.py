@@ -44,7 +44,7 @@ RANDOM = frozenset(
     }
 )
 
-_CONTAINER_METHODS = frozenset(
+CONTAINER_METHODS = frozenset(
     {
         "append",
         "appendleft",
@@ -143,7 +143,7 @@ def _mutated_by_call(node: cst.Call) -> Iterator[str]:
     elif inplace_function(node) is not None and node.args:
         found.append(node.args[0].value)
     elif isinstance(node.func, cst.Attribute):
-        if node.func.attr.value in _CONTAINER_METHODS:
+        if node.func.attr.value in CONTAINER_METHODS:
             found.append(node.func.value)
     for item in found:
         name = root_name(item)
