@@ -185,6 +185,18 @@ def pow(x: Scalar, exponent: Scalar) -> Scalar:
     return torch.where(zero, at_zero.detach(), x.masked_fill(zero, 1) ** exponent)
 
 
+def div(numerator: Scalar, denominator: Scalar) -> Any:
+    """``numerator / denominator``; where the denominator is exactly zero, with
+    derivatives zero instead of infinite."""
+    if not isinstance(denominator, Tensor) or not (
+        tracked(numerator) or tracked(denominator)
+    ):
+        return numerator / denominator
+    zero = denominator == 0
+    finite = numerator / denominator.masked_fill(zero, 1)
+    return torch.where(zero, (numerator / denominator).detach(), finite)
+
+
 def norm(
     x: Tensor,
     p: float | str = 2,

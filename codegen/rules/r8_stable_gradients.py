@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import libcst as cst
 
 from codegen.places import Env, Kind
 from codegen.rules.base import Example
 from codegen.rules.typed import TypedRule
-from codegen.syntax import bare, call, dotted, expr, is_constant, keyword, positional
+from codegen.syntax import (
+    bare,
+    call,
+    code,
+    dotted,
+    expr,
+    is_constant,
+    keyword,
+    positional,
+    replace_nodes,
+)
 
 _NORMS = frozenset({"torch.norm", "torch.linalg.vector_norm", "torch.linalg.norm"})
 
 
 class StableGradients(TypedRule):
-    """A square root or norm at exactly zero must not put NaN or inf into a
-    meta-gradient.
+    """A square root, a norm or a division that is not picked must not put NaN or inf
+    into a meta-gradient where something is exactly zero.
 
     The derivative of ``sqrt`` is infinite at zero, and the chain rule multiplies it
     by zero. ``ops.sqrt`` has the same value and derivative zero there, which is what
@@ -37,6 +49,11 @@ class StableGradients(TypedRule):
             "v = torch.zeros_like(p)\ndenom = ops.pow(v, 0.25)",
         ),
         Example("v = torch.zeros_like(p)\ndenom = v**2"),
+        Example(
+            "n = p.sum()\nratio = torch.where(n > 0, lr / n, 1.0)",
+            "n = p.sum()\nratio = torch.where(n > 0, ops.div(lr, n), 1.0)",
+            "what `torch.where` does not pick is differentiated all the same",
+        ),
     )
 
     def replace(self, node: cst.CSTNode, env: Env) -> cst.CSTNode | None:
@@ -95,7 +112,29 @@ class StableGradients(TypedRule):
                 return call("ops.pow", *args)
         if name in _NORMS:
             return self._norm(node, name)
+        if name == "torch.where" and len(args) == 3:
+            return self._where(node, env)
         return None
+
+    def _where(self, node: cst.Call, env: Env) -> cst.CSTNode | None:
+        """The branch that is not picked may divide by zero."""
+
+        def divide(inner: cst.CSTNode) -> cst.CSTNode | None:
+            if not isinstance(inner, cst.BinaryOperation):
+                return None
+            if not isinstance(inner.operator, cst.Divide):
+                return None
+            if is_constant(bare(inner.right)):
+                return None
+            return call("ops.div", inner.left, inner.right)
+
+        origins = self.context.origins
+        args = [
+            a if i == 0 else cast(cst.Arg, replace_nodes(a, divide, origins))
+            for i, a in enumerate(node.args)
+        ]
+        new = node.with_changes(args=args)
+        return None if code(new) == code(node) else new
 
     def _norm(self, node: cst.Call, name: str) -> cst.CSTNode | None:
         if name == "torch.linalg.norm" and keyword(node, "ord") is not None:

@@ -74,6 +74,13 @@ def _all_finite(original: Original, leaves: Sequence[Leaf], tally: Tally) -> Non
         orders = derivatives(original, leaves)
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
+        if original.subject.third_party:
+            tally.hypergradients_run -= 1
+            tally.note(
+                "second derivatives do not exist where a gradient is exactly zero "
+                f"[{original.conf}]: {reason}"
+            )
+            return
         tally.fail("error", original.conf, raised=reason)
         return
     names = [*map(str, leaves), *(f"parameter {i}" for i in range(len(orders[0])))]

@@ -52,7 +52,6 @@ from codegen.syntax import (
     read_names,
     replace_nodes,
     small,
-    string_key,
     with_comments,
 )
 
@@ -128,7 +127,6 @@ class OutOfPlace(MutationRule):
             self.context.stored,
         )
         self.dtypes = Dtypes(body, self.places)
-        self.order = list(all_statements(body))
         self.live: Liveness = liveness(body)
         self.rereads = _reads_grads_again(body)
         new = self._block(body)
@@ -314,25 +312,23 @@ class OutOfPlace(MutationRule):
         node: Statement,
         env: Env,
     ) -> cst.BaseExpression:
-        if not self.dtypes.differ(operands, env) or not self._read_later(node, root):
+        if not self.dtypes.differ(operands, env) or not self._must_be_pinned(
+            node, root
+        ):
             return new
         return expr(f"{code(parenthesize(new))}.to({code(root)}.dtype)")
 
-    def _read_later(self, node: Statement, root: cst.BaseExpression) -> bool:
-        """Whether this step reads the new value again: at its end, the base class
-        sees to dtypes itself."""
+    def _must_be_pinned(self, node: Statement, root: cst.BaseExpression) -> bool:
+        """Whether anything but the parameter gets the new value: the base class sees
+        to the dtypes of parameters."""
         env = self.places.before.get(node, Env())
         place = self.places.value(root, env).objects()
         live = self.live.after.get(node, frozenset())
         held = (n for n, v in env.names.items() if v.objects() & place)
         if any(name in live for name in held):
             return True
-        slots = {s for s, v in env.slots.items() if v.objects() & place}
-        if any(s.container in ("group", "shared") for s in slots):
-            return True
-        later = self.order[self.order.index(node) + 1 :]
-        keys = {s.key for s in slots}
-        return any(keys & _keys_read(statement) for statement in later)
+        slots = (s for s, v in env.slots.items() if v.objects() & place)
+        return any(s.container != "param" for s in slots)
 
     def _new_value(
         self, value: cst.Call
@@ -491,23 +487,6 @@ class OutOfPlace(MutationRule):
     def _fire(self, node: Statement, new: Sequence[Statement]) -> None:
         after = "\n".join(code(s).strip() for s in new)
         self.context.fired(self.name, node, code(node).strip(), after)
-
-
-def _keys_read(node: Statement) -> set[str]:
-    """Keys, as written, of the slots that one statement reads."""
-    inner = small(node)
-    parts: list[cst.CSTNode | None] = [inner]
-    if isinstance(inner, cst.Assign):
-        parts = [inner.value]
-    elif inner is None:
-        parts = [getattr(node, "test", None), getattr(node, "iter", None)]
-    return {
-        code(index_of(n) or n)
-        for part in parts
-        if part is not None
-        for n in walk(part)
-        if isinstance(n, cst.Subscript) and string_key(n) is not None
-    }
 
 
 def _is_container_store(target: cst.Subscript) -> bool:
