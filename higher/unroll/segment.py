@@ -32,6 +32,8 @@ class Plan:
     made: list[int] = field(default_factory=list)
     """Positions in the last carry of the node's outputs; its losses follow."""
     outputs: list[Tensor] = field(default_factory=list)
+    end: list[tuple[torch.Size, bool]] = field(default_factory=list)
+    """Shapes of the last carry's tensors, and whether they require grad."""
 
 
 class Stretch(NamedTuple):
@@ -85,6 +87,7 @@ def run(
     plan.made = [
         i for i, t in enumerate(carry.tensors) if t.requires_grad and end[i] is t
     ]
+    plan.end = _kinds(carry.tensors)
     outside = list(found.values())
     plan.edges = edges_of(outside)
     plan.outputs = [leaf_of(carry.tensors[i], False) for i in plan.made]
@@ -185,19 +188,13 @@ class _Sweep:
     ) -> list[Tensor | None]:
         """Gradients at the start of step ``k`` from those at its end."""
         loss_grad = self.loss_grads[k]
-        played, _ = self.inner.play(
-            tree,
-            self.plan.first + k,
-            carry,
-            self.plan.used,
-            {},
-            whole=True,
-            keep_loss=loss_grad is not None,
+        played = self.inner.whole(
+            tree, self.plan.first + k, carry, self.plan.used, loss_grad is not None
         )
         self._compare(k, played.loss)
         made = played.carry.tensors
-        if after is not None:
-            _check_shape(made, after.tensors)
+        then = self.plan.end if after is None else _kinds(after.tensors)
+        _check_same(_kinds(made), then)
         pairs = [(t, g) for t, g in zip(made, bar) if g is not None]
         if loss_grad is not None:
             pairs.append((played.loss, loss_grad))
@@ -247,13 +244,21 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a + b
 
 
-def _check_shape(made: Sequence[Tensor], then: Sequence[Tensor]) -> None:
-    if [t.shape for t in made] != [t.shape for t in then] or any(
-        t.requires_grad and not u.requires_grad for t, u in zip(made, then)
+def _kinds(tensors: Sequence[Tensor]) -> list[tuple[torch.Size, bool]]:
+    return [(t.shape, t.requires_grad) for t in tensors]
+
+
+def _check_same(
+    made: Sequence[tuple[torch.Size, bool]], then: Sequence[tuple[torch.Size, bool]]
+) -> None:
+    """A tensor that leads somewhere now must have done so then: there its gradient
+    was asked for."""
+    if len(made) != len(then) or any(
+        shape != shape_then or needs_grad > needed_grad
+        for (shape, needs_grad), (shape_then, needed_grad) in zip(made, then)
     ):
         raise RuntimeError(
-            "A step that was run again made another state than the first time. "
-            f"{_PURE}"
+            f"A step that was run again made another state than the first time. {_PURE}"
         )
 
 

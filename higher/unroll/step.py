@@ -19,7 +19,7 @@ from higher.optim.base import DifferentiableOptimizer, GradCallback, called_back
 from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored
 from higher.unroll.captured import Named, captured, now
-from higher._carry import Carry, leaf_of, packed, unpacked
+from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
 from higher.unroll.past import StepHistory
 from higher.unroll.surroundings import Autocast, Tree, devices_of
 
@@ -31,6 +31,10 @@ class Played(NamedTuple):
 
     carry: Carry
     loss: Tensor
+
+
+_Flags = list[tuple[torch.Size, bool]]
+"""Shape of each tensor of a carry, and whether it requires grad."""
 
 
 class Inner:
@@ -63,6 +67,10 @@ class Inner:
         self._loss_fn = loss_fn
         self._batches = batches
         self._order = order
+        # a compiled update reads what it is handed, and no tensor besides
+        compiled = type(diffopt).__module__.startswith("generated.")
+        self._trusted = compiled and self._callback is None
+        self._flags: dict[Any, _Flags] = {}
         self.steps = len(batches)
         self.devices = devices_of([*weights.installed, *Tree(fmodel).buffers()])
         self._autocast = Autocast(self.devices)
@@ -99,43 +107,33 @@ class Inner:
             raise RuntimeError(_ASSIGNED)
         return loss
 
-    def play(
+    def whole(
         self,
         tree: Tree,
         step: int,
         start: Carry,
         past: Mapping[int, Sequence[Tensor]],
-        used: dict[int, Sequence[Tensor]],
-        whole: bool,
         keep_loss: bool = False,
-    ) -> tuple[Played, list[Tensor]]:
-        """Runs a step; its gradients too, those that are leaves.
+    ) -> Played:
+        """Runs a step and keeps all of its graph, which begins at ``start``.
 
         Args:
             tree: the module, with the step's modes and buffers.
             step: its number.
             start: parameters, settings, state and carried buffers, all leaves.
             past: earlier weights that the loss may ask for.
-            used: takes down which of them it did.
-            whole: keep all of the step's graph. Else that of the loss and that of the
-                update do not hang together.
-            keep_loss: the graph of the loss is needed, too.
+            keep_loss: for first order, too, the graph of the loss is needed.
         """
         params, groups, state, shared, buffers = unpacked(*start)
         tree.set_buffers(buffers)
-        loss = self.loss(tree, step, params, past, used)
-        second = whole and self._order == 2
-        keep = True if second or keep_loss else None
+        loss = self.loss(tree, step, params, past, {})
+        second = self._order == 2
         optimizer = self.optimizer(groups, state, shared)
-        grads = optimizer._gradients(loss, params, second, keep)
-        leaves: list[Tensor] = []
+        grads = optimizer._gradients(loss, params, second, second or keep_loss)
         if not second:
-            # as in the whole graph, where updates and state depend on gradients
             grads = [g if g is None else leaf_of(g, False) for g in grads]
-            if self._order == 2:
-                leaves = [g.requires_grad_() for g in grads if g is not None]
         made = self.updated(optimizer, params, grads)
-        return Played(packed([*made, tree.carried_buffers()]), loss), leaves
+        return Played(packed([*made, tree.carried_buffers()]), loss)
 
     def optimizer(
         self, groups: list[dict[str, Any]], state: Any, shared: dict[str, Any]
@@ -172,21 +170,84 @@ class Inner:
         """Runs a step and drops its graph: the next carry's tensors are leaves that
         require grad where they would depend on something that does.
 
-        With ``named``, what the step captured is added to ``found``.
+        Args:
+            tree: as for :meth:`whole`.
+            step: its number.
+            start: as for :meth:`whole`.
+            past: earlier weights that the loss may ask for.
+            used: takes down which of them it did.
+            named: non-leaf tensors that the step may capture.
+            found: takes down what it captured.
         """
         since = now() if found is not None else 0
-        played, grads = self.play(tree, step, start, past, used, whole=False)
+        params = unpacked(start.layout[0], start.tensors)
+        tree.set_buffers(unpacked(start.layout[4], start.tensors))
+        loss = self.loss(tree, step, params, past, used)
+        grads = self._optimizer._gradients(loss, params, False)
+        grads = [g if g is None else leaf_of(g, False) for g in grads]
+        carry, roots = self._quick_update(start, grads, tree.carried_buffers())
         if found is not None and named is not None:
             for weights in used.values():
                 named.add(weights)
             own = {id(t) for t in (*start.tensors, *grads)}
-            roots = [played.loss, *played.carry.tensors]
-            found.update(captured(roots, own, since, named))
-        kept = {id(t) for t in start.tensors}
-        settled = [t if id(t) in kept else leaf_of(t) for t in played.carry.tensors]
-        carry = Carry(played.carry.layout, settled)
+            found.update(captured([loss, *roots], own, since, named))
         tree.set_buffers(unpacked(carry.layout[4], carry.tensors))
-        return Played(carry, leaf_of(played.loss, False))
+        return Played(carry, leaf_of(loss, False))
+
+    def _quick_update(
+        self,
+        start: Carry,
+        grads: list[Tensor | None],
+        buffers: dict[tuple[int, str], Tensor],
+    ) -> tuple[Carry, list[Tensor]]:
+        """The next carry, cut off, and the tensors by which the update may lead to
+        something captured."""
+        before = [t.requires_grad for t in start.tensors]
+        key = tuple(before), tuple(g is None for g in grads)
+        known = self._flags.get(key)
+        if known is not None:
+            carry = self._untracked(start, grads, buffers, known)
+            if carry is not None:
+                return carry, list(buffers.values())
+        # as in the whole graph, where updates and state depend on gradients
+        if self._order == 2:
+            grads = [g if g is None else g.requires_grad_() for g in grads]
+        params, groups, state, shared = unpacked(start.layout[:4], start.tensors)
+        made = self.updated(self.optimizer(groups, state, shared), params, grads)
+        layout, tensors = packed([*made, buffers])
+        if self._trusted:
+            self._flags[key] = [(t.shape, t.requires_grad) for t in tensors]
+        kept = {id(t) for t in start.tensors}
+        settled = [t if id(t) in kept else leaf_of(t) for t in tensors]
+        return Carry(layout, settled), tensors
+
+    def _untracked(
+        self,
+        start: Carry,
+        grads: list[Tensor | None],
+        buffers: dict[tuple[int, str], Tensor],
+        known: _Flags,
+    ) -> Carry | None:
+        """The next carry by an update without a graph, if ``known`` fits it."""
+        settings = tensors_in(unpacked(start.layout[1], start.tensors))
+        tracked = {id(t) for t in settings if _may_be_zero(t)}
+        plain = [t if id(t) in tracked else t.detach() for t in start.tensors]
+        params, groups, state, shared = unpacked(start.layout[:4], plain)
+        made = self.updated(self.optimizer(groups, state, shared), params, grads)
+        layout, tensors = packed([*made, buffers])
+        if [t.shape for t in tensors] != [shape for shape, _ in known]:
+            return None
+        kept = {id(p): t for p, t in zip(plain, start.tensors)}
+        settled = [
+            kept[id(t)] if id(t) in kept else leaf_of(t, needs_grad)
+            for t, (_, needs_grad) in zip(tensors, known)
+        ]
+        return Carry(layout, settled)
+
+
+def _may_be_zero(setting: Tensor) -> bool:
+    """Whether it must stay tracked: then zero does not mean off."""
+    return setting.device.type != "cpu" or not bool(setting.all())
 
 
 def _emptied(diffopt: DifferentiableOptimizer) -> DifferentiableOptimizer:
