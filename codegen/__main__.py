@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--rules", action="store_true", help="print the conversion rules")
     mode.add_argument("--verify", action="store_true", help="run against the originals")
     mode.add_argument(
+        "--survey",
+        action="store_true",
+        help="every optimizer of the packages that are named: compiled, or refused "
+        "where and why (with -o: a document whose section is renewed)",
+    )
+    mode.add_argument(
         "--explain",
         nargs="?",
         const="text",
@@ -92,6 +98,9 @@ def _run(arguments: argparse.Namespace) -> int:
         return commands.rules(arguments.output)
     if arguments.verify:
         return commands.verify(arguments.targets, arguments.output)
+    if arguments.survey:
+        verified = not arguments.no_verify
+        return commands.survey(arguments.targets, arguments.output, verified)
     if arguments.drift:
         return commands.versions(arguments.targets, arguments.output)
     if arguments.source is None:

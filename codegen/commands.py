@@ -246,6 +246,21 @@ def rules(output: str | None = None) -> int:
     return _publish("rules", rules_text(), output)
 
 
+def survey(packages: Sequence[str], output: str | None, verified: bool) -> int:
+    """What becomes of every optimizer of some packages."""
+    from codegen.survey import survey as look
+    from codegen.translate import installed_version
+
+    if not packages:
+        raise misuse("no package named", "python -m codegen --survey torch.optim")
+    parts = []
+    for package, table in look(packages, verified):
+        version = installed_version(package.partition(".")[0])
+        title = f"{package} ({version})" if version else package
+        parts.append(f"## {title}\n\n{table}\n")
+    return _publish("survey", "\n".join(parts), output)
+
+
 def _publish(name: str, text: str, output: str | None) -> int:
     if output is None or output == "-":
         print(text)

@@ -340,7 +340,7 @@ def _third(line: str) -> bool:
 
 
 @functools.cache
-def _installed_version(top: str) -> str | None:
+def installed_version(top: str) -> str | None:
     for name in importlib.metadata.packages_distributions().get(top, []):
         return f"{name} {importlib.metadata.version(name).partition('+')[0]}"
     return None
@@ -355,4 +355,4 @@ def package_version(upstream: Upstream) -> str:
         return given
     if top == "torch":
         return f"torch {importlib.metadata.version('torch').partition('+')[0]}"
-    return _installed_version(top) or "unversioned"
+    return installed_version(top) or "unversioned"
