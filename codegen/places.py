@@ -98,6 +98,10 @@ OTHER = Value(Kind.OTHER)
 UNKNOWN = Value(Kind.UNKNOWN)
 
 
+ANYTHING = Place("anything")
+"""Where something unknown may be, beside other places."""
+
+
 def join_kind(a: Kind, b: Kind) -> Kind:
     if a is b or b is Kind.NONE:
         return a
@@ -115,7 +119,10 @@ def join(a: Value | None, b: Value | None) -> Value | None:
     item = join(a.item, b.item)
     sources = {v.source for v in (a, b) if v.kind is not Kind.NONE}
     source = sources.pop() if len(sources) == 1 else None
-    return Value(join_kind(a.kind, b.kind), a.places | b.places, item, source)
+    places = a.places | b.places
+    if any(v.kind is Kind.UNKNOWN and not v.places for v in (a, b)) and places:
+        places |= {ANYTHING}
+    return Value(join_kind(a.kind, b.kind), places, item, source)
 
 
 @dataclass(frozen=True)
@@ -431,6 +438,10 @@ class Analysis:
             target.elements
         ):
             parts = [self.value(e.value, env) for e in source.elements]
+        elif _holds_tensors(value):
+            assert value.place is not None
+            slots = [Slot(value.place.obj, str(i)) for i in range(len(target.elements))]
+            parts = [self._slot_value(slot, value, env) for slot in slots]
         else:
             whole = value.item or self._parts_of(value)
             parts = [_numbered(whole, i) for i in range(len(target.elements))]
@@ -644,7 +655,8 @@ class Analysis:
             return Value(Kind.SEQUENCE, item=NUMBER) if name == "shape" else OTHER
         if name in NUMBER_ATTRIBUTES:
             return NUMBER
-        if name in VIEW_ATTRIBUTES and base.kind is Kind.TENSOR:
+        views = base.kind is Kind.TENSOR or (base.kind is Kind.UNKNOWN and base.places)
+        if name in VIEW_ATTRIBUTES and views:
             return self._seen_through(base, View(VIEW_ATTRIBUTES[name], f".{name}"))
         return UNKNOWN if base.kind is Kind.UNKNOWN else OTHER
 
@@ -961,6 +973,14 @@ def _leave_group(env: Env) -> None:
         for s, v in env.slots.items()
     }
     env.maybe -= own
+
+
+def _holds_tensors(value: Value) -> bool:
+    """A list whose items are tensors of their own, not parts of one."""
+    item = value.item
+    if value.kind is not Kind.SEQUENCE or value.place is None or item is None:
+        return False
+    return item.kind is Kind.TENSOR and not any(p.views for p in item.places)
 
 
 def _forget(env: Env, name: str) -> None:

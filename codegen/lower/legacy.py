@@ -5,6 +5,8 @@
     constructor().resize_as_(grad)        →   torch.zeros_like(grad)
     buf.add(momentum, grad)               →   buf.add(grad, alpha=momentum)
     nn.init.constant_(x, 0.5)             →   x.fill_(0.5)
+    m = state.setdefault("m", x)          →   if "m" not in state: state["m"] = x
+                                              m = state["m"]
     torch.max(a, dim=0, out=(x, indices)) →   values = torch.max(a, dim=0)
                                               x.copy_(values[0])
 
@@ -64,7 +66,7 @@ def modernize(body: Body, context: Context) -> Body:
         return None
 
     origins = context.origins
-    body = _several_outs(body, taken, origins)
+    body = _set_defaults(_several_outs(body, taken, origins), origins)
     return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
 
 
@@ -108,6 +110,47 @@ def _initialised(node: cst.Call) -> cst.Call | None:
     twin, value = _FILLS[function]
     rest = [cst.Arg(expr(value))] if value else node.args[1:]
     return method(node.args[0].value, twin, list(rest))
+
+
+def _set_defaults(body: Sequence[Statement], origins: Origins) -> Body:
+    """``m = state.setdefault("m", x)`` → ``if "m" not in state: state["m"] = x``, and
+    ``m = state["m"]``."""
+    result: list[Statement] = []
+    for node in body:
+        inner = small(node)
+        if inner is None:
+            result.append(map_bodies(node, lambda part: _set_defaults(part, origins)))
+            continue
+        value = getattr(inner, "value", None)
+        parts = _default_of(value) if isinstance(value, cst.Call) else None
+        whole = isinstance(inner, (cst.Expr, cst.Assign))
+        if parts is None or not whole or "rand" in code(parts[1]):
+            result.append(node)
+            continue
+        slot, default, absent = parts
+        new: list[Statement] = [cst.If(absent, block([assign([slot], default)]))]
+        if isinstance(inner, cst.Assign):
+            line = cst.ensure_type(node, cst.SimpleStatementLine)
+            read = inner.with_changes(value=slot)
+            new.append(line.with_changes(body=[read], leading_lines=[]))
+        for part in new:
+            origins.inherit(part, node)
+        result += [with_comments(new[0], node), *new[1:]]
+    return tuple(result)
+
+
+def _default_of(
+    node: cst.Call,
+) -> tuple[cst.BaseExpression, cst.BaseExpression, cst.BaseExpression] | None:
+    """(slot, default, whether it is absent) of ``state.setdefault(key, default)``."""
+    func = node.func
+    if not isinstance(func, cst.Attribute) or func.attr.value != "setdefault":
+        return None
+    args = [a.value for a in node.args]
+    if len(args) != 2 or not isinstance(args[0], cst.SimpleString):
+        return None
+    container, key = code(func.value), code(args[0])
+    return expr(f"{container}[{key}]"), args[1], expr(f"{key} not in {container}")
 
 
 def _several_outs(body: Sequence[Statement], taken: set[str], origins: Origins) -> Body:

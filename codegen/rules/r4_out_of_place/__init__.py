@@ -7,7 +7,7 @@ every name and slot that must see it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import libcst as cst
@@ -21,6 +21,7 @@ from codegen.rules.r4_out_of_place.dtypes import Dtypes
 from codegen.rules.r4_out_of_place.hoist import hoist, is_place, mutates_place
 from codegen.rules.r4_out_of_place.inplace import (
     CONTAINER_METHODS,
+    mutated_roots,
     chain_links,
     chain_root,
     inplace_function,
@@ -126,6 +127,7 @@ class OutOfPlace(MutationRule):
             self.context.sources(),
             self.context.stored,
         )
+        self.order = list(all_statements(body))
         self.dtypes = Dtypes(body, self.places)
         self.live: Liveness = liveness(body)
         self.rereads = _reads_grads_again(body)
@@ -173,8 +175,6 @@ class OutOfPlace(MutationRule):
 
     def _refuse_captured(self, node: cst.FunctionDef) -> None:
         own = bound_names(node.body) | {p.name.value for p in node.params.params}
-        from codegen.rules.r4_out_of_place.inplace import mutated_roots
-
         for inner in walk(node.body):
             for name in mutated_roots(inner) if isinstance(inner, cst.Call) else ():
                 if name not in own:
@@ -236,7 +236,24 @@ class OutOfPlace(MutationRule):
 
     def _rebinder(self, node: Statement, env: Env) -> Rebinder:
         live = self.live.after.get(node, frozenset())
-        return Rebinder(self, Scope(env, live, self.rereads))
+        later = frozenset(self._mutated_later(node))
+        return Rebinder(self, Scope(env, live, self.rereads, later))
+
+    def _mutated_later(self, node: Statement) -> Iterator[str]:
+        """Names that are mutated after a statement, or in the next round of a loop that
+        it stands in."""
+        # statements of nested functions are not in the order: all counts as later
+        start = self.order.index(node) + 1 if node in self.order else 0
+        for loop in self.order[:start]:
+            rounds = isinstance(loop, cst.While) or (
+                isinstance(loop, cst.For) and not code(loop.target).startswith(_WALKS)
+            )
+            if rounds and any(node is s for s in all_statements([loop])):
+                start = min(start, self.order.index(loop) + 1)
+        for later in self.order[start:]:
+            inner = small(later)
+            if inner is not None and later is not node:
+                yield from mutated_roots(inner)
 
     def _expression(
         self, node: Statement, value: cst.BaseExpression, env: Env
@@ -487,6 +504,10 @@ class OutOfPlace(MutationRule):
     def _fire(self, node: Statement, new: Sequence[Statement]) -> None:
         after = "\n".join(code(s).strip() for s in new)
         self.context.fired(self.name, node, code(node).strip(), after)
+
+
+_WALKS = ("group_idx, (", "p_idx, (")
+"""How the targets of the README's loops begin: no round sees another's views."""
 
 
 def _is_container_store(target: cst.Subscript) -> bool:

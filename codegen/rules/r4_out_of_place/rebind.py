@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import libcst as cst
@@ -25,11 +25,13 @@ from codegen.syntax import (
 
 @dataclass
 class Scope:
-    """What holds before a mutation: places, live names, whether grads are read again."""
+    """What holds before a mutation: places, live names, whether grads are read again,
+    and names that are mutated afterwards."""
 
     env: Env
     live: frozenset[str]
     grads_read_later: bool = False
+    mutated_later: frozenset[str] = frozenset()
 
 
 class MutationRule(Rule):
@@ -193,6 +195,8 @@ class Rebinder:
         others = [o for o in self._candidates(value) if not same(o, root)]
         seen = any(p.views for p in value.places)
         test = self._write_part if seen else self._test
+        if seen and is_name(root):
+            self._refuse_again(root, others)
         self.rule.asked_identity = bool(others) or self.rule.asked_identity
         targets = [root] if self._can_hold(root) else []
         if isinstance(root, cst.Name) and root.value not in self.live:
@@ -204,6 +208,17 @@ class Rebinder:
         tests = [test(o, root, updated) for o in others]
         last = [assign(targets, updated)] if targets else []
         return [assign([updated], new), *tests, *last]
+
+    def _refuse_again(
+        self, root: cst.BaseExpression, others: Sequence[cst.BaseExpression]
+    ) -> None:
+        """What is written through once is a view no more: none may be mutated again."""
+        if code(root) not in self.live:
+            return
+        for name in (root, *others):
+            if is_name(name) and code(name) in self.scope.mutated_later:
+                self._unknown_alias(root, f"{code(name)}, which is mutated again later")
+                return
 
     def _candidates(self, value: Value) -> Iterator[cst.BaseExpression]:
         for slot, held in self.env.slots.items():
