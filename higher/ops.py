@@ -197,6 +197,19 @@ def div(numerator: Scalar, denominator: Scalar) -> Any:
     return torch.where(zero, (numerator / denominator).detach(), finite)
 
 
+def quotient(numerator: Scalar, denominator: Scalar) -> Any:
+    """``numerator / denominator`` of numbers, any of which may be a tensor.
+
+    Raises:
+        ZeroDivisionError: the denominator is zero, as it does for numbers.
+    """
+    if not _is_transformed_tensor(denominator):
+        single = not isinstance(denominator, Tensor) or denominator.numel() == 1
+        if single and bool(denominator == 0):
+            raise ZeroDivisionError("division by zero")
+    return numerator / denominator
+
+
 def norm(
     x: Tensor,
     p: float | str = 2,

@@ -201,6 +201,15 @@ p.add_(grad, alpha=-lr * self.defaults["scale"])
     "a callable of the optimizer's own": """
 p.add_(self.shape(grad.abs()), alpha=-lr)
 """,
+    "a division by zero that is caught": """
+best = state.get("best", 0.0)
+try:
+    ratio = lr / best
+except ZeroDivisionError:
+    ratio = 0.5
+state["best"] = max(best, lr)
+p.add_(grad, alpha=-lr * ratio)
+""",
     "math on shapes": """
 p.add_(grad, alpha=-lr / math.prod(p.shape))
 """,

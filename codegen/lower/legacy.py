@@ -5,6 +5,8 @@
     constructor().resize_as_(grad)        →   torch.zeros_like(grad)
     buf.add(momentum, grad)               →   buf.add(grad, alpha=momentum)
     nn.init.constant_(x, 0.5)             →   x.fill_(0.5)
+    try: x = a / b                        →   try: x = ops.quotient(a, b)
+    except ZeroDivisionError: …
     m = state.setdefault("m", x)          →   if "m" not in state: state["m"] = x
                                               m = state["m"]
     torch.max(a, dim=0, out=(x, indices)) →   values = torch.max(a, dim=0)
@@ -66,6 +68,7 @@ def modernize(body: Body, context: Context) -> Body:
         return None
 
     origins = context.origins
+    body = _guard_divisions(body, origins)
     body = _set_defaults(_several_outs(body, taken, origins), origins)
     return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
 
@@ -110,6 +113,29 @@ def _initialised(node: cst.Call) -> cst.Call | None:
     twin, value = _FILLS[function]
     rest = [cst.Arg(expr(value))] if value else node.args[1:]
     return method(node.args[0].value, twin, list(rest))
+
+
+def _guard_divisions(body: Sequence[Statement], origins: Origins) -> Body:
+    """``try: x = a / b`` with ``except ZeroDivisionError``: tensors raise none."""
+
+    def guard(node: cst.CSTNode) -> cst.CSTNode | None:
+        if isinstance(node, cst.BinaryOperation):
+            if isinstance(node.operator, cst.Divide):
+                return call("ops.quotient", node.left, node.right)
+        return None
+
+    result: list[Statement] = []
+    for node in body:
+        if isinstance(node, cst.Try) and any(
+            h.type is not None and "ZeroDivisionError" in code(h.type)
+            for h in node.handlers
+        ):
+            inside = cast(cst.BaseSuite, replace_nodes(node.body, guard, origins))
+            node = node.with_changes(body=inside)
+        elif small(node) is None:
+            node = map_bodies(node, lambda part: _guard_divisions(part, origins))
+        result.append(node)
+    return tuple(result)
 
 
 def _set_defaults(body: Sequence[Statement], origins: Origins) -> Body:

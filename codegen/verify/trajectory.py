@@ -158,6 +158,11 @@ def record(subject: Subject, conf: Configuration, problem: Problem) -> Recording
     for step in range(conf.steps):
         grads.append(subject.advance(opt, params, problem, step))
         weights.append([p.detach().clone() for p in params])
+    told = (*conf.settings.values(), *conf.user.values())
+    if any(isinstance(t, Tensor) for t in told):
+        # a tensor divided by zero is no error as a number is: NaN tells nothing
+        if not all(bool(w.isfinite().all()) for w in weights[-1]):
+            raise Unusable("with a tensor setting it does not keep to finite numbers")
     state = [
         [opt.state.get(p, {}) for p in group["params"]] for group in opt.param_groups
     ]
