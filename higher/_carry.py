@@ -9,10 +9,23 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 
-class Slot(NamedTuple):
-    """The place of a tensor in a layout."""
+class Slot:
+    """The place of a tensor in a layout: its number, from 0 on."""
 
-    at: int
+    __slots__ = ("at",)
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+
+_slots: list[Slot] = []
+
+
+def _slot(at: int) -> Slot:
+    """Always the same one: there are thousands in an unroll."""
+    while len(_slots) <= at:
+        _slots.append(Slot(len(_slots)))
+    return _slots[at]
 
 
 class Carry(NamedTuple):
@@ -35,10 +48,11 @@ def packed(value: Any) -> Carry:
     slots: dict[int, Slot] = {}
 
     def slot(t: Tensor) -> Slot:
-        if id(t) not in slots:
-            slots[id(t)] = Slot(len(tensors))
+        found = slots.get(id(t))
+        if found is None:
+            slots[id(t)] = found = _slot(len(tensors))
             tensors.append(t)
-        return slots[id(t)]
+        return found
 
     return Carry(_mapped(value, Tensor, slot, {}), tensors)
 

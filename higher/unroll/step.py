@@ -135,6 +135,10 @@ class Inner:
         made = self.updated(optimizer, params, grads)
         return Played(packed([*made, tree.carried_buffers()]), loss)
 
+    def gradients(self, loss: Tensor, params: list[Tensor]) -> list[Tensor | None]:
+        """Gradients that can be differentiated."""
+        return self._optimizer._gradients(loss, params, True)
+
     def optimizer(
         self, groups: list[dict[str, Any]], state: Any, shared: dict[str, Any]
     ) -> DifferentiableOptimizer:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from higher._checkpointing import _TOO_MANY_TO_COPY, _saved
+from higher._checkpointing import _saved
 from higher._weights import FastWeights, fast_weights
 
 
@@ -87,23 +87,6 @@ class Tree:
             for name, b in m._buffers.items()
             if b is not None and b.requires_grad
         }
-
-    def plain_buffers(self) -> dict[tuple[int, str], Tensor]:
-        """All of them."""
-        return {
-            (i, name): b
-            for i, m in enumerate(self._modules)
-            for name, b in m._buffers.items()
-            if b is not None
-        }
-
-    def copy_small_buffers(self) -> None:
-        """Gives those that a step may write into tensors of their own. Large ones are
-        tables; torch.func refuses to write into them."""
-        small = self.plain_buffers().items()
-        self.set_buffers(
-            {key: b.clone() for key, b in small if b.numel() < _TOO_MANY_TO_COPY}
-        )
 
     def set_buffers(self, buffers: dict[tuple[int, str], Tensor]) -> None:
         for (i, name), b in buffers.items():

@@ -1,30 +1,32 @@
 """Forward mode: derivatives by a few settings, carried along with the weights.
 
-Each step is ``torch.func.jvp`` of an update by ``torch.func.grad``, forward over
-reverse; the other way round is silently wrong in torch (LayerNorm, BatchNorm). See
+A step is a gradient followed by an update, and the derivative of each in a direction is
+taken by differentiating twice backward: the vector-Jacobian product is linear in the
+vector, and its derivative by that is the Jacobian-vector product. For the gradient of a
+loss, whose Jacobian is symmetric, once is enough. torch's own forward mode lacks many
+second derivatives, and reverse mode over it is silently wrong through norms; this needs
+only what reverse mode needs, too.
+
 Franceschi et al., "Forward and reverse gradient-based hyperparameter optimization"
 (2017).
 """
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
+from higher.unroll.captured import Named, captured, now
 from higher.unroll.segment import once
 from higher.unroll.step import Inner
-from higher.unroll.surroundings import Random, Tree
+from higher.unroll.surroundings import Tree
 
 Tangents = list["Tensor | None"]
-"""The derivatives of a carry's tensors in one direction; None for zero."""
+"""The derivatives of some tensors in one direction; None for zero."""
 
 
 class Forward(NamedTuple):
@@ -34,50 +36,32 @@ class Forward(NamedTuple):
     losses: list[Tensor]
 
 
-class _Pushed(NamedTuple):
-    """What a step made, and the derivatives of that in one direction."""
-
-    carry: Carry
-    loss: Tensor
-    tangents: Tangents
-    slope: Tensor
-
-
 def run_forward(inner: Inner, tree: Tree, first: int, start: Carry) -> Forward:
     """Runs all steps from ``first`` on.
 
     Raises:
         RuntimeError: no setting requires grad, or something else does.
     """
-    _load_torch_quietly()
     sources = _settings(start)
-    leaves = [leaf_of(t, False) for t in start.tensors]
+    leaves = [leaf_of(t) for t in start.tensors]  # held: their ids must stay taken
     carry = Carry(start.layout, leaves)
+    origin = {id(leaf): t for leaf, t in zip(leaves, start.tensors)}
     directions = list(_directions(start, sources))
     losses: list[Tensor] = []
-    slopes: list[list[Tensor]] = [[] for _ in directions]
-    trained = [start.tensors[slot.at].requires_grad for slot in start.layout[0]]
+    slopes: list[Tangents] = [[] for _ in directions]
+    pusher = _Pusher(inner, tree)
     with inner.surroundings():
         for number in range(first, inner.steps):
-            step = _Step(inner, tree, number, trained, carry)
-            pushed = step.along(directions)
-            carry, directions = pushed[0].carry, [p.tangents for p in pushed]
-            losses.append(pushed[0].loss)
-            for slope, p in zip(slopes, pushed):
-                slope.append(p.slope)
-    origin = {id(leaf): t for leaf, t in zip(leaves, start.tensors)}
+            carry, directions, loss, slope = pusher.step(number, carry, directions)
+            losses.append(loss)
+            for all_slopes, one in zip(slopes, slope):
+                all_slopes.append(one)
     end = [origin.get(id(t), t) for t in carry.tensors]
-    made = [
-        i for i, t in enumerate(end) if t is carry.tensors[i] and _moves(directions, i)
-    ]
-    rows = [
-        [*(_filled(d[i], end[i]) for i in made), *slope]
-        for d, slope in zip(directions, slopes)
-    ]
+    made = [i for i, t in enumerate(carry.tensors) if end[i] is t and t.requires_grad]
+    rows = [[*(d[i] for i in made), *slope] for d, slope in zip(directions, slopes)]
     node: Any = _Linear
-    settings = [start.tensors[i] for i in sources]
     values = [*(end[i] for i in made), *losses]
-    outputs = node.apply(values, rows, *settings)
+    outputs = node.apply(values, rows, *(start.tensors[i] for i in sources))
     for i, t in zip(made, outputs):
         end[i] = t
     return Forward(Carry(carry.layout, end), list(outputs[len(made) :]))
@@ -114,166 +98,182 @@ def _directions(start: Carry, sources: Sequence[int]) -> Iterator[Tangents]:
             yield row
 
 
-def _moves(directions: Sequence[Tangents], i: int) -> bool:
-    return any(d[i] is not None for d in directions)
+class _Pusher:
+    """Runs steps, and pushes derivatives through them."""
 
-
-def _filled(tangent: Tensor | None, t: Tensor) -> Tensor:
-    return torch.zeros_like(t) if tangent is None else tangent
-
-
-class _Step:
-    """One step, run once for each direction."""
-
-    def __init__(
-        self, inner: Inner, tree: Tree, number: int, trained: list[bool], carry: Carry
-    ) -> None:
+    def __init__(self, inner: Inner, tree: Tree) -> None:
         self.inner = inner
         self.tree = tree
-        self.number = number
-        self.carry = carry
-        self.trained = trained
-        self.moment = tree.moment(Random(inner.devices))
-        self.unused: set[int] | None = None
+        self.symmetric: bool | None = None
+        self.functions = False
 
-    def along(self, directions: Sequence[Tangents]) -> list[_Pushed]:
-        held = self.tree.plain_buffers()
-        try:
-            pushed: list[_Pushed] = []
-            buffers: dict[tuple[int, str], Tensor] = {}
-            for direction in directions:
-                result, buffers = self._along(directions, direction)
-                pushed.append(result)
-        finally:
-            self.tree.set_buffers(held)
-        with torch.no_grad():
-            for key, b in held.items():
-                if key in buffers:
-                    b.copy_(buffers[key])
-        return pushed
-
-    def _along(
-        self, directions: Sequence[Tangents], direction: Tangents
-    ) -> tuple[_Pushed, dict[tuple[int, str], Tensor]]:
-        tensors = self.carry.tensors
-        moving = [i for i in range(len(tensors)) if _moves(directions, i)]
-        primals = tuple(tensors[i] for i in moving)
-        tangents = tuple(_filled(direction[i], tensors[i]) for i in moving)
-        layout: Any = None
-        kept: dict[int, int] = {}
-        floats: list[int] = []
-
-        def step(*duals: Tensor) -> Any:
-            nonlocal layout
-            inputs = list(tensors)
-            for i, dual in zip(moving, duals):
-                inputs[i] = dual
-            made, loss, vanish, buffers = self._step(inputs)
-            layout, new = packed([*made, {}])
-            place = {id(t): i for i, t in enumerate(inputs)}
-            kept.update((i, place[id(t)]) for i, t in enumerate(new) if id(t) in place)
-            fresh = [i for i in range(len(new)) if i not in kept]
-            floats[:] = [i for i in fresh if _differentiable(new[i])]
-            others = {i: new[i] for i in fresh if i not in floats}
-            return (*(new[i] for i in floats), loss), (others, vanish, buffers)
-
-        self.tree.go_to(self.moment)
-        result: Any = torch.func.jvp(step, primals, tangents, has_aux=True)
-        out, slopes, (others, vanish, buffers) = result
-        if self.unused is None and any(bool(v) for v in vanish):
-            self.unused = self._without_gradient()
-            if self.unused:
-                return self._along(directions, direction)
-        if any(t.requires_grad for t in (*out, *others.values())):
+    def step(
+        self, number: int, start: Carry, directions: Sequence[Tangents]
+    ) -> tuple[Carry, list[Tangents], Tensor, Tangents]:
+        """The next carry and its derivatives, the loss and its derivatives."""
+        inner, since = self.inner, now()
+        layout, tensors = start
+        params: list[Tensor] = unpacked(layout[0], tensors)
+        at = [slot.at for slot in layout[0]]
+        loss = inner.loss(self.tree, number, params, {}, {})
+        own = {id(t) for t in tensors}
+        if captured([loss], own, since, Named()) or self.tree.carried_buffers():
             raise RuntimeError(_CAPTURED)
-        end: list[Any] = [None] * (len(kept) + len(floats) + len(others))
-        row: Tangents = [None] * len(end)
-        for i, source in kept.items():
-            end[i], row[i] = tensors[source], direction[source]
-        for i, t in others.items():
-            end[i] = t
-        for i, t, slope in zip(floats, out, slopes):
-            end[i] = t
-            # counters: a dual number would slow them down
-            still = t.dim() == 0 and t.device.type == "cpu" and not bool(slope)
-            row[i] = None if still else slope
-        pushed = _Pushed(Carry(layout, end), out[-1], row, slopes[-1])
-        return pushed, buffers
-
-    def _step(self, inputs: list[Tensor]) -> Any:
-        """Made: parameters, settings, state; the loss; where gradients vanish;
-        buffers."""
-        params, groups, state, shared, _ = unpacked(self.carry.layout, inputs)
-        unused = self.unused or set()
-        chosen = [i for i, t in enumerate(self.trained) if t and i not in unused]
-
-        def loss_of(weights: Sequence[Tensor]) -> Any:
-            now = list(params)
-            for i, w in zip(chosen, weights):
-                now[i] = w
-            self.tree.copy_small_buffers()
-            with _WrittenOut():
-                loss = self.inner.loss(self.tree, self.number, now, {}, {})
-            return loss, self.tree.plain_buffers()
-
-        found, (loss, buffers) = torch.func.grad_and_value(loss_of, has_aux=True)(
-            tuple(params[i] for i in chosen)
+        self.functions = _has_functions(loss)
+        raw = inner.gradients(loss, params)
+        along = [[d[i] for i in at] for d in directions]
+        pushed = self._through_gradient(raw, params, along)
+        slopes = [_inner_product(raw, row, loss) for row in along]
+        value = leaf_of(loss, False)
+        grads = [g if g is None else leaf_of(g, True) for g in raw]
+        del loss, raw
+        groups, state, shared = unpacked(layout[1:4], tensors)
+        made = inner.updated(inner.optimizer(groups, state, shared), params, grads)
+        end = packed([*made, {}])
+        leaves = [g for g in grads if g is not None]
+        kept = {id(t): i for i, t in enumerate(tensors)}
+        new = [t for t in end.tensors if t.requires_grad and id(t) not in kept]
+        if captured(new, own | {id(g) for g in leaves}, since, Named()):
+            raise RuntimeError(_CAPTURED)
+        sources = [i for i, t in enumerate(tensors) if t.requires_grad]
+        inputs = [*(tensors[i] for i in sources), *leaves]
+        rows = [
+            [*(d[i] for i in sources), *(t for t, g in zip(p, grads) if g is not None)]
+            for d, p in zip(directions, pushed)
+        ]
+        tangents = _pushed(new, inputs, rows)
+        carry = Carry(
+            end.layout, [t if id(t) in kept else leaf_of(t) for t in end.tensors]
         )
-        grads: list[Tensor | None] = [None] * len(params)
-        for i, g in zip(chosen, found):
-            grads[i] = g
-        optimizer = self.inner.optimizer(groups, state, shared)
-        made = self.inner.updated(optimizer, params, grads)
-        vanish = [~g.any() for g in found] if self.unused is None else []
-        return made, loss, vanish, buffers
+        place = {id(t): k for k, t in enumerate(new)}
+        following = [
+            [
+                (
+                    d[kept[id(t)]]
+                    if id(t) in kept
+                    else row[place[id(t)]] if id(t) in place else None
+                )
+                for t in end.tensors
+            ]
+            for d, row in zip(directions, tangents)
+        ]
+        return carry, following, value, slopes
 
-    def _without_gradient(self) -> set[int]:
-        """Parameters that the loss does not depend on: torch.func takes their
-        gradient for zero, and optimizers skip them."""
-        self.tree.go_to(self.moment)
-        params = unpacked(self.carry.layout[0], self.carry.tensors)
-        leaves = [leaf_of(p, t) for p, t in zip(params, self.trained)]
-        loss = self.inner.loss(self.tree, self.number, leaves, {}, {})
-        chosen = [i for i, t in enumerate(self.trained) if t]
-        found = torch.autograd.grad(
-            loss, [leaves[i] for i in chosen], allow_unused=True
+    def _through_gradient(
+        self,
+        grads: Sequence[Tensor | None],
+        params: Sequence[Tensor],
+        along: Sequence[Tangents],
+    ) -> list[Tangents]:
+        """Derivatives of gradients by the parameters, in each direction."""
+        used = [k for k, g in enumerate(grads) if g is not None and g.requires_grad]
+        # a gradient that is constant has no derivative, and by symmetry is not in one
+        outputs = [g for g in grads if g is not None and g.requires_grad]
+        inputs = [params[k] for k in used]
+        rows = [[row[k] for k in used] for row in along]
+        result: list[Tangents] = [[None] * len(grads) for _ in along]
+        if not outputs or all(t is None for row in rows for t in row):
+            return result
+        if self.symmetric is None:
+            self.symmetric = _is_symmetric(outputs, inputs)
+        plain = self.symmetric and not self.functions
+        push = _pushed_symmetric if plain else _pushed
+        for found, row in zip(result, push(outputs, inputs, rows)):
+            for k, t in zip(used, row):
+                found[k] = t
+        return result
+
+
+def _inner_product(
+    grads: Sequence[Tensor | None], row: Tangents, like: Tensor
+) -> Tensor | None:
+    """The derivative of the loss."""
+    pairs = [(g, t) for g, t in zip(grads, row) if g is not None and t is not None]
+    return _dot(pairs, like) if pairs else None
+
+
+def _pushed(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], rows: Sequence[Tangents]
+) -> list[Tangents]:
+    """Derivatives of ``outputs`` in the directions ``rows`` of ``inputs``."""
+    result: list[Tangents] = [[None] * len(outputs) for _ in rows]
+    if not outputs:
+        return result
+    weights = [torch.zeros_like(t).requires_grad_() for t in outputs]
+    linear = torch.autograd.grad(
+        outputs, inputs, weights, create_graph=True, allow_unused=True
+    )
+    for k, row in enumerate(rows):
+        pairs = [
+            (g, t)
+            for g, t in zip(linear, row)
+            if g is not None and t is not None and g.requires_grad
+        ]
+        if pairs:
+            products, along = zip(*pairs)
+            result[k] = list(
+                torch.autograd.grad(
+                    products, weights, along, allow_unused=True, retain_graph=True
+                )
+            )
+    return result
+
+
+def _pushed_symmetric(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], rows: Sequence[Tangents]
+) -> list[Tangents]:
+    """The same where the derivatives are a symmetric matrix."""
+    result: list[Tangents] = []
+    for k, row in enumerate(rows):
+        pairs = [(g, t) for g, t in zip(outputs, row) if t is not None]
+        if not pairs:
+            result.append([None] * len(outputs))
+            continue
+        chosen, along = zip(*pairs)
+        last = k == len(rows) - 1
+        result.append(
+            list(
+                torch.autograd.grad(
+                    chosen, inputs, along, allow_unused=True, retain_graph=not last
+                )
+            )
         )
-        return {i for i, g in zip(chosen, found) if g is None}
+    return result
 
 
-@functools.cache
-def _load_torch_quietly() -> None:
-    """Some torch warns of its own use of TorchScript at the first jvp."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        one = torch.ones(())
-        torch.func.jvp(torch.sin, (one,), (one,))
+def _is_symmetric(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
+    """Whether gradients are those of a function: hooks may have changed them."""
+    probe: Tangents = [
+        torch.arange(t.numel(), dtype=torch.float32, device=t.device)
+        .add(1)
+        .cos()
+        .reshape(t.shape)
+        .to(t.dtype)
+        for t in inputs
+    ]
+    exact = _pushed(outputs, inputs, [probe])[0]
+    short = _pushed_symmetric(outputs, inputs, [probe, [None] * len(probe)])[0]
+    off = total = 0.0
+    for a, b, t in zip(exact, short, inputs):
+        a, b = (torch.zeros_like(t) if x is None else x for x in (a, b))
+        off += float((a - b).abs().square().sum())
+        total += float(a.abs().square().sum())
+    return off <= torch.finfo(inputs[0].dtype).eps * total
 
 
-def _differentiable(t: Tensor) -> bool:
-    return t.is_floating_point() or t.is_complex()
-
-
-class _WrittenOut(TorchFunctionMode):
-    """Writes out what breaks in torch's forward mode and need not.
-
-    The derivative of mse_loss's backward writes into its target's, a constant zero.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        given = {k: v for k, v in (kwargs or {}).items() if v is not None}
-        if func is F.mse_loss and len(args) == 2 and given.keys() <= {"reduction"}:
-            return _mse_loss(*args, **given)
-        return func(*args, **(kwargs or {}))
-
-
-def _mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    errors = (input - target).square()
-    if reduction == "none":
-        return errors
-    return errors.sum() if reduction == "sum" else errors.mean()
+def _has_functions(root: Tensor) -> bool:
+    """Whether somebody's own ``autograd.Function`` is in the graph: its backward need
+    not be the derivative of its forward."""
+    nodes: list[Any] = [root.grad_fn]
+    seen: set[Any] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                return True
+            seen.add(node)
+            nodes.extend(n for n, _ in node.next_functions)
+    return False
 
 
 class _Linear(torch.autograd.Function):
@@ -282,7 +282,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values: list[Tensor], rows: list[list[Tensor]], *settings: Tensor
+        ctx: Any, values: list[Tensor], rows: list[Tangents], *settings: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*settings, *(t for row in rows for t in row))
@@ -291,27 +291,30 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        saved = ctx.saved_tensors
+        saved: tuple[Any, ...] = ctx.saved_tensors
         settings, tangents = saved[: ctx.count], iter(saved[ctx.count :])
         found: list[Tensor | None] = []
         with torch.no_grad():
             for setting in settings:
+                rows = [
+                    [(g, next(tangents)) for g in grads] for _ in range(setting.numel())
+                ]
                 slopes = [
-                    _dot(grads, [next(tangents) for _ in grads], setting)
-                    for _ in range(setting.numel())
+                    _dot(
+                        [(g, t) for g, t in row if not (g is None or t is None)],
+                        setting,
+                    )
+                    for row in rows
                 ]
                 found.append(torch.stack(slopes).reshape(setting.shape))
         return (None, None, *(once(found) if torch.is_grad_enabled() else found))
 
 
-def _dot(
-    grads: Sequence[Tensor | None], tangents: Sequence[Tensor], like: Tensor
-) -> Tensor:
+def _dot(pairs: Sequence[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
+    """The sum of the real inner products, in the dtype and on the device of ``like``."""
     total = torch.zeros((), dtype=like.dtype, device=like.device)
-    for g, t in zip(grads, tangents):
-        if g is not None:
-            product = (g * t.conj()).sum()
-            total = total + torch.real(product).to(total)
+    for g, t in pairs:
+        total = total + torch.real((g.detach() * t.conj()).sum()).to(total)
     return total
 
 

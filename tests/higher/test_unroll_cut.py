@@ -106,8 +106,8 @@ def by_ctx(path: str, **kwargs: Any) -> list[Tensor]:
 
 def same(found: list[Tensor], expected: list[Tensor], zero: bool = False) -> None:
     assert zero or any(g.abs().max() > 1e-6 for g in expected)
+    scale = max(float(b.abs().max()) for b in expected)
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):
-        scale = float(b.abs().max())
         torch.testing.assert_close(
             a, b, rtol=1e-10, atol=1e-10 * scale, msg=lambda m: f"gradient {i}: {m}"
         )

@@ -160,3 +160,43 @@ def test_times_and_second_derivatives() -> None:
         (grad,) = torch.autograd.grad(outer, lr, create_graph=True)
         with pytest.raises(RuntimeError, match="memory='full'"):
             grad.backward()
+
+
+class Reversal(torch.autograd.Function):
+    """Not the gradient of anything: the inner problem is a game."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return -0.5 * grad
+
+
+@pytest.mark.parametrize("by_hook", [False, True])
+def test_gradients_that_are_none(by_hook: bool) -> None:
+    def reversed_(x: Tensor) -> Tensor:
+        if by_hook:
+            x = x * 1
+            x.register_hook(lambda g: -0.5 * g)
+            return x
+        result: Tensor = Reversal.apply(x)
+        return result
+
+    def game(f: Any, x: Tensor) -> Tensor:
+        hidden = f.inner(x)
+        return (
+            hidden.square().mean()
+            + f.attention.out_proj(reversed_(hidden)).tanh().sum()
+        )
+
+    def by(mode: str) -> Tensor:
+        torch.manual_seed(0)
+        model, lr = Net(0.0).double(), scalar(0.1)
+        opt = torch.optim.SGD(model.parameters(), lr=0.1)
+        with higher.innerloop_ctx(model, opt, override={"lr": [lr]}) as (f, diffopt):
+            higher.unroll(f, diffopt, game, data(), mode=mode)
+            return torch.autograd.grad(game(f, data()[0]), lr)[0]
+
+    torch.testing.assert_close(by("forward"), by("reverse"), rtol=1e-10, atol=0)
