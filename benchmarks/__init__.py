@@ -1,0 +1,1 @@
+"""Time and memory of meta-gradients, side by side; see README.md here."""
