@@ -53,7 +53,7 @@ def main() -> None:
         _measure(name, args.only or list(CONTESTANTS), args.rounds, runs)
         if args.runs:
             args.runs.write_text(json.dumps(runs))
-    text = f"{caption(args.rounds)}\n\n{table(runs, WORKLOADS)}"
+    text = f"{caption(runs)}\n\n{table(runs, WORKLOADS)}"
     print(f"\n{text}")
     if args.write:
         (args.write / "benchmarks.svg").write_text(svg(runs, WORKLOADS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import statistics
 from collections.abc import Mapping
@@ -16,10 +17,12 @@ Found = Mapping[str, list[dict[str, Any]]]
 """Contestant -> what its processes printed."""
 
 
-def caption(rounds: int) -> str:
+def caption(runs: Mapping[str, Found]) -> str:
     """The machine and versions, and what the figures are."""
+    counts = {len(r) for found in runs.values() for r in found.values() if _able(r)}
+    rounds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else 0
     return (
-        f"{platform.machine()} CPU, one thread; torch {torch.__version__}, Python "
+        f"{os.cpu_count()} shared {platform.machine()} cores, one thread; torch {torch.__version__}, Python "
         f"{platform.python_version()}. Medians of {rounds} processes, in parentheses "
         "lowest to highest; ratios to the classic library's plain loop, or to ours "
         "where that has none."

@@ -525,3 +525,27 @@ def test_state_in_containers(memory: Any) -> None:
         return list(torch.autograd.grad(outer, list(model.parameters())))
 
     same(run(by(memory)), run(looped))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("memory", MODES)
+def test_sparse_gradients(memory: Any) -> None:
+    def run(unroll: Any) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(7, 3, sparse=True)).double()
+        opt = torch.optim.SparseAdam(list(model.parameters()), lr=0.1)
+        rows, lr = torch.randint(7, (K, 4)), scalar(0.1)
+        with higher.innerloop_ctx(
+            model, opt, copy_initial_weights=False, override={"lr": [lr]}
+        ) as (f, diffopt):
+
+            def loss(f: Any, row: Tensor) -> Tensor:
+                out: Tensor = f(row).square().mean()
+                return out
+
+            unroll(f, diffopt, loss, list(rows))
+            outer = loss(f, rows[0])
+        found = torch.autograd.grad(outer, [lr, *model.parameters()])
+        return [g.to_dense() if g.is_sparse else g for g in found]
+
+    same(run(by(memory)), run(looped))
