@@ -148,18 +148,25 @@ def walk(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
 
 def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """A node's parts. (``node.children`` rebuilds the node to find them.)"""
-    for name in _parts(type(node)):
+    for name in parts(type(node)):
         part = getattr(node, name)
         if isinstance(part, (list, tuple)):
             for item in part:
-                if isinstance(item, cst.CSTNode):
+                if is_node(type(item)):
                     yield item
-        elif isinstance(part, cst.CSTNode):
+        elif is_node(type(part)):
             yield part
 
 
 @functools.cache
-def _parts(kind: type[cst.CSTNode]) -> tuple[str, ...]:
+def is_node(kind: type) -> bool:
+    """``isinstance`` of LibCST's abstract classes is slow, and asked millions of times."""
+    return issubclass(kind, cst.CSTNode)
+
+
+@functools.cache
+def parts(kind: type[cst.CSTNode]) -> tuple[str, ...]:
+    """Names of the fields that hold a node's parts, but for layout."""
     return tuple(
         field.name
         for field in dataclasses.fields(kind)

@@ -12,7 +12,7 @@ from typing import TypeAlias, cast
 import libcst as cst
 import libcst.matchers as m
 
-from codegen.diagnostics import Origins, children, walk
+from codegen.diagnostics import Origins, children, is_node, parts, walk
 
 Statement: TypeAlias = "cst.SimpleStatementLine | cst.BaseCompoundStatement"
 Body: TypeAlias = "tuple[Statement, ...]"
@@ -539,37 +539,47 @@ def substitute(
     return cast(cst.CSTNode, node.visit(_Renamer(origins, names)))
 
 
-class _Replacer(Rewriter):
+class _Replacer:
+    """Rebuilds the nodes above a replaced one, and no others."""
+
     def __init__(
         self,
         origins: Origins,
         replace: Callable[[cst.CSTNode], cst.CSTNode | None],
     ) -> None:
-        super().__init__(origins)
+        self.origins = origins
         self.replace = replace
-        self.labels: set[cst.CSTNode] = set()
 
-    def on_visit(self, node: cst.CSTNode) -> bool:
-        # attribute and keyword names are no variables
-        if isinstance(node, cst.Attribute):
-            self.labels.add(node.attr)
-        elif isinstance(node, (cst.Arg, cst.Param)):
-            label = node.keyword if isinstance(node, cst.Arg) else node.name
-            if label is not None:
-                self.labels.add(label)
-        return super().on_visit(node)
+    def visit(self, node: cst.CSTNode) -> cst.CSTNode:
+        changes: dict[str, object] = {}
+        label = _LABELS.get(type(node))
+        for name in parts(type(node)):
+            if name == label:
+                continue
+            part = getattr(node, name)
+            if isinstance(part, (list, tuple)):
+                items = [self.visit(i) if is_node(type(i)) else i for i in part]
+                if any(new is not old for new, old in zip(items, part)):
+                    changes[name] = type(part)(items)
+            elif is_node(type(part)):
+                new = self.visit(part)
+                if new is not part:
+                    changes[name] = new
+        updated = node.with_changes(**changes) if changes else node
+        found = self.replace(updated)
+        if found is not None:
+            updated = _keep_parentheses(found, updated)
+        if updated is not node:
+            self.origins.inherit(updated, node)
+        return updated
 
-    def on_leave(
-        self, original_node: cst.CSTNodeT, updated_node: cst.CSTNodeT
-    ) -> cst.CSTNodeT | cst.RemovalSentinel | cst.FlattenSentinel[cst.CSTNodeT]:
-        if original_node in self.labels:
-            return updated_node
-        new = self.replace(updated_node)
-        if new is not None:
-            new = _keep_parentheses(new, updated_node)
-            self.origins.inherit(new, original_node)
-            return cast(cst.CSTNodeT, new)
-        return super().on_leave(original_node, updated_node)
+
+_LABELS: dict[type, str] = {
+    cst.Attribute: "attr",
+    cst.Arg: "keyword",
+    cst.Param: "name",
+}
+"""Names that are no variables."""
 
 
 def _keep_parentheses(new: cst.CSTNode, old: cst.CSTNode) -> cst.CSTNode:
@@ -587,7 +597,7 @@ def replace_nodes(
     origins: Origins,
 ) -> cst.CSTNode:
     """Bottom-up: wherever ``replace`` returns a node, it takes the old one's place."""
-    return cast(cst.CSTNode, node.visit(_Replacer(origins, replace)))
+    return _Replacer(origins, replace).visit(node)
 
 
 def is_constant(node: cst.CSTNode) -> bool:

@@ -102,8 +102,6 @@ class _Sweep:
             new = self._statement(node)
             if new is not None:
                 result.append(new)
-            elif node.leading_lines and any(l.comment for l in node.leading_lines):
-                pass
         return tuple(result)
 
     def _statement(self, node: Statement) -> Statement | None:

@@ -341,9 +341,15 @@ def _third(line: str) -> bool:
 
 @functools.cache
 def installed_version(top: str) -> str | None:
-    for name in importlib.metadata.packages_distributions().get(top, []):
+    for name in _distributions().get(top, []):
         return f"{name} {importlib.metadata.version(name).partition('+')[0]}"
     return None
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Asked once: it reads every installed package's list of files."""
+    return importlib.metadata.packages_distributions()
 
 
 def package_version(upstream: Upstream) -> str:
