@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
@@ -152,16 +152,22 @@ def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         part = getattr(node, name)
         if isinstance(part, (list, tuple)):
             for item in part:
-                if is_node(type(item)):
+                if is_node(item):
                     yield item
-        elif is_node(type(part)):
+        elif is_node(part):
             yield part
 
 
-@functools.cache
-def is_node(kind: type) -> bool:
+def is_node(value: object) -> TypeGuard[cst.CSTNode]:
     """``isinstance`` of LibCST's abstract classes is slow, and asked millions of times."""
-    return issubclass(kind, cst.CSTNode)
+    kind = type(value)
+    known = _is_node.get(kind)
+    if known is None:
+        known = _is_node[kind] = issubclass(kind, cst.CSTNode)
+    return known
+
+
+_is_node: dict[type, bool] = {}
 
 
 @functools.cache

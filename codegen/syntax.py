@@ -558,10 +558,10 @@ class _Replacer:
                 continue
             part = getattr(node, name)
             if isinstance(part, (list, tuple)):
-                items = [self.visit(i) if is_node(type(i)) else i for i in part]
+                items = [self.visit(i) if is_node(i) else i for i in part]
                 if any(new is not old for new, old in zip(items, part)):
                     changes[name] = type(part)(items)
-            elif is_node(type(part)):
+            elif is_node(part):
                 new = self.visit(part)
                 if new is not part:
                     changes[name] = new

@@ -441,6 +441,14 @@ def write_through(base: Tensor, view: Tensor, new: Tensor) -> Tensor:
     return flat.reshape(base.size())
 
 
+def write_through_all(
+    bases: Sequence[Tensor], view: Tensor, new: Tensor
+) -> list[Tensor]:
+    """:func:`write_through` for each; those that are one tensor stay one."""
+    written = {id(base): write_through(base, view, new) for base in bases}
+    return [written[id(base)] for base in bases]
+
+
 def _places(base: Tensor, view: Tensor, offset: int) -> Tensor:
     """Where in ``base.flatten()`` each element of ``view.flatten()`` is."""
     reach = max(_reach(base), offset + _reach(view))

@@ -21,6 +21,7 @@ from codegen.rules.r4_out_of_place.dtypes import Dtypes
 from codegen.rules.r4_out_of_place.hoist import hoist, is_place, mutates_place
 from codegen.rules.r4_out_of_place.inplace import (
     CONTAINER_METHODS,
+    mutated,
     mutated_roots,
     chain_links,
     chain_root,
@@ -240,8 +241,8 @@ class OutOfPlace(MutationRule):
         return Rebinder(self, Scope(env, live, self.rereads, later))
 
     def _mutated_later(self, node: Statement) -> Iterator[str]:
-        """Names that are mutated after a statement, or in the next round of a loop that
-        it stands in."""
+        """Objects that are mutated after a statement, or in the next round of a loop
+        that it stands in."""
         # statements of nested functions are not in the order: all counts as later
         start = self.order.index(node) + 1 if node in self.order else 0
         for loop in self.order[:start]:
@@ -253,7 +254,9 @@ class OutOfPlace(MutationRule):
         for later in self.order[start:]:
             inner = small(later)
             if inner is not None and later is not node:
-                yield from mutated_roots(inner)
+                env = self.places.before.get(later, Env())
+                for found in mutated(inner):
+                    yield from self.places.value(found, env).objects()
 
     def _expression(
         self, node: Statement, value: cst.BaseExpression, env: Env

@@ -119,36 +119,37 @@ def root_name(node: cst.CSTNode) -> str | None:
 
 
 def mutated_roots(node: cst.CSTNode) -> Iterator[str]:
-    """Names through which ``node`` may change an object: in-place calls, item and
-    attribute stores, ``out=``, augmented assignment, container methods."""
+    """Names through which ``node`` may change an object."""
+    for found in mutated(node):
+        name = root_name(found)
+        if name is not None:
+            yield name
+
+
+def mutated(node: cst.CSTNode) -> Iterator[cst.BaseExpression]:
+    """What ``node`` may change: in-place calls, item and attribute stores, ``out=``,
+    augmented assignment, container methods."""
     for inner in walk(node):
         if isinstance(inner, cst.Call):
             yield from _mutated_by_call(inner)
         elif isinstance(inner, cst.AugAssign):
-            name = root_name(inner.target)
-            if name is not None:
-                yield name
+            yield inner.target
         elif isinstance(inner, cst.AssignTarget):
             if isinstance(inner.target, (cst.Subscript, cst.Attribute)):
-                name = root_name(inner.target)
-                if name is not None:
-                    yield name
+                yield inner.target.value
 
 
-def _mutated_by_call(node: cst.Call) -> Iterator[str]:
+def _mutated_by_call(node: cst.Call) -> Iterator[cst.BaseExpression]:
     out = keyword(node, "out")
-    found: list[cst.CSTNode] = [] if out is None else [out]
+    if out is not None:
+        yield out
     if inplace_method(node) is not None and isinstance(node.func, cst.Attribute):
-        found.append(chain_root(node))
+        yield chain_root(node)
     elif inplace_function(node) is not None and node.args:
-        found.append(node.args[0].value)
+        yield node.args[0].value
     elif isinstance(node.func, cst.Attribute):
         if node.func.attr.value in CONTAINER_METHODS:
-            found.append(node.func.value)
-    for item in found:
-        name = root_name(item)
-        if name is not None:
-            yield name
+            yield node.func.value
 
 
 def may_mutate(function: cst.FunctionDef, params: set[str]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from codegen.places import EARLIER_GROUP, Analysis, Env, Place, Slot, Value, View
+from codegen.places import EARLIER_GROUP, Analysis, Env, Kind, Place, Slot, Value, View
 from codegen.rules.base import Rule
 from codegen.syntax import (
     Statement,
@@ -26,7 +26,7 @@ from codegen.syntax import (
 @dataclass
 class Scope:
     """What holds before a mutation: places, live names, whether grads are read again,
-    and names that are mutated afterwards."""
+    and objects that are mutated afterwards."""
 
     env: Env
     live: frozenset[str]
@@ -122,10 +122,12 @@ class Rebinder:
 
     def _can_hold(self, node: cst.BaseExpression) -> bool:
         """Whether storing to ``node`` puts a tensor back: not where it was a copy
-        (``x[mask]``)."""
+        (``x[mask]``) or a view (``x.T``)."""
         if isinstance(node, cst.Subscript):
             return self.rule.places.slot(node, self.env) is not None
-        return isinstance(node, (cst.Name, cst.Attribute))
+        if isinstance(node, cst.Attribute):
+            return self.rule.places.value(node.value, self.env).kind is not Kind.TENSOR
+        return isinstance(node, cst.Name)
 
     def _slot_matters(self, slot: Slot) -> bool:
         if slot.container == "grads":
@@ -193,10 +195,6 @@ class Rebinder:
     ) -> list[Statement]:
         """Which object it is shows at run time only: ask with ``is``."""
         others = [o for o in self._candidates(value) if not same(o, root)]
-        seen = any(p.views for p in value.places)
-        test = self._write_part if seen else self._test
-        if seen and is_name(root):
-            self._refuse_again(root, others)
         self.rule.asked_identity = bool(others) or self.rule.asked_identity
         targets = [root] if self._can_hold(root) else []
         if isinstance(root, cst.Name) and root.value not in self.live:
@@ -205,20 +203,30 @@ class Rebinder:
         if not others:
             return [assign(targets, new)] if targets else []
         updated = cst.Name("updated")
-        tests = [test(o, root, updated) for o in others]
+        if any(p.views for p in value.places):
+            self._refuse_again(root, value, others)
+            tests = self._write_parts(others, root, updated)
+        else:
+            tests = [self._test(o, root, updated) for o in others]
         last = [assign(targets, updated)] if targets else []
         return [assign([updated], new), *tests, *last]
 
     def _refuse_again(
-        self, root: cst.BaseExpression, others: Sequence[cst.BaseExpression]
+        self,
+        root: cst.BaseExpression,
+        value: Value,
+        others: Sequence[cst.BaseExpression],
     ) -> None:
-        """What is written through once is a view no more: none may be mutated again."""
-        if code(root) not in self.live:
+        """What is written through once is a view no more: if one is at hand afterwards,
+        nothing of it may be mutated again."""
+        held = [self.rule.places.value(o, self.env) for o in others]
+        if is_name(root) and code(root) in self.live:
+            held.append(value)
+        slots_apart = len(others) > 1 and any(map(self._may_be_missing, others))
+        if not slots_apart and not any(p.views for v in held for p in v.places):
             return
-        for name in (root, *others):
-            if is_name(name) and code(name) in self.scope.mutated_later:
-                self._unknown_alias(root, f"{code(name)}, which is mutated again later")
-                return
+        if value.objects() & self.scope.mutated_later:
+            self._unknown_alias(root, f"{code(others[0])}`, `{code(root)}")
 
     def _candidates(self, value: Value) -> Iterator[cst.BaseExpression]:
         for slot, held in self.env.slots.items():
@@ -348,18 +356,29 @@ class Rebinder:
         value = expr(f"{code(new)} if {text} is {code(old)} else {text}")
         return assign([holder], value)
 
-    def _write_part(
+    def _write_parts(
         self,
-        holder: cst.BaseExpression,
+        holders: Sequence[cst.BaseExpression],
         view: cst.BaseExpression,
         new: cst.BaseExpression,
-    ) -> Statement:
-        """``holder`` with what ``view`` shows of it replaced, if it shows any of it."""
-        text = f"ops.write_through({code(holder)}, {code(view)}, {code(new)})"
-        store = assign([holder], expr(text))
-        if self._may_be_missing(holder):
-            return cst.If(expr(f"{_got(holder)} is not None"), block([store]))
-        return store
+    ) -> list[Statement]:
+        """``holders`` with what ``view`` shows of them replaced, if it shows any; those
+        that are one tensor stay one."""
+        sure = [h for h in holders if not self._may_be_missing(h)]
+        seen = f"{code(view)}, {code(new)}"
+        result: list[Statement] = []
+        if len(sure) == 1:
+            written = expr(f"ops.write_through({code(sure[0])}, {seen})")
+            result.append(assign(sure, written))
+        elif sure:
+            names = ", ".join(map(code, sure))
+            result.append(stmt(f"{names} = ops.write_through_all([{names}], {seen})"))
+        for holder in holders:
+            if self._may_be_missing(holder):
+                written = expr(f"ops.write_through({code(holder)}, {seen})")
+                exists = expr(f"{_got(holder)} is not None")
+                result.append(cst.If(exists, block([assign([holder], written)])))
+        return result
 
     def _may_be_missing(self, holder: cst.BaseExpression) -> bool:
         if string_key(holder) is None:
