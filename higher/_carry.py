@@ -54,40 +54,49 @@ def packed(value: Any) -> Carry:
             tensors.append(t)
         return found
 
-    return Carry(_mapped(value, Tensor, slot, {}), tensors)
+    return Carry(mapped(value, Tensor, slot), tensors)
 
 
-def unpacked(layout: Any, tensors: Sequence[Tensor]) -> Any:
+def unpacked(layout: Any, tensors: Sequence[Any]) -> Any:
     """Containers of their own, with the given tensors in the layout's slots."""
-    return _mapped(layout, Slot, lambda slot: tensors[slot.at], {})
+    return mapped(layout, Slot, lambda slot: tensors[slot.at])
 
 
+def mapped(value: Any, kind: type, leaf: Callable[[Any], Any]) -> Any:
+    """``value`` with ``leaf`` of each instance of ``kind``, its containers copied.
+
+    Containers that are one object stay one.
+    """
+    return _mapped(value, kind, leaf, {})
+
+
+# no closures: one that calls itself would keep tensors until the next collection
 def _mapped(
     value: Any, kind: type, leaf: Callable[[Any], Any], seen: dict[int, Any]
 ) -> Any:
-    """``value`` with ``leaf`` of each instance of ``kind``, its containers copied.
-
-    Containers that are one object stay one: ``seen`` maps those already copied.
-    """
     if isinstance(value, kind):
         return leaf(value)
     container = type(value)
-    if container not in (dict, defaultdict, list, tuple, deque):
+    if container not in _CONTAINERS:
         return value
     if id(value) in seen:
         return seen[id(value)]
     new: Any
-    if container is dict:
-        new = {k: _mapped(v, kind, leaf, seen) for k, v in value.items()}
-    elif container is defaultdict:
-        new = defaultdict(value.default_factory)
-        new.update((k, _mapped(v, kind, leaf, seen)) for k, v in value.items())
-    elif container is deque:
-        new = deque((_mapped(v, kind, leaf, seen) for v in value), value.maxlen)
+    if container in (dict, defaultdict):
+        new = {
+            k: leaf(v) if isinstance(v, kind) else _mapped(v, kind, leaf, seen)
+            for k, v in value.items()
+        }
+        if container is defaultdict:
+            new = defaultdict(value.default_factory, new)
     else:
-        new = container(_mapped(v, kind, leaf, seen) for v in value)
+        items = [_mapped(v, kind, leaf, seen) for v in value]
+        new = deque(items, value.maxlen) if container is deque else container(items)
     seen[id(value)] = new
     return new
+
+
+_CONTAINERS = frozenset((dict, defaultdict, list, tuple, deque))
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -108,7 +108,7 @@ def add(input: Tensor, other: Tensor | float, *, alpha: Scalar = 1) -> Tensor:
     number = _number(alpha)
     if number is not None:
         return torch.add(input, other, alpha=number)
-    return input + other * _scalar(alpha)
+    return _scaled_sum(input, other, _scalar(alpha))
 
 
 def sub(input: Tensor, other: Tensor | float, *, alpha: Scalar = 1) -> Tensor:
@@ -116,7 +116,7 @@ def sub(input: Tensor, other: Tensor | float, *, alpha: Scalar = 1) -> Tensor:
     number = _number(alpha)
     if number is not None:
         return torch.sub(input, other, alpha=number)
-    return input - other * _scalar(alpha)
+    return _scaled_sum(input, other, -_scalar(alpha))
 
 
 def addcmul(
@@ -126,7 +126,7 @@ def addcmul(
     number = _number(value)
     if number is not None and isinstance(tensor2, Tensor):
         return torch.addcmul(input, tensor1, tensor2, value=number)
-    return input + tensor1 * tensor2 * _scalar(value)
+    return _scaled_sum(input, tensor1 * tensor2, _scalar(value))
 
 
 def addcdiv(
@@ -136,7 +136,7 @@ def addcdiv(
     number = _number(value)
     if number is not None and isinstance(tensor2, Tensor):
         return torch.addcdiv(input, tensor1, tensor2, value=number)
-    return input + tensor1 / tensor2 * _scalar(value)
+    return _scaled_sum(input, tensor1 / tensor2, _scalar(value))
 
 
 def lerp(input: Tensor, end: Tensor, weight: Scalar) -> Tensor:
@@ -148,7 +148,29 @@ def lerp(input: Tensor, end: Tensor, weight: Scalar) -> Tensor:
     number = _number(weight)
     if number is not None:
         return torch.lerp(input, end, number)
-    return input + (end - input) * weight
+    return _scaled_sum(input, end - input, weight)
+
+
+def _scaled_sum(input: Tensor, other: Tensor | float, factor: Scalar) -> Tensor:
+    """``input + other * factor``, in one pass over memory if their kinds allow."""
+    if isinstance(other, Tensor) and isinstance(factor, Tensor):
+        if _kind(input) == _kind(other) == _kind(factor):
+            return torch.addcmul(input, other, factor)
+    return input + other * factor
+
+
+def _kind(x: Tensor) -> tuple[torch.dtype, torch.device, torch.layout]:
+    return x.dtype, x.device, x.layout
+
+
+def _zeros(x: Tensor) -> Tensor | None:
+    """Where ``x`` is exactly zero; None if that is nowhere, as far as it can be told
+    without waiting for an accelerator."""
+    readable = x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
+    if readable and not _is_transformed(x) and not torch.compiler.is_compiling():
+        if bool(x.all()):
+            return None
+    return x == 0
 
 
 def sqrt(x: Scalar) -> Scalar:
@@ -161,7 +183,9 @@ def sqrt(x: Scalar) -> Scalar:
         return math.sqrt(x)
     if not tracked(x):
         return torch.sqrt(x)
-    zero = x == 0
+    zero = _zeros(x)
+    if zero is None:
+        return torch.sqrt(x)
     return torch.sqrt(x.masked_fill(zero, 1)).masked_fill(zero, 0)
 
 
@@ -169,7 +193,9 @@ def rsqrt(x: Tensor) -> Tensor:
     """Reciprocal square root; infinite, with derivative zero, at exactly zero."""
     if not tracked(x):
         return torch.rsqrt(x)
-    zero = x == 0
+    zero = _zeros(x)
+    if zero is None:
+        return torch.rsqrt(x)
     return torch.rsqrt(x.masked_fill(zero, 1)).masked_fill(zero, math.inf)
 
 
@@ -180,7 +206,9 @@ def pow(x: Scalar, exponent: Scalar) -> Scalar:
         return x**exponent
     if not isinstance(exponent, Tensor) and exponent >= 1:
         return x**exponent
-    zero = x == 0
+    zero = _zeros(x)
+    if zero is None:
+        return x**exponent
     at_zero = torch.zeros_like(x) ** exponent
     return torch.where(zero, at_zero.detach(), x.masked_fill(zero, 1) ** exponent)
 
@@ -192,7 +220,9 @@ def div(numerator: Scalar, denominator: Scalar) -> Any:
         tracked(numerator) or tracked(denominator)
     ):
         return numerator / denominator
-    zero = denominator == 0
+    zero = _zeros(denominator)
+    if zero is None:
+        return numerator / denominator
     finite = numerator / denominator.masked_fill(zero, 1)
     return torch.where(zero, (numerator / denominator).detach(), finite)
 

@@ -19,9 +19,9 @@ from higher.optim.base import DifferentiableOptimizer, GradCallback, called_back
 from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored
 from higher.unroll.captured import Named, captured, now
-from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
+from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, unpacked
 from higher.unroll.past import StepHistory
-from higher.unroll.surroundings import Autocast, Tree, devices_of
+from higher.unroll.surroundings import Autocast, Random, Tree, devices_of
 
 LossFn = Callable[[StatelessModule, Any], Tensor]
 
@@ -235,13 +235,22 @@ class Inner:
         """The next carry by an update without a graph, if ``known`` fits it."""
         settings = tensors_in(unpacked(start.layout[1], start.tensors))
         tracked = {id(t) for t in settings if _may_be_zero(t)}
-        plain = [t if id(t) in tracked else t.detach() for t in start.tensors]
-        params, groups, state, shared = unpacked(start.layout[:4], plain)
-        made = self.updated(self.optimizer(groups, state, shared), params, grads)
+        numbers = {id(t) for t in settings if t.dim() == 0} - tracked
+        plain = [
+            t if id(t) in tracked else t.item() if id(t) in numbers else t.detach()
+            for t in start.tensors
+        ]
+        random = Random(self.devices)
+        with torch.set_grad_enabled(bool(tracked)):
+            params, groups, state, shared = unpacked(start.layout[:4], plain)
+            made = self.updated(self.optimizer(groups, state, shared), params, grads)
+        kept = {id(p): t for p, t in zip(plain, start.tensors)}
+        made[1] = mapped(made[1], float, lambda x: kept.get(id(x), x))
         layout, tensors = packed([*made, buffers])
         if [t.shape for t in tensors] != [shape for shape, _ in known]:
+            random.restore()
             return None
-        kept = {id(p): t for p, t in zip(plain, start.tensors)}
+        kept.update((id(t), t) for t in start.tensors)
         settled = [
             kept[id(t)] if id(t) in kept else leaf_of(t, needs_grad)
             for t, (_, needs_grad) in zip(tensors, known)

@@ -226,7 +226,12 @@ class Rebinder:
         if not slots_apart and not any(p.views for v in held for p in v.places):
             return
         if value.objects() & self.scope.mutated_later:
-            self._unknown_alias(root, f"{code(others[0])}`, `{code(root)}")
+            self.rule.refuse(
+                root,
+                f"mutates what may be a view that `{code(others[0])}` shows too, and "
+                "is mutated again later",
+                "clone it first, or assign the result back",
+            )
 
     def _candidates(self, value: Value) -> Iterator[cst.BaseExpression]:
         for slot, held in self.env.slots.items():
