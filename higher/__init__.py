@@ -9,7 +9,7 @@ from higher import optim, patch, utils
 from higher.innerloop import innerloop_ctx
 from higher.optim import create_diff_optim, get_diff_optim, register_optim
 from higher.patch import monkeypatch
-from higher.unroll import unroll
+from higher._unroll import unroll
 
 __all__ = [
     "create_diff_optim",

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from higher.unroll.captured import Named, cut, edges_of, nested
+from higher._unroll.captured import Named, cut, edges_of, nested
 from higher._carry import Carry, leaf_of, unpacked
-from higher.unroll.step import Inner
-from higher.unroll.surroundings import Moment, Random, Tree
+from higher._unroll.step import Inner
+from higher._unroll.surroundings import Moment, Random, Tree
 
 
 @dataclass

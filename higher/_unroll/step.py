@@ -18,10 +18,10 @@ from higher._weights import fast_weights
 from higher.optim.base import DifferentiableOptimizer, GradCallback, called_back
 from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored
-from higher.unroll.captured import Named, captured, now
+from higher._unroll.captured import Named, captured, now
 from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, unpacked
-from higher.unroll.past import StepHistory
-from higher.unroll.surroundings import Autocast, Random, Tree, devices_of
+from higher._unroll.past import StepHistory
+from higher._unroll.surroundings import Autocast, Random, Tree, devices_of
 
 LossFn = Callable[[StatelessModule, Any], Tensor]
 

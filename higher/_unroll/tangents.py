@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
-from higher.unroll.captured import Named, captured, now
-from higher.unroll.segment import once
-from higher.unroll.step import Inner
-from higher.unroll.surroundings import Tree
+from higher._unroll.captured import Named, captured, now
+from higher._unroll.segment import once
+from higher._unroll.step import Inner
+from higher._unroll.surroundings import Tree
 
 Tangents = list["Tensor | None"]
 """The derivatives of some tensors in one direction; None for zero."""

@@ -27,13 +27,13 @@ from higher.optim.base import (
     checked_truncate,
 )
 from higher.patch import StatelessModule
-from higher.unroll.captured import Named
+from higher._unroll.captured import Named
 from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
-from higher.unroll.past import Recomputed
-from higher.unroll.segment import Stretch, run
-from higher.unroll.step import Inner, LossFn
-from higher.unroll.surroundings import Tree
-from higher.unroll.tangents import run_forward
+from higher._unroll.past import Recomputed
+from higher._unroll.segment import Stretch, run
+from higher._unroll.step import Inner, LossFn
+from higher._unroll.surroundings import Tree
+from higher._unroll.tangents import run_forward
 
 __all__ = ["LossFn", "unroll"]
 
