@@ -43,7 +43,7 @@ lint: $(VENV)/.dev ## the first three of these
 	$(PY) -m mypy
 	$(PY) -m codegen --check
 
-bench: $(VENV)/.dev ## the benchmarks
+bench: $(VENV)/.bench ## the benchmarks
 	$(PY) -m benchmarks $(ARGS)
 
 regenerate: $(VENV)/.demo ## every file of generated/, from the installed torch
@@ -78,4 +78,9 @@ $(VENV)/.demo: $(VENV)/.torch-$(TORCH) $(PINS)
 $(VENV)/.dev: $(VENV)/.demo
 	@echo "installing what the tests need"
 	@$(PIP) torch==$(TORCH) -c .ci/constraints.txt -e '.[codegen,examples,dev]'
+	@touch $@
+
+# TorchOpt has wheels for some Pythons only.
+$(VENV)/.bench: $(VENV)/.dev
+	@$(PIP) torch==$(TORCH) torchopt==0.7.3 || echo "TorchOpt can't be installed: measuring without it" >&2
 	@touch $@
