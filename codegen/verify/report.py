@@ -56,10 +56,11 @@ class Tally:
         """Record a failure."""
         self.failures.append(Failure(kind, str(configuration), figures))
 
-    def follow(self, dtype: str, error: float, exact: bool) -> None:
-        """Record a configuration that is followed, with the weights' relative error."""
+    def follow(self, dtype: str, error: float) -> None:
+        """Record a configuration that is followed, with the relative error of weights,
+        state and settings."""
         self.followed += 1
-        self.identical += exact
+        self.identical += error == 0
         self.worst_trajectory[dtype] = max(error, self.worst_trajectory.get(dtype, 0))
 
     def refuse(self, what: str, message: str) -> None:

@@ -147,8 +147,7 @@ def check(subject: Subject, conf: Configuration, tally: Tally) -> None:
     elif state.size > limit * (1e3 if subject.third_party else 1):
         tally.fail(state.kind, conf, **state.figures)
     else:
-        exact = weights.size == state.size == 0
-        tally.follow(str(conf.dtype)[6:], weights.size, exact)
+        tally.follow(str(conf.dtype)[6:], max(weights.size, state.size))
 
 
 def record(subject: Subject, conf: Configuration, problem: Problem) -> Recording:
