@@ -68,7 +68,8 @@ def unroll(
         batches: one for each of the K steps, anything that ``loss_fn`` understands.
         memory: which weights and optimizer states are kept. ``"full"``: all, and the
             graphs of all steps, as the plain loop does. ``"step"``: those of each
-            step; its graph is made again when backward reaches it. ``"low"``: those
+            step; its graph is made again when backward reaches it (the last one's
+            is kept). ``"low"``: those
             of every ⌈√K⌉th step of a long unroll, the steps between being computed
             again from there. An int n: those of every nth step.
         override: settings from the first step on, as for ``diffopt.step``.
@@ -275,6 +276,8 @@ def _again(
 def _counts(steps: int, stride: int) -> list[int]:
     """Lengths of the segments. The last ``stride`` steps are kept one by one: there
     backward begins, and they would only be computed again at once."""
+    if stride == 1:
+        return [1] * (steps - 1)  # nor is the very last: its graph is kept
     single = min(steps, stride)
     whole, odd = divmod(steps - single, stride)
     return [odd] * (odd > 0) + [stride] * whole + [1] * single
