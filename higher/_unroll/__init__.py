@@ -69,9 +69,9 @@ def unroll(
         memory: which weights and optimizer states are kept. ``"full"``: all, and the
             graphs of all steps, as the plain loop does. ``"step"``: those of each
             step; its graph is made again when backward reaches it (the last one's
-            is kept). ``"low"``: those
-            of every ⌈√K⌉th step of a long unroll, the steps between being computed
-            again from there. An int n: those of every nth step.
+            is kept). ``"low"``: those of every ⌈√K⌉th step of a long unroll, the
+            steps between being computed again from there. An int n: those of every
+            nth step.
         override: settings from the first step on, as for ``diffopt.step``.
         grad_callback: used instead of ``diffopt``'s own.
         truncate: gradients flow through the last ``truncate`` steps only: what they
@@ -94,10 +94,11 @@ def unroll(
     Raises:
         ValueError: ``fmodel`` and ``diffopt`` don't belong together, or an argument
             is out of range.
-        RuntimeError: in forward mode, something else that requires grad; in the low-memory modes, a captured tensor that was computed
-            before and is not named; a ``loss_fn`` that assigns to fast weights, or
-            asks for weights that aren't kept; in backward, one that gave another
-            loss when it ran again; differentiating the gradient again.
+        RuntimeError: in forward mode, something else that requires grad; in the
+            low-memory modes, a captured tensor that was computed before and is not
+            named; a ``loss_fn`` that assigns to fast weights, or asks for weights
+            that aren't kept; in backward, one that gave another loss when it ran
+            again; differentiating the gradient again.
 
     ``fmodel.parameters(time=t)`` has the weights of all times, in the graph; those
     that were not kept are computed again when asked for.
