@@ -130,6 +130,103 @@ for group in self.param_groups:
 """,
 }
 
+HEADED = """
+for group in self.param_groups:
+    lr, beta = group["lr"], group["beta"]
+    params = [p for p in group["params"] if p.grad is not None]
+    grads = [p.grad for p in params]
+    for p in params:
+        if "m" not in self.state[p]:
+            self.state[p]["m"] = torch.zeros_like(p)
+    ms = [self.state[p]["m"] for p in params]
+"""
+
+LISTS: dict[str, str] = {
+    "lists walked beside each other": """
+    for p, g, m in zip(params, grads, ms):
+        m.mul_(beta).add_(g)
+        p.add_(m, alpha=-lr)
+""",
+    "functions of lists of tensors": """
+    torch._foreach_lerp_(ms, grads, 1 - beta)
+    roots = torch._foreach_sqrt(torch._foreach_mul(ms, ms))
+    torch._foreach_add_(roots, 1.0)
+    torch._foreach_maximum_(roots, 1.1)
+    torch._foreach_addcdiv_(params, ms, roots, value=-lr)
+""",
+    "a number for each tensor of a list": """
+    sizes = [1.0 / p.numel() for p in params]
+    steps = [-lr * s for s in sizes]
+    torch._foreach_mul_(ms, beta)
+    torch._foreach_add_(ms, torch._foreach_mul(grads, sizes))
+    torch._foreach_addcmul_(params, ms, grads, steps)
+    torch._foreach_sub_(params, ms, alpha=lr)
+""",
+    "a norm of all between two loops": """
+    norm = torch.stack(torch._foreach_norm(grads)).norm()
+    updates = torch._foreach_div(grads, norm + 1)
+    torch._foreach_add_(ms, updates)
+    torch._foreach_add_(params, ms, alpha=-lr)
+""",
+    "computed tensors that two norms are taken of": """
+    updates = [g.tanh() for g in grads]
+    total = sum(u.pow(2).sum() for u in updates)
+    torch._foreach_div_(updates, 1 + total)
+    biggest = max(u.abs().max() for u in updates)
+    torch._foreach_mul_(updates, biggest)
+    torch._foreach_add_(params, updates, alpha=-lr)
+""",
+    "a branch with a norm inside": """
+    if group["nu"] > 0:
+        norm = torch.stack([g.norm() for g in grads]).norm()
+        grads = torch._foreach_div(grads, 1 + norm)
+    torch._foreach_add_(params, grads, alpha=-lr)
+""",
+    "a list that a branch replaces": """
+    if beta > 0:
+        grads = torch._foreach_add(grads, params, alpha=0.1)
+        params = params
+    torch._foreach_add_(params, grads, alpha=-lr)
+""",
+    "items by their position": """
+    for i, p in enumerate(params):
+        ms[i].mul_(beta).add_(grads[i])
+        grads[i] = grads[i] + ms[i]
+    for i in range(len(params)):
+        params[i].add_(grads[i], alpha=-lr / len(params))
+""",
+    "an accumulator that a later loop reads": """
+    total = torch.zeros((), dtype=torch.float64)
+    for g in grads:
+        total += g.abs().sum()
+    for p, g in zip(params, grads):
+        p.sub_(g / (1 + total), alpha=lr)
+""",
+    "two kinds of parameters": """
+    tall = [p for p in params if p.shape[0] > 2]
+    wide = [p for p in params if p.shape[0] <= 2]
+    for p in tall:
+        p.add_(p.grad, alpha=-lr)
+    for p in wide:
+        self.state[p]["m"].mul_(beta).add_(p.grad)
+        p.sub_(self.state[p]["m"], alpha=lr)
+""",
+    "no parameters, no count": """
+    if not params:
+        continue
+    group["count"] = group.get("count", 0) + 1
+    torch._foreach_add_(params, grads, alpha=-lr / group["count"])
+""",
+    "numbers drawn in two loops": """
+    torch.manual_seed(3)
+    first = [torch.rand_like(p) for p in params]
+    second = [torch.rand_like(p) for p in params]
+    torch._foreach_mul_(first, second)
+    torch._foreach_addcmul_(params, first, grads, -lr)
+""",
+}
+STEPS.update({title: HEADED + part.strip("\n") for title, part in LISTS.items()})
+
 BODIES: dict[str, str] = {
     "several results into tensors that exist": """
 m = state.setdefault("m", torch.ones_like(p))
