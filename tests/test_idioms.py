@@ -17,6 +17,7 @@ from codegen.memory import load
 
 HEAD = """
 import copy
+import functools
 import math
 
 import torch
@@ -39,6 +40,32 @@ def halve_gradients(params):
             p.grad.mul_(0.5)
 
 
+def identities(p):
+    return [torch.eye(size, dtype=p.dtype) for size in p.shape]
+
+
+def updated(matrices, grad, beta):
+    result = []
+    for side, q in enumerate(matrices):
+        g = grad.movedim(side, 0).reshape(grad.shape[side], -1)
+        q.mul_(beta).add_(g @ g.T, alpha=1 - beta)
+        result.append(torch.tanh(q))
+    return result
+
+
+def makes(beta):
+    def decay(m, grad):
+        m.mul_(beta).add_(grad)
+    return decay
+
+
+def twice(function):
+    def wrapper(self, *args):
+        function(self, *args)
+        return function(self, *args)
+    return wrapper
+
+
 class Mine(Optimizer):
     def __init__(self, params, lr=0.1, beta=0.6, nu=1.0, scale=0.5, shape=None):
         super().__init__(params, dict(lr=lr, beta=beta, nu=nu, scale=scale))
@@ -55,6 +82,13 @@ class Mine(Optimizer):
             if len(state) == 0:
                 state["previous"] = p.grad.clone().mul_(-scale)
             p.grad.add_(state["previous"], alpha=0.1)
+
+    def update(self, p, grad, state, lr, beta):
+        if "m" not in state:
+            state["m"] = grad.clone()
+        else:
+            state["m"].mul_(beta).add_(grad)
+        p.add_(state["m"], alpha=-lr)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -228,6 +262,48 @@ LISTS: dict[str, str] = {
 STEPS.update({title: HEADED + part.strip("\n") for title, part in LISTS.items()})
 
 BODIES: dict[str, str] = {
+    "items that a loop mutates": """
+if "bufs" not in state:
+    state["bufs"] = [torch.zeros_like(p) for _ in range(3)]
+for buf, share in zip(state["bufs"], (0.1, 0.5, 0.9)):
+    buf.mul_(share).add_(grad)
+    p.sub_(buf, alpha=lr / 3)
+""",
+    "two tensors that a loop mutates, one by one": """
+if len(state) == 0:
+    state["a"], state["b"] = torch.zeros_like(p), torch.ones_like(p)
+for t, share in ((state["a"], 0.3), (state["b"], 0.5)):
+    t.mul_(share).add_(grad)
+for t in state.values():
+    t.mul_(0.9)
+p.addcdiv_(state["a"], state["b"].abs() + 1, value=-lr)
+""",
+    "a helper that mutates a list's items": """
+if len(state) == 0:
+    state["Q"] = identities(p)
+for side, q in enumerate(updated(state["Q"], grad, beta)):
+    grad = torch.tensordot(q, grad, dims=([0], [side])).movedim(0, side)
+p.add_(torch.tanh(grad), alpha=-lr)
+""",
+    "a nested function that mutates": """
+m = state.setdefault("m", torch.zeros_like(p))
+def decay(t, share):
+    t.mul_(share)
+    m.add_(grad)
+    return t
+decay(m, beta)
+p.add_(decay(m, 0.5), alpha=-lr)
+""",
+    "a partial of a method that mutates": """
+update = functools.partial(self.update, lr=lr, beta=beta)
+lr = 5.0
+update(p, grad, state)
+""",
+    "a group's parameters, filtered": """
+for q in filter(lambda t: t.grad is not None, group["params"]):
+    pass
+p.add_(grad, alpha=-lr)
+""",
     "several results into tensors that exist": """
 m = state.setdefault("m", torch.ones_like(p))
 both = torch.stack((m * beta, grad.abs()))
@@ -419,6 +495,33 @@ p.add_(grad * ratio, alpha=-lr)
 
 
 REFUSED: dict[str, tuple[str, str]] = {
+    "a function that a function makes": (
+        bodied("decay = makes(beta)\ndecay(p, grad)"),
+        "can't be seen",
+    ),
+    "lists of other parameters": (
+        HEADED + """
+    tall = [p for p in params if p.shape[0] > 2]
+    for p, g in zip(tall, grads):
+        p.add_(g)
+""",
+        "for the same parameters",
+    ),
+    "parameters chosen by what changes": (
+        HEADED + """
+    big = [p for p in params if p.norm() > 1]
+    for p in big:
+        p.mul_(0.5)
+""",
+        "may change while it lives",
+    ),
+    "a position that counts": (
+        HEADED + """
+    for i, g in enumerate(grads):
+        params[i].add_(g, alpha=-lr / (i + 1))
+""",
+        "other than as an index",
+    ),
     "another optimizer inside": ("self.base.step()", "steps another optimizer"),
     "bits read as another dtype": (
         bodied("p.view(torch.uint8).bitwise_xor_(grad.view(torch.uint8))"),
@@ -457,6 +560,17 @@ for group in self.param_groups:
         "an earlier group",
     ),
 }
+
+
+def test_a_decorator_that_steps_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    step = bodied("p.add_(grad, alpha=-lr)")
+    path.write_text(
+        source_of(step).replace("    @torch.no_grad", "    @twice\n    @torch.no_grad")
+    )
+    with pytest.raises(codegen.CodegenError, match="twice may change") as error:
+        codegen.translate(f"{path}:Mine")
+    assert error.value.diagnostics[0].origin is not None
 
 
 @pytest.mark.parametrize("title", REFUSED)

@@ -69,16 +69,16 @@ CASES = {
         "R5",
         "p.add_(p.grad, alpha=-p.grad.norm().tolist())",
     ),
-    "a nested function that mutates": (
+    "a nested function that mutates, as a value": (
         """
         def step(self):
             for group in self.param_groups:
                 for p in group["params"]:
                     buf = torch.zeros_like(p)
-                    def decay():
+                    def decay(t):
                         buf.mul_(0.5)
-                        return buf
-                    p.add_(decay())
+                        return t + buf
+                    p.add_(sum(map(decay, [p])))
         """,
         "R4",
         "buf.mul_(0.5)",

@@ -11,6 +11,7 @@ from codegen.context import Context
 from codegen.diagnostics import misuse
 from codegen.lower.complex import only_converts
 from codegen.lower.foreach import without_foreach
+from codegen.lower.items import items_by_position
 from codegen.lower.legacy import modernize
 from codegen.lower.lists import walk_selections
 from codegen.lower.lockstep import in_lockstep
@@ -58,7 +59,7 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
     body = in_lockstep(without_foreach(body, context), context)
     context.raise_if_refused()
     body = lower_loops(walk_selections(body, context), context)
-    body = modernize(body, context)
+    body = items_by_position(modernize(body, context), context)
     # one spelling for each key: places are compared as text
     body = tuple(one_quote(s, context) for s in body)
     body = tuple(_defaults_by_group(s, context) for s in body)
