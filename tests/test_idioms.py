@@ -562,6 +562,26 @@ for group in self.param_groups:
 }
 
 
+def test_what_is_no_number_at_first_gives_no_nan(tmp_path: Path) -> None:
+    step = bodied("""
+share = grad.div(grad.abs() + p.abs() * 0)
+torch.nan_to_num(share, nan=0.0, out=share)
+p.add_(share * grad.pow(self.warm * nu), alpha=-lr)
+""")
+    kind, made = compiled(
+        source_of(step.replace("grad.pow", "grad.abs().pow")), tmp_path
+    )
+    params = start()
+    loss = (params[0] * 0.0).sum() + (params[1] ** 2).sum()
+    nu = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    stepper = made(kind(params), params, override={"nu": [nu]})
+    new = stepper.step(loss, params=params)
+    outer = torch.stack([p.sum() for p in new]).sum()
+    with torch.autograd.set_detect_anomaly(True):
+        gradients = torch.autograd.grad(outer, [nu, *params], create_graph=True)
+    assert all(g.isfinite().all() for g in gradients)
+
+
 def test_a_decorator_that_steps_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     step = bodied("p.add_(grad, alpha=-lr)")

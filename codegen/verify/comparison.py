@@ -69,10 +69,6 @@ class Comparison:
             self.tally.fail("error", label, raised=reason)
             return
         moment = moments(self.original.conf.steps).index
-        # where the original breaks down there is nothing to compare with
-        found = [
-            f for f in found if math.isfinite(self.oracle.values[moment(f.moment)])
-        ]
         at = [moment(f.moment) for f in found]
         steps = [each.moment for each in found]
         if self._moved_otherwise(label, [self.oracle.values[j] for j in at], found):
@@ -164,7 +160,11 @@ class Comparison:
         )
         start = [p for p in history[0] if p.requires_grad]
         found = []
+        moment = moments(conf.steps).index
         for k in self.kept or self._moments(leaves):
+            # where the original breaks down there is nothing to compare with
+            if not math.isfinite(self.oracle.values[moment(k)]):
+                continue
             outer = problem.outer(history[k]) if k else _of_state(problem, diffopt)
             with torch.autograd.set_detect_anomaly(self.anomaly):
                 gradients = self._gradients(outer, [*tensors, *start])
