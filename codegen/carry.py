@@ -18,6 +18,7 @@ from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.lower.specialize import Specializer
 from codegen.rules import HELPER_RULES
+from codegen.rules.r4_out_of_place.inplace import may_mutate
 from codegen.syntax import (
     Body,
     all_params,
@@ -130,6 +131,16 @@ class Carrier:
         specializer = Specializer(self.upstream, self.context, self.real_views)
         body = specializer.function(found)
         params = all_params(node.params)
+        if may_mutate(
+            node.with_changes(body=block(body)), {p.name.value for p in params}
+        ):
+            self.context.refuse(
+                "R4",
+                node,
+                f"{found.name} changes its arguments where no one sees it",
+                "call it by its name, in a statement of its own",
+            )
+            self.context.raise_if_refused()
         self.context.annotations = {
             p.name.value: code(p.annotation.annotation) if p.annotation else ""
             for p in params

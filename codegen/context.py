@@ -30,7 +30,8 @@ class Context:
     ``constructor_settings`` those that it takes from the constructor's defaults
     whatever a group says, ``stored`` what the constructor leaves in the state and in
     ``attributes``, ``globals`` what module-level names mean, ``annotations`` those of the
-    function at hand. ``jumps`` are settings at whose zero the update itself jumps.
+    function at hand. ``jumps`` are settings at whose zero the update itself jumps,
+    ``whole_lists`` those that loops over parameters fill to be read as a whole.
     """
 
     origins: Origins = field(default_factory=Origins)
@@ -45,6 +46,7 @@ class Context:
     attributes: frozenset[str] = frozenset()
     float_settings: frozenset[str] = frozenset()
     jumps: frozenset[str] = frozenset()
+    whole_lists: set[str] = field(default_factory=set)
 
     def sources(self) -> dict[str, cst.FunctionDef]:
         """Functions, by the name under which the step calls them."""

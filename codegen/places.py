@@ -503,6 +503,8 @@ class Analysis:
             return NOTHING
         if node.value == "group":
             return Value(Kind.MAPPING, frozenset({Place("group")}))
+        if node.value not in env.names and node.value in self.sources:
+            return OTHER
         return env.names.get(node.value, UNKNOWN)
 
     def _operation(
@@ -648,6 +650,8 @@ class Analysis:
             return Value(Kind.MAPPING, frozenset({Place("shared")}))
         if (dotted(node) or "").startswith("self."):
             return UNKNOWN
+        if (dotted(node) or "").startswith("torch.") and not name.endswith("_"):
+            return OTHER
         base = self.value(node.value, env)
         if name == "data":
             return base
@@ -732,15 +736,35 @@ class Analysis:
             if isinstance(returned, cst.Return) and returned.value is not None:
                 there = inner.before.get(part, Env())
                 result = join(result, inner.value(returned.value, there))
-        if result is None or result.kind in (Kind.SEQUENCE, Kind.MAPPING):
+        if result is None:
             return None
+        if result.kind is Kind.OTHER and inner.functions:
+            return UNKNOWN  # a function that a function makes
         site = self._new().obj
         outer = {p.obj for v in inside.names.values() for p in v.places}
+        if result.kind in (Kind.SEQUENCE, Kind.MAPPING):
+            return self._new_container(function, result, outer)
         places = frozenset(
             p if p.obj in outer else replace(p, obj=f"{site} of {p.obj}")
             for p in result.places
         )
         return replace(result, places=places)
+
+    def _new_container(
+        self, function: cst.FunctionDef, result: Value, outer: set[str]
+    ) -> Value | None:
+        """A list or dict that a function makes, of tensors that it makes as well."""
+        from codegen.rules.r4_out_of_place.inplace import mutated_roots
+
+        item = result.item
+        if item is None or not item.places or item.kind is Kind.UNKNOWN:
+            return None
+        if (item.objects() | result.objects()) & outer:
+            return None
+        if any(True for _ in mutated_roots(function.body)):
+            return None
+        own = replace(item, places=frozenset({self._new(" item")}))
+        return replace(result, places=frozenset({self._new()}), item=own)
 
     def _library_call(
         self, name: str, node: cst.Call, args: list[cst.BaseExpression], env: Env

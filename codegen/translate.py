@@ -207,14 +207,16 @@ def _is_float(param: cst.Param) -> bool:
     if param.name.value in FALSE_SETTINGS:
         return False
     annotation = code(param.annotation.annotation) if param.annotation else ""
+    default = param.default
+    numbers = default and [n for n in walk(default) if isinstance(n, cst.Float)]
+    if numbers and isinstance(default, (cst.Float, cst.Tuple, cst.List)):
+        return True
     if re.search(r"\bfloat\b|\bTensor\b|\bFloat\b|BETAS|Betas", annotation):
         return True
     if annotation:
         return False
-    default = param.default
     if default is None:
         return False
-    numbers = [n for n in walk(default) if isinstance(n, cst.Float)]
     whole = isinstance(default, cst.Integer) and default.value in ("0", "1")
     return bool(numbers) or whole
 

@@ -202,7 +202,7 @@ def rsqrt(x: Tensor) -> Tensor:
 def pow(x: Scalar, exponent: Scalar) -> Scalar:
     """``x ** exponent``; where ``x`` is exactly zero and the exponent below one,
     the derivative is zero instead of infinite."""
-    if not tracked(x) or not isinstance(x, Tensor):
+    if not isinstance(x, Tensor) or not (tracked(x) or tracked(exponent)):
         return x**exponent
     if not isinstance(exponent, Tensor) and exponent >= 1:
         return x**exponent

@@ -17,6 +17,7 @@ from codegen.memory import load
 
 HEAD = """
 import copy
+import functools
 import math
 
 import torch
@@ -39,6 +40,32 @@ def halve_gradients(params):
             p.grad.mul_(0.5)
 
 
+def identities(p):
+    return [torch.eye(size, dtype=p.dtype) for size in p.shape]
+
+
+def updated(matrices, grad, beta):
+    result = []
+    for side, q in enumerate(matrices):
+        g = grad.movedim(side, 0).reshape(grad.shape[side], -1)
+        q.mul_(beta).add_(g @ g.T, alpha=1 - beta)
+        result.append(torch.tanh(q))
+    return result
+
+
+def makes(beta):
+    def decay(m, grad):
+        m.mul_(beta).add_(grad)
+    return decay
+
+
+def twice(function):
+    def wrapper(self, *args):
+        function(self, *args)
+        return function(self, *args)
+    return wrapper
+
+
 class Mine(Optimizer):
     def __init__(self, params, lr=0.1, beta=0.6, nu=1.0, scale=0.5, shape=None):
         super().__init__(params, dict(lr=lr, beta=beta, nu=nu, scale=scale))
@@ -55,6 +82,13 @@ class Mine(Optimizer):
             if len(state) == 0:
                 state["previous"] = p.grad.clone().mul_(-scale)
             p.grad.add_(state["previous"], alpha=0.1)
+
+    def update(self, p, grad, state, lr, beta):
+        if "m" not in state:
+            state["m"] = grad.clone()
+        else:
+            state["m"].mul_(beta).add_(grad)
+        p.add_(state["m"], alpha=-lr)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -130,7 +164,146 @@ for group in self.param_groups:
 """,
 }
 
+HEADED = """
+for group in self.param_groups:
+    lr, beta = group["lr"], group["beta"]
+    params = [p for p in group["params"] if p.grad is not None]
+    grads = [p.grad for p in params]
+    for p in params:
+        if "m" not in self.state[p]:
+            self.state[p]["m"] = torch.zeros_like(p)
+    ms = [self.state[p]["m"] for p in params]
+"""
+
+LISTS: dict[str, str] = {
+    "lists walked beside each other": """
+    for p, g, m in zip(params, grads, ms):
+        m.mul_(beta).add_(g)
+        p.add_(m, alpha=-lr)
+""",
+    "functions of lists of tensors": """
+    torch._foreach_lerp_(ms, grads, 1 - beta)
+    roots = torch._foreach_sqrt(torch._foreach_mul(ms, ms))
+    torch._foreach_add_(roots, 1.0)
+    torch._foreach_maximum_(roots, 1.1)
+    torch._foreach_addcdiv_(params, ms, roots, value=-lr)
+""",
+    "a number for each tensor of a list": """
+    sizes = [1.0 / p.numel() for p in params]
+    steps = [-lr * s for s in sizes]
+    torch._foreach_mul_(ms, beta)
+    torch._foreach_add_(ms, torch._foreach_mul(grads, sizes))
+    torch._foreach_addcmul_(params, ms, grads, steps)
+    torch._foreach_sub_(params, ms, alpha=lr)
+""",
+    "a norm of all between two loops": """
+    norm = torch.stack(torch._foreach_norm(grads)).norm()
+    updates = torch._foreach_div(grads, norm + 1)
+    torch._foreach_add_(ms, updates)
+    torch._foreach_add_(params, ms, alpha=-lr)
+""",
+    "computed tensors that two norms are taken of": """
+    updates = [g.tanh() for g in grads]
+    total = sum(u.pow(2).sum() for u in updates)
+    torch._foreach_div_(updates, 1 + total)
+    biggest = max(u.abs().max() for u in updates)
+    torch._foreach_mul_(updates, biggest)
+    torch._foreach_add_(params, updates, alpha=-lr)
+""",
+    "a branch with a norm inside": """
+    if group["nu"] > 0:
+        norm = torch.stack([g.norm() for g in grads]).norm()
+        grads = torch._foreach_div(grads, 1 + norm)
+    torch._foreach_add_(params, grads, alpha=-lr)
+""",
+    "a list that a branch replaces": """
+    if beta > 0:
+        grads = torch._foreach_add(grads, params, alpha=0.1)
+        params = params
+    torch._foreach_add_(params, grads, alpha=-lr)
+""",
+    "items by their position": """
+    for i, p in enumerate(params):
+        ms[i].mul_(beta).add_(grads[i])
+        grads[i] = grads[i] + ms[i]
+    for i in range(len(params)):
+        params[i].add_(grads[i], alpha=-lr / len(params))
+""",
+    "an accumulator that a later loop reads": """
+    total = torch.zeros((), dtype=torch.float64)
+    for g in grads:
+        total += g.abs().sum()
+    for p, g in zip(params, grads):
+        p.sub_(g / (1 + total), alpha=lr)
+""",
+    "two kinds of parameters": """
+    tall = [p for p in params if p.shape[0] > 2]
+    wide = [p for p in params if p.shape[0] <= 2]
+    for p in tall:
+        p.add_(p.grad, alpha=-lr)
+    for p in wide:
+        self.state[p]["m"].mul_(beta).add_(p.grad)
+        p.sub_(self.state[p]["m"], alpha=lr)
+""",
+    "no parameters, no count": """
+    if not params:
+        continue
+    group["count"] = group.get("count", 0) + 1
+    torch._foreach_add_(params, grads, alpha=-lr / group["count"])
+""",
+    "numbers drawn in two loops": """
+    torch.manual_seed(3)
+    first = [torch.rand_like(p) for p in params]
+    second = [torch.rand_like(p) for p in params]
+    torch._foreach_mul_(first, second)
+    torch._foreach_addcmul_(params, first, grads, -lr)
+""",
+}
+STEPS.update({title: HEADED + part.strip("\n") for title, part in LISTS.items()})
+
 BODIES: dict[str, str] = {
+    "items that a loop mutates": """
+if "bufs" not in state:
+    state["bufs"] = [torch.zeros_like(p) for _ in range(3)]
+for buf, share in zip(state["bufs"], (0.1, 0.5, 0.9)):
+    buf.mul_(share).add_(grad)
+    p.sub_(buf, alpha=lr / 3)
+""",
+    "two tensors that a loop mutates, one by one": """
+if len(state) == 0:
+    state["a"], state["b"] = torch.zeros_like(p), torch.ones_like(p)
+for t, share in ((state["a"], 0.3), (state["b"], 0.5)):
+    t.mul_(share).add_(grad)
+for t in state.values():
+    t.mul_(0.9)
+p.addcdiv_(state["a"], state["b"].abs() + 1, value=-lr)
+""",
+    "a helper that mutates a list's items": """
+if len(state) == 0:
+    state["Q"] = identities(p)
+for side, q in enumerate(updated(state["Q"], grad, beta)):
+    grad = torch.tensordot(q, grad, dims=([0], [side])).movedim(0, side)
+p.add_(torch.tanh(grad), alpha=-lr)
+""",
+    "a nested function that mutates": """
+m = state.setdefault("m", torch.zeros_like(p))
+def decay(t, share):
+    t.mul_(share)
+    m.add_(grad)
+    return t
+decay(m, beta)
+p.add_(decay(m, 0.5), alpha=-lr)
+""",
+    "a partial of a method that mutates": """
+update = functools.partial(self.update, lr=lr, beta=beta)
+lr = 5.0
+update(p, grad, state)
+""",
+    "a group's parameters, filtered": """
+for q in filter(lambda t: t.grad is not None, group["params"]):
+    pass
+p.add_(grad, alpha=-lr)
+""",
     "several results into tensors that exist": """
 m = state.setdefault("m", torch.ones_like(p))
 both = torch.stack((m * beta, grad.abs()))
@@ -322,6 +495,33 @@ p.add_(grad * ratio, alpha=-lr)
 
 
 REFUSED: dict[str, tuple[str, str]] = {
+    "a function that a function makes": (
+        bodied("decay = makes(beta)\ndecay(p, grad)"),
+        "can't be seen",
+    ),
+    "lists of other parameters": (
+        HEADED + """
+    tall = [p for p in params if p.shape[0] > 2]
+    for p, g in zip(tall, grads):
+        p.add_(g)
+""",
+        "for the same parameters",
+    ),
+    "parameters chosen by what changes": (
+        HEADED + """
+    big = [p for p in params if p.norm() > 1]
+    for p in big:
+        p.mul_(0.5)
+""",
+        "may change while it lives",
+    ),
+    "a position that counts": (
+        HEADED + """
+    for i, g in enumerate(grads):
+        params[i].add_(g, alpha=-lr / (i + 1))
+""",
+        "other than as an index",
+    ),
     "another optimizer inside": ("self.base.step()", "steps another optimizer"),
     "bits read as another dtype": (
         bodied("p.view(torch.uint8).bitwise_xor_(grad.view(torch.uint8))"),
@@ -360,6 +560,37 @@ for group in self.param_groups:
         "an earlier group",
     ),
 }
+
+
+def test_what_is_no_number_at_first_gives_no_nan(tmp_path: Path) -> None:
+    step = bodied("""
+share = grad.div(grad.abs() + p.abs() * 0)
+torch.nan_to_num(share, nan=0.0, out=share)
+p.add_(share * grad.pow(self.warm * nu), alpha=-lr)
+""")
+    kind, made = compiled(
+        source_of(step.replace("grad.pow", "grad.abs().pow")), tmp_path
+    )
+    params = start()
+    loss = (params[0] * 0.0).sum() + (params[1] ** 2).sum()
+    nu = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    stepper = made(kind(params), params, override={"nu": [nu]})
+    new = stepper.step(loss, params=params)
+    outer = torch.stack([p.sum() for p in new]).sum()
+    with torch.autograd.set_detect_anomaly(True):
+        gradients = torch.autograd.grad(outer, [nu, *params], create_graph=True)
+    assert all(g.isfinite().all() for g in gradients)
+
+
+def test_a_decorator_that_steps_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    step = bodied("p.add_(grad, alpha=-lr)")
+    path.write_text(
+        source_of(step).replace("    @torch.no_grad", "    @twice\n    @torch.no_grad")
+    )
+    with pytest.raises(codegen.CodegenError, match="twice may change") as error:
+        codegen.translate(f"{path}:Mine")
+    assert error.value.diagnostics[0].origin is not None
 
 
 @pytest.mark.parametrize("title", REFUSED)

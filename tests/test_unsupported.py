@@ -69,16 +69,16 @@ CASES = {
         "R5",
         "p.add_(p.grad, alpha=-p.grad.norm().tolist())",
     ),
-    "a nested function that mutates": (
+    "a nested function that mutates, as a value": (
         """
         def step(self):
             for group in self.param_groups:
                 for p in group["params"]:
                     buf = torch.zeros_like(p)
-                    def decay():
+                    def decay(t):
                         buf.mul_(0.5)
-                        return buf
-                    p.add_(decay())
+                        return t + buf
+                    p.add_(sum(map(decay, [p])))
         """,
         "R4",
         "buf.mul_(0.5)",
@@ -114,19 +114,18 @@ CASES = {
         "fence",
         "g = torch.autograd.grad(p.sum(), p)[0]",
     ),
-    "a list of parameters as a whole": (
+    "a parameter beside the next": (
         """
         def step(self):
             for group in self.param_groups:
                 params = []
                 for p in group["params"]:
                     params.append(p)
-                total = torch.stack([p.sum() for p in params])
-                for p in params:
-                    p.add_(total.sum())
+                for p, q in zip(params, params[1:]):
+                    p.add_(q)
         """,
         "R2",
-        "total = torch.stack([p.sum() for p in params])",
+        "for p, q in zip(params, params[1:]):",
     ),
     "an unknown name": (
         """

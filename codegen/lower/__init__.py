@@ -10,8 +10,11 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import misuse
 from codegen.lower.complex import only_converts
+from codegen.lower.foreach import without_foreach
+from codegen.lower.items import items_by_position
 from codegen.lower.legacy import modernize
 from codegen.lower.lists import walk_selections
+from codegen.lower.lockstep import in_lockstep
 from codegen.lower.loops import lower_loops
 from codegen.lower.specialize import Specializer
 from codegen.rules.r1_closures import refuse_closures
@@ -53,8 +56,10 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
         body = tidy(specializer.function(step), context.origins)
     refuse_closures(body, context)
     context.raise_if_refused()
+    body = in_lockstep(without_foreach(body, context), context)
+    context.raise_if_refused()
     body = lower_loops(walk_selections(body, context), context)
-    body = modernize(body, context)
+    body = items_by_position(modernize(body, context), context)
     # one spelling for each key: places are compared as text
     body = tuple(one_quote(s, context) for s in body)
     body = tuple(_defaults_by_group(s, context) for s in body)

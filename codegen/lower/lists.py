@@ -69,6 +69,8 @@ def _block(
 def _selection(node: cst.BaseExpression) -> Selection | None:
     if isinstance(node, cst.Call) and is_name(node.func, "list") and node.args:
         node = node.args[0].value
+    if isinstance(node, cst.Call) and is_name(node.func, "filter"):
+        node = _filtered(node)
     if string_key(node) == "params":
         return Selection("", node, ())
     if not isinstance(node, (cst.ListComp, cst.GeneratorExp)):
@@ -81,12 +83,26 @@ def _selection(node: cst.BaseExpression) -> Selection | None:
     return Selection(loop.target.value, loop.iter, tuple(i.test for i in loop.ifs))
 
 
+def _filtered(node: cst.Call) -> cst.BaseExpression:
+    """``filter(lambda p: test, source)`` as a comprehension."""
+    if len(node.args) == 2 and isinstance(node.args[0].value, cst.Lambda):
+        test = node.args[0].value
+        if len(test.params.params) == 1:
+            item = test.params.params[0].name
+            conditions = [cst.CompIf(test.body)]
+            return cst.ListComp(item, cst.CompFor(item, node.args[1].value, conditions))
+    return node
+
+
 def _walk(node: cst.For, known: dict[str, Selection], context: Context) -> cst.For:
-    if not isinstance(node.iter, cst.Name) or node.iter.value not in known:
-        return node
     if not isinstance(node.target, cst.Name):
         return node
-    selection = known[node.iter.value]
+    if isinstance(node.iter, cst.Name) and node.iter.value in known:
+        selection = known[node.iter.value]
+    elif string_key(node.iter) != "params" and (found := _selection(node.iter)):
+        selection = found
+    else:
+        return node
     rename = {selection.item: cst.Name(node.target.value)}
     skips: list[Statement] = []
     for condition in selection.conditions:

@@ -89,6 +89,7 @@ def fuse(body: Body, context: Context) -> Body:
         if not isinstance(node, cst.For) or not _is_param_loop(node):
             continue
         lists = _empty_lists(body[:number]) & _appended(node)
+        lists -= context.whole_lists
         later = set().union(*(read_names(s) for s in body[number + 1 :]), set())
         if lists & later:
             return _Fusion(body, number, lists, context).run()

@@ -12,6 +12,7 @@ Pure helpers stay calls.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -36,6 +37,7 @@ from codegen.syntax import (
     dict_entries,
     dotted,
     ends,
+    free_names,
     is_constant,
     is_name,
     map_bodies,
@@ -55,6 +57,7 @@ from codegen.upstream import Definition, Upstream
 
 _MAX_DEPTH = 12
 _RESULT = "__result"
+_NESTED = "a function inside: "
 WHOLE = frozenset({"self.param_groups", "self.state", "self.defaults"})
 """What belongs to the optimizer as a whole: a function handed one is seen through."""
 _CONDITIONAL = (cst.IfExp, cst.BooleanOperation, cst.Lambda, cst.CompFor)
@@ -80,22 +83,47 @@ class Specializer:
         self.origins = context.origins
         self.taken: set[str] = set()
         self.depth = 0
+        self.partials: dict[str, cst.Call] = {}
+        self.bindings: Counter[str] = Counter()
 
     # --- entry --------------------------------------------------------------
 
     def function(self, definition: Definition) -> Body:
         """The body of ``step`` specialised to the facts."""
         node = self.upstream.read(definition)
+        self._refuse_decorators(node, definition)
         body = self._name_groups(statements(_without_docstring(node.body)))
         names = {p.name.value for p in all_params(node.params)}
         frame = Frame(definition.module, self.upstream.library, definition)
         frame.real_views = self.real_views
         frame.local = names | bound_names(block(body))
         self.taken |= frame.local
+        self.bindings.update(n for s in all_statements(body) for n in _binds(s))
         for param in all_params(node.params):
             if param.name.value == "closure":
                 frame.absent.add("closure")
         return self.block(body, frame, liveness(body))
+
+    def _refuse_decorators(self, node: cst.FunctionDef, where: Definition) -> None:
+        """A decorator of the sources at hand must call what it decorates, once, and do
+        nothing to tensors by itself."""
+        for decorator in node.decorators:
+            func = decorator.decorator
+            func = func.func if isinstance(func, cst.Call) else func
+            name = dotted(func)
+            found = self.upstream.library.resolve(where.module, name) if name else None
+            if not isinstance(found, Definition) or _is_torchs(found):
+                continue
+            if found.full_name in facts.STEP_DECORATORS:
+                continue
+            if isinstance(found.node, cst.FunctionDef) and calls_through(found.node):
+                continue
+            self.context.refuse(
+                "lower",
+                decorator,
+                f"{found.name} may change what {node.name.value} does",
+                "do what the decorator does in the function itself",
+            )
 
     def _name_groups(self, body: Body) -> Body:
         """``for pg in self.param_groups`` → ``for group in …``: one name for all."""
@@ -175,9 +203,9 @@ class Specializer:
     def _loop(
         self, node: cst.For | cst.While, frame: Frame, live: Liveness
     ) -> list[Statement]:
+        before: list[Statement] = []
         if isinstance(node, cst.For):
-            iterated = self._name_methods(fold(node.iter, frame, self.origins), frame)
-            node = node.with_changes(iter=iterated)
+            before, node = self._call_first(node, frame, live)
         for name in self._rebound_inside(node, frame, live):
             frame.constants.pop(name, None)
             frame.settings.discard(name)
@@ -188,7 +216,30 @@ class Specializer:
         inner = frame.fork()
         body = self.block(statements(node.body), inner, live)
         frame.join(inner)
-        return [node.with_changes(body=block(body))]
+        return [*before, node.with_changes(body=block(body))]
+
+    def _call_first(
+        self, node: cst.For, frame: Frame, live: Liveness
+    ) -> tuple[list[Statement], cst.For]:
+        """What a loop walks, with calls that must be seen through made before it."""
+        iterated = self._name_methods(fold(node.iter, frame, self.origins), frame)
+        walked = cst.SimpleStatementLine([cst.Expr(iterated)])
+        self.origins.inherit(walked, node.iter)
+        parts = self._extract_calls(walked, frame)
+        if len(parts) > 1:
+            iterated = cast(cst.Expr, small(parts[-1])).value
+        elif not isinstance(iterated, cst.Call):
+            parts = []
+        elif (definition := self._callee(iterated, frame)) and self._must_inline(
+            iterated, definition, frame
+        ):
+            name = self.fresh(definition.name.rpartition(".")[2].strip("_"))
+            frame.local.add(name)
+            parts = [assign([cst.Name(name)], iterated), walked]
+            self.origins.inherit(parts[0], walked)
+            iterated = cst.Name(name)
+        before = [s for p in parts[:-1] for s in self._simple(p, frame, live)]
+        return before, node.with_changes(iter=iterated)
 
     def _rebound_inside(
         self, node: cst.For | cst.While, frame: Frame, live: Liveness
@@ -238,8 +289,81 @@ class Specializer:
             inner.settings.discard(name)
         body = statements(_without_docstring(node.body))
         new = self.block(body, inner, liveness(body))
+        result = node.with_changes(body=block(new))
         frame.constants.pop(node.name.value, None)
-        return [node.with_changes(body=block(new))]
+        if self._reaches_out(result):
+            name = node.name.value
+            whole = Definition(frame.module, f"{_NESTED}{name}", node)
+            frame.constants[name] = whole
+        return [result]
+
+    def _reaches_out(self, node: cst.FunctionDef) -> bool:
+        """Whether a nested function changes its arguments, or the variables around it."""
+        from codegen.rules.r4_out_of_place.inplace import may_mutate
+
+        params = {p.name.value for p in all_params(node.params)}
+        return may_mutate(node, params | free_names(node))
+
+    def _unfold_partial(self, node: Statement, frame: Frame) -> Statement:
+        """``f = functools.partial(g, a)`` makes ``f(x)`` mean ``g(a, x)``."""
+
+        def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+            if not isinstance(inner, cst.Call) or not isinstance(inner.func, cst.Name):
+                return None
+            partial = self.partials.get(inner.func.value)
+            if partial is None:
+                return None
+            given = {_keyword(a) for a in inner.args}
+            func, *args = partial.args
+            plain = [a for a in args if a.keyword is None]
+            named = [a for a in args if a.keyword and _keyword(a) not in given]
+            return inner.with_changes(
+                func=func.value.deep_clone(),
+                args=[
+                    *(_clone(a) for a in (*plain,)),
+                    *inner.args,
+                    *map(_clone, named),
+                ],
+            )
+
+        if not self.partials:
+            return node
+        return cast(Statement, replace_nodes(node, replace, self.origins))
+
+    def _note_partial(self, node: Statement, frame: Frame) -> list[Statement] | None:
+        """Remember a ``partial``, its arguments bound to variables of their own."""
+        pair = assignment(node)
+        for name in bound_names(node):
+            self.partials.pop(name, None)
+        if pair is None or not isinstance(pair[0], cst.Name):
+            return None
+        target, value = pair[0].value, pair[1]
+        if not isinstance(value, cst.Call) or not value.args:
+            return None
+        made = frame.full_name(value.func) == "functools.partial"
+        if not made or self._bound_again(target):
+            return None
+        binds: list[Statement] = []
+        args = [value.args[0]]
+        for arg in value.args[1:]:
+            if arg.star:
+                return None
+            if not is_constant(arg.value):
+                word = _keyword(arg) or target
+                name = self.fresh(word)
+                frame.local.add(name)
+                binds.append(assign([cst.Name(name)], arg.value))
+                self.origins.inherit(binds[-1], node)
+                arg = arg.with_changes(value=cst.Name(name))
+            args.append(arg.with_changes(comma=cst.MaybeSentinel.DEFAULT))
+        self.partials[target] = value.with_changes(args=args)
+        for bind in binds:
+            self._learn(bind, frame)
+        return binds
+
+    def _bound_again(self, name: str) -> bool:
+        """Whether several statements of the step bind a name."""
+        return self.bindings.get(name, 0) > 1
 
     # --- simple statements --------------------------------------------------
 
@@ -247,6 +371,10 @@ class Specializer:
         inner = small(node)
         if isinstance(inner, cst.Pass) or self._has_no_effect(inner, frame):
             return []
+        partial = self._note_partial(node, frame)
+        if partial is not None:
+            return partial
+        node = self._unfold_partial(node, frame)
         folded = self._name_methods(fold(node, frame, self.origins), frame)
         self.origins.inherit(folded, node)
         inner = small(folded)
@@ -273,6 +401,8 @@ class Specializer:
         def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
             name = dotted(inner) if isinstance(inner, cst.Attribute) else None
             if name is None or not name.startswith("self.") or name.count(".") != 1:
+                return None
+            if name[5:] in frame.local:
                 return None
             method = self.upstream.method(name[5:])
             if method is None or not self._needs_no_self(method):
@@ -425,6 +555,8 @@ class Specializer:
     def _must_inline(
         self, call: cst.Call, definition: Definition, frame: Frame
     ) -> bool:
+        if definition.name.startswith(_NESTED):
+            return True
         if "." in definition.name and not self._needs_no_self(definition):
             return True
         return (
@@ -487,7 +619,8 @@ class Inliner:
         body = self._tail_body(target, is_return)
         if body is None:
             return None
-        self.specializer.upstream.read(self.definition)
+        if not self.definition.name.startswith(_NESTED):
+            self.specializer.upstream.read(self.definition)
         prelude, inner, body = self._scope(given, body, target)
         self.specializer.depth += 1
         live_out = self.after if target is None else self.after | read_names(target)
@@ -570,6 +703,11 @@ class Inliner:
         """Bind arguments, rename what would collide; (prelude, frame, body)."""
         inner = Frame(self.definition.module, self.frame.library, self.definition)
         inner.real_views = self.frame.real_views
+        if self.definition.name.startswith(_NESTED):
+            inner = self.frame.fork()
+            for name in given:
+                inner.constants.pop(name, None)
+                inner.settings.discard(name)
         rebound = bound_names(block(body))
         star = self.node.params.star_arg
         if isinstance(star, cst.Param) and star.name.value in rebound:
@@ -690,6 +828,48 @@ class Inliner:
 
         needs_value = target is not None or is_return
         return tail_returns(body, finish, needs_value)
+
+
+def _is_torchs(found: Definition) -> bool:
+    return found.module.name.partition(".")[0] == "torch"
+
+
+def calls_through(decorator: cst.FunctionDef) -> bool:
+    """Whether a decorator's function calls what it decorates, once, and otherwise
+    touches no parameters."""
+    inner = [n for n in walk(decorator.body) if isinstance(n, cst.FunctionDef)]
+    params = [p.name.value for p in decorator.params.params]
+    given = params[:1] if params else []
+    for function in inner:
+        given += [p.name.value for p in function.params.params[:1]]
+    called = [
+        n
+        for n in walk(decorator.body)
+        if isinstance(n, cst.Call) and dotted(n.func) in given
+    ]
+    repeats = any(
+        isinstance(n, (cst.For, cst.While, cst.If, cst.IfExp))
+        for n in walk(decorator.body)
+    )
+    touches = any(
+        isinstance(n, cst.Attribute)
+        and (n.attr.value in ("grad", "param_groups", "state", "data"))
+        for n in walk(decorator.body)
+    )
+    return len(called) == 1 and not repeats and not touches
+
+
+def _keyword(arg: cst.Arg) -> str | None:
+    return None if arg.keyword is None else arg.keyword.value
+
+
+def _clone(arg: cst.Arg) -> cst.Arg:
+    return arg.with_changes(value=arg.value.deep_clone())
+
+
+def _binds(node: Statement) -> set[str]:
+    """Names that a statement itself binds, not those inside it."""
+    return bound_names(node) if small(node) is not None else set()
 
 
 def _flatten_tuple(node: cst.CSTNode) -> cst.CSTNode | None:

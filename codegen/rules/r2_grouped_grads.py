@@ -18,7 +18,9 @@ from codegen.syntax import (
     expr,
     is_name,
     map_bodies,
+    read_names,
     replace_nodes,
+    same,
     small,
     statements,
     string_key,
@@ -53,6 +55,16 @@ class GroupedGrads(Rule):
                     p.add_(grad, alpha=-group["lr"])
             """,
         ),
+        Example(
+            """
+            for group in self.param_groups:
+                total = sum(p.grad.sum() for p in group["params"])
+            """,
+            """
+            for group_idx, (group, grads) in enumerate(zip(self.param_groups, grouped_grads)):
+                total = sum(grad.sum() for p, grad in zip(group["params"], grads))
+            """,
+        ),
         Example("for beta in betas:\n    total = total + beta"),
     )
 
@@ -60,7 +72,7 @@ class GroupedGrads(Rule):
         self.grads = (
             "grads" if "grads" not in bound_names(block(body)) else "group_grads"
         )
-        return tuple(self._statements(body, None))
+        return self._comprehensions(tuple(self._statements(body, None)))
 
     def _statements(
         self, body: Sequence[Statement], item: str | None
@@ -75,8 +87,7 @@ class GroupedGrads(Rule):
         return result
 
     def _nested(self, node: Statement, item: str | None) -> Statement:
-        node = map_bodies(node, lambda part: self._statements(part, item))
-        return self._comprehensions(node)
+        return map_bodies(node, lambda part: self._statements(part, item))
 
     def _loop(self, node: cst.For, item: str | None) -> cst.For:
         kind = _walks(node.iter)
@@ -163,8 +174,62 @@ class GroupedGrads(Rule):
 
     # --- comprehensions
 
-    def _comprehensions(self, node: Statement) -> Statement:
-        return node
+    def _comprehensions(self, body: Body) -> Body:
+        """``p.grad … for p in group["params"]`` walks the gradients beside them."""
+
+        def replace(node: cst.CSTNode) -> cst.CSTNode | None:
+            if isinstance(node, (cst.ListComp, cst.GeneratorExp, cst.SetComp)):
+                return self._comprehension(node)
+            return None
+
+        return self.rewrite(body, replace)
+
+    def _comprehension(self, node: cst.BaseSimpleComp) -> cst.CSTNode | None:
+        outer, inner = node.for_in, node.for_in.inner_for_in
+        loop = outer if inner is None else inner
+        group = loop.iter.value if isinstance(loop.iter, cst.Subscript) else None
+        if string_key(loop.iter) != "params" or not isinstance(loop.target, cst.Name):
+            return None
+        item = loop.target.value
+        if f"{item}.grad" not in code(node):
+            return None
+        names = bound_names_of(node)
+        if inner is None and is_name(group, "group"):
+            beside = self.grads
+        elif _all_groups(outer) and same(cast(cst.CSTNode, group), outer.target):
+            beside = "grads" if "grads" not in names else "group_grads"
+            head = _target(f"{code(outer.target)}, {beside}")
+            groups = expr("zip(self.param_groups, grouped_grads)")
+            outer = outer.with_changes(target=head, iter=groups)
+        else:
+            return None
+        grad = "grad" if "grad" not in names | read_names(node) else "grad_"
+        walked = expr(f"zip({code(loop.iter)}, {beside})")
+        loop = loop.with_changes(target=_target(f"{item}, {grad}"), iter=walked)
+        new = outer.with_changes(inner_for_in=loop) if inner is not None else loop
+
+        def replace(part: cst.CSTNode) -> cst.CSTNode | None:
+            named = isinstance(part, cst.Attribute) and code(part) == f"{item}.grad"
+            return cst.Name(grad) if named else None
+
+        found = replace_nodes(
+            node.with_changes(for_in=new), replace, self.context.origins
+        )
+        return found
+
+
+def _all_groups(loop: cst.CompFor) -> bool:
+    return dotted(loop.iter) == "self.param_groups"
+
+
+def bound_names_of(node: cst.BaseSimpleComp) -> set[str]:
+    """The variables of a comprehension's loops."""
+    names: set[str] = set()
+    loop: cst.CompFor | None = node.for_in
+    while loop is not None:
+        names |= set(target_names(loop.target))
+        loop = loop.inner_for_in
+    return names
 
 
 def _walks(node: cst.BaseExpression) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import libcst as cst
@@ -10,18 +11,49 @@ from codegen.places import Env, Kind
 from codegen.rules.base import Example
 from codegen.rules.typed import TypedRule
 from codegen.syntax import (
+    Body,
     bare,
     call,
+    calls,
     code,
     dotted,
     expr,
     is_constant,
+    is_name,
     keyword,
     positional,
     replace_nodes,
 )
 
 _NORMS = frozenset({"torch.norm", "torch.linalg.vector_norm", "torch.linalg.norm"})
+
+
+_CLEARING = ("torch.nan_to_num", "ops.nan_to_num")
+
+
+def _divide(node: cst.CSTNode) -> cst.CSTNode | None:
+    """``a / b`` and ``a.div(b)`` as ``ops.div(a, b)``."""
+    if isinstance(node, cst.BinaryOperation):
+        if isinstance(node.operator, cst.Divide) and not is_constant(bare(node.right)):
+            return call("ops.div", node.left, node.right)
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        plain = positional(node)
+        if node.func.attr.value in ("div", "true_divide") and len(node.args) == 1:
+            if len(plain) == 1 and not is_name(node.func.value, "torch"):
+                if not is_name(node.func.value, "ops"):
+                    return call("ops.div", node.func.value, plain[0])
+    return None
+
+
+def _cleared_names(body: Body) -> Iterator[str]:
+    """Variables that are handed to ``torch.nan_to_num``, by that or another name."""
+    for statement in body:
+        for node in calls(statement):
+            if dotted(node.func) in _CLEARING and node.args:
+                yield code(node.args[0].value)
+            if isinstance(node.func, cst.Attribute):
+                if node.func.attr.value == "nan_to_num":
+                    yield code(node.func.value)
 
 
 class StableGradients(TypedRule):
@@ -54,9 +86,21 @@ class StableGradients(TypedRule):
             "n = p.sum()\nratio = torch.where(n > 0, ops.div(lr, n), 1.0)",
             "what `torch.where` does not pick is differentiated all the same",
         ),
+        Example(
+            "n = p.sum()\nratio = torch.nan_to_num(lr / n)",
+            "n = p.sum()\nratio = torch.nan_to_num(ops.div(lr, n))",
+            "and so is what is no number at first",
+        ),
     )
 
+    def apply(self, body: Body) -> Body:
+        self._cleared = set(_cleared_names(body))
+        return super().apply(body)
+
     def replace(self, node: cst.CSTNode, env: Env) -> cst.CSTNode | None:
+        if isinstance(node, cst.Assign) and len(node.targets) == 1:
+            if code(node.targets[0].target) in self._cleared:
+                return self._divided(node)
         if isinstance(node, cst.BinaryOperation):
             return self._power(node, env)
         if isinstance(node, cst.Call):
@@ -93,6 +137,8 @@ class StableGradients(TypedRule):
         ):
             return None
         receiver, method = node.func.value, node.func.attr.value
+        if method == "nan_to_num":
+            return self._divided(node)
         if method in ("sqrt", "rsqrt") and not node.args:
             return call(f"ops.{method}", receiver)
         if method == "norm" and self._is_tensor(receiver, env):
@@ -113,28 +159,24 @@ class StableGradients(TypedRule):
         if name in _NORMS:
             return self._norm(node, name)
         if name == "torch.where" and len(args) == 3:
-            return self._where(node, env)
+            return self._where(node)
+        if name in _CLEARING:
+            return self._divided(node)
         return None
 
-    def _where(self, node: cst.Call, env: Env) -> cst.CSTNode | None:
+    def _where(self, node: cst.Call) -> cst.CSTNode | None:
         """The branch that is not picked may divide by zero."""
-
-        def divide(inner: cst.CSTNode) -> cst.CSTNode | None:
-            if not isinstance(inner, cst.BinaryOperation):
-                return None
-            if not isinstance(inner.operator, cst.Divide):
-                return None
-            if is_constant(bare(inner.right)):
-                return None
-            return call("ops.div", inner.left, inner.right)
-
-        origins = self.context.origins
-        args = [
-            a if i == 0 else cast(cst.Arg, replace_nodes(a, divide, origins))
-            for i, a in enumerate(node.args)
-        ]
+        args = [a if i == 0 else self._safe(a) for i, a in enumerate(node.args)]
         new = node.with_changes(args=args)
         return None if code(new) == code(node) else new
+
+    def _divided(self, node: cst.CSTNode) -> cst.CSTNode | None:
+        """What ``torch.nan_to_num`` clears may be a division by zero."""
+        new = self._safe(node)
+        return None if code(new) == code(node) else new
+
+    def _safe(self, node: cst.CSTNodeT) -> cst.CSTNodeT:
+        return cast(cst.CSTNodeT, replace_nodes(node, _divide, self.context.origins))
 
     def _norm(self, node: cst.Call, name: str) -> cst.CSTNode | None:
         if name == "torch.linalg.norm" and keyword(node, "ord") is not None:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from .differences import Slope
 from .leaves import EACH_STEP, Leaf, overridden
 from .oracle import Oracle, Original, moments
-from .problem import Problem
+from .problem import SPARSE, Problem
 from .report import Tally
 from .subject import Override, Unusable
 
@@ -34,6 +34,11 @@ class Gradients(NamedTuple):
     value: float
     settings: Sequence[Tensor | None]
     weights: Sequence[Tensor | None]
+
+
+class SparseBackward(Exception):
+    """Torch can't differentiate an operation whose result's gradient is sparse: loudly,
+    and whatever the translation."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,15 @@ class Comparison:
             found = self.differentiate(route, leaves)
         except Unusable:
             raise
+        except SparseBackward as error:
+            self.tally.note(f"torch stops on the way back [{label}]: {error}")
+            return
         except Exception as error:
             self.tally.hypergradients_run += len(leaves) + 1
             reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
             self.tally.fail("error", label, raised=reason)
             return
         moment = moments(self.original.conf.steps).index
-        # where the original breaks down there is nothing to compare with
-        found = [
-            f for f in found if math.isfinite(self.oracle.values[moment(f.moment)])
-        ]
         at = [moment(f.moment) for f in found]
         steps = [each.moment for each in found]
         if self._moved_otherwise(label, [self.oracle.values[j] for j in at], found):
@@ -156,14 +160,29 @@ class Comparison:
         )
         start = [p for p in history[0] if p.requires_grad]
         found = []
+        moment = moments(conf.steps).index
         for k in self.kept or self._moments(leaves):
+            # where the original breaks down there is nothing to compare with
+            if not math.isfinite(self.oracle.values[moment(k)]):
+                continue
             outer = problem.outer(history[k]) if k else _of_state(problem, diffopt)
             with torch.autograd.set_detect_anomaly(self.anomaly):
-                gradients = _gradients(outer, [*tensors, *start])
+                gradients = self._gradients(outer, [*tensors, *start])
             n = len(tensors)
             value = float(outer.detach())
             found.append(Gradients(k, value, gradients[:n], gradients[n:]))
         return found
+
+    def _gradients(
+        self, outer: Tensor, inputs: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
+        try:
+            return _gradients(outer, inputs)
+        except RuntimeError as error:
+            # a sparse gradient comes back to an operation that has no derivative for it
+            if self.original.conf.layout is SPARSE and "parse" in str(error):
+                raise SparseBackward(str(error).strip()[:300]) from error
+            raise
 
     def _moments(self, leaves: Sequence[Leaf]) -> Sequence[int]:
         """All moments; without the last state where it may lack slots: a zero switches

@@ -46,11 +46,14 @@ class Move:
 
 
 def write(opt: Optimizer, moves: Iterable[Move]) -> None:
-    """Put moved settings into the groups of the original."""
+    """Put moved settings into the groups of the original; one for all groups is what
+    its constructor would have been told, too."""
     for m in moves:
         groups = opt.param_groups
         for group in groups if m.leaf.group is None else [groups[m.leaf.group]]:
             group[m.leaf.name] = m.leaf.at(m.value)
+        if m.leaf.group is None and m.leaf.name in opt.defaults:
+            opt.defaults[m.leaf.name] = m.leaf.at(m.value)
 
 
 def overridden(

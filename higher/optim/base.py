@@ -380,7 +380,11 @@ class DifferentiableOptimizer:
         new = list(params)
         for group, positions in zip(self.param_groups, self._group_to_param_list):
             for p, k in zip(group["params"], positions):
-                new[k] = p if p.dtype == params[k].dtype else p.to(params[k].dtype)
+                p = p if p.dtype == params[k].dtype else p.to(params[k].dtype)
+                if params[k].requires_grad and not p.requires_grad:
+                    # of constants alone (the gradient of a linear loss): steps go on
+                    p = p.detach().requires_grad_()
+                new[k] = p
             group["params"] = [new[k] for k in positions]
         return new
 

@@ -205,6 +205,8 @@ class OutOfPlace(MutationRule):
         hand back views of them."""
         for inner in calls(node):
             func = inner.func
+            if isinstance(func, cst.Name) and self._is_unknown(func, env):
+                self._refuse_call(inner, env)
             if not isinstance(func, cst.Attribute) or self._is_function(func):
                 continue
             known = hasattr(torch.Tensor, func.attr.value) or func.attr.value in (
@@ -213,14 +215,21 @@ class OutOfPlace(MutationRule):
             )
             if known or self.kind(func.value, env) in (Kind.MAPPING, Kind.SEQUENCE):
                 continue
-            kinds = {self.kind(a.value, env) for a in inner.args}
-            if kinds & {Kind.TENSOR, Kind.UNKNOWN, Kind.SEQUENCE}:
-                self.refuse(
-                    inner,
-                    f"what `{code(func)}` does to the tensors that it is handed can't "
-                    "be seen",
-                    "make it a function of the module, or write it out",
-                )
+            self._refuse_call(inner, env)
+
+    def _is_unknown(self, func: cst.Name, env: Env) -> bool:
+        """A variable that holds neither a lambda nor a function of the step's own."""
+        return func.value in env.names and env.names[func.value].kind is not Kind.OTHER
+
+    def _refuse_call(self, node: cst.Call, env: Env) -> None:
+        kinds = {self.kind(a.value, env) for a in node.args}
+        if kinds & {Kind.TENSOR, Kind.UNKNOWN, Kind.SEQUENCE, Kind.MAPPING}:
+            self.refuse(
+                node,
+                f"what `{code(node.func)}` does to the tensors that it is handed can't "
+                "be seen",
+                "make it a function of the module, or write it out",
+            )
 
     def kind(self, node: cst.BaseExpression, env: Env) -> Kind:
         return self.places.value(node, env).kind

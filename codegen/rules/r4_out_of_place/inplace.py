@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import libcst as cst
 
 from codegen.diagnostics import walk
-from codegen.syntax import all_statements, dotted, keyword, small, statements
+from codegen.syntax import (
+    Statement,
+    all_statements,
+    dotted,
+    keyword,
+    small,
+    statements,
+    target_names,
+)
 
 TWINS = frozenset("""
     abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr arccos arccosh
@@ -157,25 +165,43 @@ def may_mutate(function: cst.FunctionDef, params: set[str]) -> bool:
     variable that may be (a view of) one."""
     aliases = set(params)
     body = list(all_statements(statements(function.body)))
+    pairs = [pair for node in body for pair in _bindings(node)]
     for _ in range(len(body)):
         before = len(aliases)
-        for node in body:
-            inner = small(node)
-            if (
-                isinstance(inner, (cst.Assign, cst.AnnAssign))
-                and inner.value is not None
-            ):
-                if root_name(inner.value) in aliases and not _fresh(inner.value):
-                    targets = (
-                        [t.target for t in inner.targets]
-                        if isinstance(inner, cst.Assign)
-                        else [inner.target]
-                    )
-                    aliases |= {t.value for t in targets if isinstance(t, cst.Name)}
+        for names, source in pairs:
+            if source & aliases:
+                aliases |= names
         if len(aliases) == before:
             break
     numbers = _numeric_params(function)
     return any(name in aliases - numbers for name in mutated_roots(function.body))
+
+
+def _bindings(node: Statement) -> Iterator[tuple[set[str], set[str]]]:
+    """(names bound, names whose objects they may share) of a statement."""
+    inner = small(node)
+    if isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
+        root = root_name(inner.value)
+        if root is not None and not _fresh(inner.value):
+            targets = (
+                [t.target for t in inner.targets]
+                if isinstance(inner, cst.Assign)
+                else [inner.target]
+            )
+            yield {n for t in targets for n in target_names(t)}, {root}
+    if isinstance(node, cst.For):
+        yield set(target_names(node.target)), _walked_roots(node.iter)
+
+
+def _walked_roots(node: cst.BaseExpression) -> set[str]:
+    """Variables whose items a loop over ``node`` hands out."""
+    if isinstance(node, cst.Call):
+        walked = {n for a in node.args for n in _walked_roots(a.value)}
+        if isinstance(node.func, cst.Attribute):
+            walked |= _walked_roots(node.func.value)
+        return walked
+    root = root_name(node)
+    return set() if root is None else {root}
 
 
 VIEWS = frozenset("""

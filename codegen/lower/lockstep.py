@@ -1,0 +1,1156 @@
+"""Lists over the parameters, walked in lockstep: one loop, one variable for each list.
+
+    params = [p for p in group["params"] if p.grad is not None]
+    grads = [p.grad for p in params]           for p in group["params"]:
+    bufs = [self.state[p]["buf"] for p in params]  if p.grad is None:
+    for buf, grad in zip(bufs, grads):     →           continue
+        buf.mul_(0.9).add_(grad)                   grad = p.grad
+    for p, buf in zip(params, bufs):               buf = self.state[p]["buf"]
+        p.add_(buf, alpha=-lr)                     buf.mul_(0.9).add_(grad)
+                                                   p.add_(buf, alpha=-lr)
+
+Loops become one as long as nothing that one of them computes for all parameters is
+read by the next. Where it is (a norm over all gradients), a loop ends: lists that are
+read as a whole are filled, and what a later loop needs is looked up again, or kept
+by the position of its parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import libcst as cst
+
+from codegen.context import Context
+from codegen.diagnostics import walk
+from codegen.lower.loops import singular
+from codegen.syntax import (
+    Body,
+    Statement,
+    all_statements,
+    assign,
+    assignment,
+    block,
+    bound_names,
+    calls,
+    code,
+    dotted,
+    expr,
+    index_of,
+    is_name,
+    map_bodies,
+    method,
+    negate,
+    orelse_statements,
+    rebuild_if,
+    read_names,
+    replace_nodes,
+    small,
+    statements,
+    stmt,
+    string_key,
+    substitute,
+    target_names,
+    with_comments,
+)
+
+_HINT = (
+    "walk the parameters in one loop, or in loops that share nothing but lists with "
+    "one item a parameter"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The parameters that lists have one item for: where from, which are left out."""
+
+    source: cst.BaseExpression
+    conditions: tuple[cst.BaseExpression, ...]
+
+    def key(self) -> tuple[str, ...]:
+        tests = tuple(code(c) for c in self.conditions)
+        return (code(self.source), *(t for t in tests))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A list: its family, and the variable that holds its item in the loop."""
+
+    family: Family
+    variable: str
+
+
+@dataclass
+class Segment:
+    """A loop that is being put together."""
+
+    family: Family
+    body: list[Statement] = field(default_factory=list)
+    closed: bool = False
+
+
+class _Unfit(Exception):
+    """These lists are not understood; the node that shows it, and why."""
+
+    def __init__(self, node: cst.CSTNode, message: str) -> None:
+        super().__init__(message)
+        self.node = node
+        self.message = message
+
+
+def in_lockstep(body: Body, context: Context) -> Body:
+    """Rewrite each block that builds lists over a group's parameters."""
+    result: list[Statement] = []
+    for node in body:
+        if small(node) is None and not _is_walk(node):
+            node = map_bodies(node, lambda part: in_lockstep(part, context))
+        result.append(node)
+    if not any(_builds_list(s) for s in all_statements(_unwrapped(result))):
+        return tuple(result)
+    lockstep = Lockstep(_unwrapped(result), context)
+    try:
+        new = lockstep.run()
+    except _Unfit as unfit:
+        context.refuse("R2", unfit.node, unfit.message, _HINT)
+        return tuple(result)
+    return new if lockstep.found else tuple(result)
+
+
+def _is_walk(node: Statement) -> bool:
+    return isinstance(node, cst.For) and not any(
+        string_key(n) == "params" or dotted(n) == "self.param_groups"
+        for n in walk(node)
+    )
+
+
+def _builds_list(node: cst.CSTNode) -> bool:
+    if small(node) is None:
+        return False
+    return any(isinstance(n, (cst.ListComp, cst.GeneratorExp)) for n in walk(node))
+
+
+def _unwrapped(body: Iterable[Statement]) -> Body:
+    """Without ``with torch.no_grad():``, which changes no values."""
+    result: list[Statement] = []
+    for node in body:
+        modes = isinstance(node, cst.With) and all(
+            code(i.item).startswith(("torch.no_grad", "torch.inference_mode"))
+            for i in node.items
+        )
+        inside = _unwrapped(statements(cast(cst.With, node).body)) if modes else ()
+        result.extend(inside if modes else (node,))
+    return tuple(result)
+
+
+class Lockstep:
+    """The statements of one block, taken into loops over the parameters."""
+
+    def __init__(self, body: Body, context: Context) -> None:
+        self.body = body
+        self.context = context
+        self.origins = context.origins
+        self.found = False
+        self.lists: dict[str, Listed] = {}
+        self.empty: dict[str, Statement] = {}
+        self.item = _first_item(body)
+        self.out: list[Statement] = []
+        self.segment: Segment | None = None
+        self.definitions: dict[str, list[Statement]] = {}
+        self.kept: set[str] = set()
+        self.stores: set[str] = set()
+        whole = block(body)
+        self.taken = (bound_names(whole) | read_names(whole)) - _only_walked(body)
+
+    def run(self) -> Body:
+        for number, node in enumerate(self.body):
+            rest = self.body[number + 1 :]
+            self.needed = set().union(*(read_names(s) for s in rest), set())
+            self._statement(node)
+        self.needed = set()
+        self._flush()
+        return tuple(self.out)
+
+    # --- one statement
+
+    def _statement(self, node: Statement) -> None:
+        if self._begins(node) or self._is_guard(node):
+            return
+        if self._mapped(node):
+            if isinstance(node, cst.If):
+                self._name_items(node)
+            family = self._family_of(node)
+            new = self._items(node)
+            self._join(family, new, node)
+        elif self._mentions(node) or self._reads_items(node):
+            self._whole(node)
+        else:
+            self._beside(node)
+
+    def _begins(self, node: Statement) -> bool:
+        """``params = [p for p in group["params"] if …]`` and ``grads = []``."""
+        pair = assignment(node)
+        if pair is None or not isinstance(pair[0], cst.Name):
+            return False
+        name, value = pair[0].value, _as_list(pair[1])
+        if code(value) in ("[]", "list()") and self._is_filled(name):
+            self.empty[name] = node
+            self.lists.pop(name, None)
+            return True
+        family = self._selection(value)
+        if family is None:
+            return False
+        self.lists[name] = Listed(family, self.item)
+        return True
+
+    def _is_filled(self, name: str) -> bool:
+        """Whether the block's loops append to a list."""
+        return any(
+            _append(s) is not None and cast("tuple[str, object]", _append(s))[0] == name
+            for s in all_statements(self.body)
+        )
+
+    def _selection(self, value: cst.BaseExpression) -> Family | None:
+        if string_key(value) == "params":
+            return Family(value, ())
+        if not isinstance(value, cst.ListComp):
+            return None
+        loop = value.for_in
+        if loop.inner_for_in is not None or not isinstance(loop.target, cst.Name):
+            return None
+        if code(value.elt) != loop.target.value:
+            return None
+        source = self._source(loop.iter)
+        if source is None or source.variable != self.item:
+            return None
+        if isinstance(loop.iter, cst.Name):
+            self.found = True
+        rename = {loop.target.value: cst.Name(self.item)}
+        tests = [self._renamed(i.test, rename) for i in loop.ifs]
+        return self._family(source.family, tests, value)
+
+    def _family(
+        self,
+        base: Family,
+        tests: Sequence[cst.BaseExpression],
+        node: cst.CSTNode,
+    ) -> Family:
+        for test in tests:
+            if not _lasts(test, self.item):
+                raise _Unfit(
+                    node, "which parameters are in this list may change while it lives"
+                )
+        known_ = {code(c) for c in base.conditions}
+        new = tuple(t for t in tests if code(t) not in known_)
+        return Family(base.source, (*base.conditions, *new))
+
+    def _source(self, node: cst.BaseExpression) -> Listed | None:
+        """The list that an expression names: one's own, or a group's parameters."""
+        node = _as_list(node)
+        if isinstance(node, cst.Name):
+            return self.lists.get(node.value)
+        if string_key(node) == "params":
+            return Listed(Family(node, ()), self.item)
+        return None
+
+    def _renamed(
+        self, node: cst.BaseExpression, names: dict[str, cst.Name]
+    ) -> cst.BaseExpression:
+        new = {old: name for old, name in names.items() if old != name.value}
+        return cast(cst.BaseExpression, substitute(node, new, self.origins))
+
+    def _is_guard(self, node: Statement) -> bool:
+        """``if not params: continue``: without parameters, no loop does anything."""
+        if not isinstance(node, cst.If) or node.orelse is not None:
+            return False
+        body = statements(node.body)
+        inner = small(body[0]) if len(body) == 1 else None
+        if isinstance(inner, cst.Raise):
+            return self._mentions(node)
+        if not isinstance(inner, (cst.Continue, cst.Return)):
+            return False
+        name = _emptiness(node.test)
+        if name not in self.lists and name not in self.empty:
+            return False
+        number = self.body.index(node)
+        if any(_leaves_a_mark(s) for s in self.body[number + 1 :] if not _loops(s)):
+            listed = self.lists.get(name)
+            if listed is None:
+                return False
+            self._flush()
+            self.out.append(node.with_changes(test=self._none_of(listed.family)))
+            self.origins.inherit(self.out[-1], node)
+        return True
+
+    def _none_of(self, family: Family) -> cst.BaseExpression:
+        item, source = self.item, code(family.source)
+        tests = " and ".join(code(c) for c in family.conditions) or "True"
+        return expr(f"not any({tests} for {item} in {source})")
+
+    # --- what is done for each parameter by itself
+
+    def _mapped(self, node: Statement) -> bool:
+        """Whether a statement does the same for each item of its lists."""
+        if isinstance(node, cst.For):
+            if any(isinstance(small(s), cst.Break) for s in _own(node)):
+                return False
+            return self._walks(node) is not None
+        if isinstance(node, cst.If):
+            inner = (*statements(node.body), *orelse_statements(node))
+            if self._mentions_in(node.test) or not inner:
+                return False
+            return any(self._mapped(s) for s in inner) and all(
+                self._mapped(s) or self._is_local(s) for s in inner
+            )
+        pair = assignment(node)
+        if pair is None or not isinstance(pair[0], cst.Name):
+            return False
+        return self._comprehended(pair[1]) is not None
+
+    def _is_local(self, node: Statement) -> bool:
+        """A number for the branch at hand, which nothing reads afterwards."""
+        pair = assignment(node)
+        if pair is None or not isinstance(pair[0], cst.Name):
+            return False
+        name = pair[0].value
+        return not self._mentions(node) and name not in self.needed
+
+    def _comprehended(
+        self, value: cst.BaseExpression
+    ) -> tuple[Family, cst.BaseExpression] | None:
+        """(family, item) of a list that has an item for each item of another."""
+        value = _as_list(value)
+        if isinstance(value, cst.Name):
+            listed = self.lists.get(value.value)
+            return None if listed is None else (listed.family, self._name(listed))
+        repeated = _repeated(value)
+        if repeated is not None:
+            listed = self._source(repeated[1])
+            return None if listed is None else (listed.family, repeated[0])
+        if not isinstance(value, cst.ListComp):
+            return None
+        loop = value.for_in
+        if loop.inner_for_in is not None:
+            return None
+        bound = self._bound(loop.target, loop.iter, value)
+        if bound is None:
+            return None
+        family, names, index = bound
+        element = self._indexed(value.elt, index)
+        tests = [self._renamed(self._indexed(i.test, index), names) for i in loop.ifs]
+        if tests:
+            family = self._family(family, tests, value)
+        return family, self._renamed(element, names)
+
+    def _name(self, listed: Listed) -> cst.Name:
+        return cst.Name(listed.variable)
+
+    def _indexed(
+        self, node: cst.BaseExpression, index: str | None
+    ) -> cst.BaseExpression:
+        if index is None:
+            return node
+
+        def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+            name = _item_of(inner, index)
+            return self._name(self.lists[name]) if name in self.lists else None
+
+        return cast(cst.BaseExpression, replace_nodes(node, replace, self.origins))
+
+    def _walks(self, node: cst.For) -> Family | None:
+        if node.orelse is not None:
+            return None
+        bound = self._bound(node.target, node.iter, node)
+        return None if bound is None else bound[0]
+
+    def _bound(
+        self,
+        target: cst.BaseExpression,
+        source: cst.BaseExpression,
+        node: cst.CSTNode,
+    ) -> tuple[Family, dict[str, cst.Name], str | None] | None:
+        """(family, variable → item, index) of a walk over lists."""
+        index: str | None = None
+        if _called(source, "enumerate") and isinstance(target, cst.Tuple):
+            index = next(target_names(target.elements[0].value), None)
+            source = cast(cst.Call, source).args[0].value
+            target = target.elements[1].value
+        if _called(source, "range"):
+            arg, *more = cast(cst.Call, source).args
+            if more or not _called(arg.value, "len"):
+                return None
+            listed = self._source(cast(cst.Call, arg.value).args[0].value)
+            index = next(target_names(target), None)
+            return None if listed is None else (listed.family, {}, index)
+        sources, targets = [source], [target]
+        if _called(source, "zip"):
+            args = cast(cst.Call, source).args
+            sources = [a.value for a in args if a.keyword is None]
+            if not isinstance(target, cst.Tuple):
+                return None
+            targets = [e.value for e in target.elements]
+        found = [self._source(s) for s in sources]
+        listed_ = [f for f in found if f is not None]
+        if not listed_ or len(targets) != len(found):
+            return None
+        if len(listed_) != len(found):
+            raise _Unfit(node, "lists of parameters are walked beside something else")
+        if len({f.family.key() for f in listed_}) != 1:
+            raise _Unfit(node, "these lists don't hold an item for the same parameters")
+        if not all(isinstance(t, cst.Name) for t in targets):
+            return None
+        names = {code(t): self._name(f) for t, f in zip(targets, listed_)}
+        return listed_[0].family, names, index
+
+    # --- statements for one parameter
+
+    def _family_of(self, node: Statement) -> Family:
+        if isinstance(node, cst.For):
+            return cast(Family, self._walks(node))
+        if isinstance(node, cst.If):
+            inner = (*statements(node.body), *orelse_statements(node))
+            families = [self._family_of(s) for s in inner if self._mapped(s)]
+            if len({f.key() for f in families}) != 1:
+                raise _Unfit(node, "its lists are of different parameters")
+            return families[0]
+        pair = assignment(node)
+        assert pair is not None
+        found = self._comprehended(pair[1])
+        assert found is not None
+        return found[0]
+
+    def _items(self, node: Statement) -> list[Statement]:
+        """A statement on lists, as it reads for one parameter."""
+        if isinstance(node, cst.For):
+            return self._loop_body(node)
+        if isinstance(node, cst.If):
+            body = self._branch(statements(node.body))
+            rest = self._branch(orelse_statements(node))
+            return [rebuild_if(node, node.test, body, rest)]
+        pair = assignment(node)
+        assert pair is not None
+        if not self._mapped(node):
+            return [node]
+        family, value = cast("tuple[Family, cst.BaseExpression]", self._found(pair[1]))
+        return self._bind(cast(cst.Name, pair[0]).value, family, value, node)
+
+    def _found(
+        self, value: cst.BaseExpression
+    ) -> tuple[Family, cst.BaseExpression] | None:
+        if isinstance(_as_list(value), cst.ListComp):
+            self.found = True
+        return self._comprehended(value)
+
+    def _branch(self, body: Sequence[Statement]) -> Body:
+        return tuple(s for node in body for s in self._items(node))
+
+    def _bind(
+        self, name: str, family: Family, value: cst.BaseExpression, node: Statement
+    ) -> list[Statement]:
+        """``grads = [p.grad …]`` → ``grad = p.grad``."""
+        known_ = self.lists.get(name)
+        own = known_ is not None and known_.variable != self.item
+        variable = known_.variable if known_ is not None and own else self._fresh(name)
+        self.lists[name] = Listed(family, variable)
+        self.kept.discard(name)
+        if is_name(value, variable):
+            return []
+        bind = with_comments(assign([cst.Name(variable)], value), node)
+        self.origins.inherit(bind, node)
+        return [bind]
+
+    def _fresh(self, name: str) -> str:
+        variable = singular(name)
+        while variable in self.taken or variable == self.item:
+            variable += "_"
+        self.taken.add(variable)
+        return variable
+
+    def _name_items(self, node: cst.If) -> None:
+        """A list of parameters that a branch replaces gets a variable before."""
+        for inner in all_statements([node]):
+            pair = assignment(inner)
+            if pair is None or not isinstance(pair[0], cst.Name):
+                continue
+            listed = self.lists.get(pair[0].value)
+            if listed is not None and listed.variable == self.item:
+                value = cst.Name(self.item)
+                bind = self._bind(pair[0].value, listed.family, value, inner)
+                self._join(listed.family, [_plain(b) for b in bind], inner)
+
+    def _loop_body(self, node: cst.For) -> list[Statement]:
+        bound = self._bound(node.target, node.iter, node)
+        assert bound is not None
+        family, names, index = bound
+        body = statements(_skip_none(node, self.item_of(node)).body)
+        prelude: list[Statement] = []
+        rebound = set().union(*(bound_names(s) for s in body), set())
+        for target, name in list(names.items()):
+            if target in rebound and name.value in self._variables_needed():
+                fresh = self._fresh(f"{target}_s")
+                prelude.append(assign([cst.Name(fresh)], name))
+                names[target] = cst.Name(fresh)
+        rename = {old: new for old, new in names.items() if old != new.value}
+        inner: list[Statement] = []
+        for old in body:
+            new = cast(Statement, substitute(old, rename, self.origins))
+            new = cast(
+                Statement,
+                replace_nodes(new, lambda n: self._count_items(n, node), self.origins),
+            )
+            inner.append(self._stored(new, index, node))
+        inner = self._fill(inner, family)
+        if inner and not prelude:
+            inner[0] = _comments_of(node, inner[0])
+        return [*prelude, *inner]
+
+    def item_of(self, node: cst.For) -> str:
+        return next(target_names(node.target), "")
+
+    def _variables_needed(self) -> set[str]:
+        return {
+            listed.variable
+            for name, listed in self.lists.items()
+            if name in self.needed or listed.variable == self.item
+        }
+
+    def _stored(self, node: Statement, index: str | None, loop: cst.For) -> Statement:
+        """``grads[i]`` is the variable, where it is read and where it is stored."""
+        if index is None:
+            return node
+
+        def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+            if isinstance(inner, cst.AssignTarget):
+                name = _item_of(inner.target, index)
+                if name in self.lists:
+                    return inner.with_changes(target=self._name(self.lists[name]))
+            name = _item_of(inner, index)
+            return self._name(self.lists[name]) if name in self.lists else None
+
+        for inner in all_statements([node]):
+            pair = assignment(inner)
+            name = _item_of(pair[0], index) if pair is not None else None
+            if name in self.lists and self.lists[name].variable == self.item:
+                raise _Unfit(inner, "a list of parameters is written to")
+        new = cast(Statement, replace_nodes(node, replace, self.origins))
+        if index in read_names(new):
+            raise _Unfit(loop, f"the position {index!r} is used other than as an index")
+        return new
+
+    def _fill(self, body: Sequence[Statement], family: Family) -> list[Statement]:
+        """``grads.append(p.grad)`` → ``grad = p.grad``."""
+        result: list[Statement] = []
+        tests: list[cst.BaseExpression] = []
+        for node in body:
+            pair = _append(node)
+            if pair is not None and (pair[0] in self.empty or pair[0] in self.lists):
+                result += self._note(node, pair, family, tests)
+            elif isinstance(node, cst.If):
+                result.append(self._fill_if(node, family, tests))
+                test = _skips(node)
+                tests += [] if test is None else [negate(test)]
+            else:
+                if self._fills(node):
+                    raise _Unfit(node, "a list is filled in an inner loop")
+                result.append(node)
+        return result
+
+    def _fill_if(
+        self, node: cst.If, family: Family, tests: Sequence[cst.BaseExpression]
+    ) -> Statement:
+        if not self._fills(node):
+            return node
+        inside = self._family(family, (*tests, node.test), node)
+        body = self._fill(statements(node.body), inside)
+        other = self._family(family, (*tests, negate(node.test)), node)
+        rest = self._fill(orelse_statements(node), other)
+        return rebuild_if(node, node.test, tuple(body), tuple(rest))
+
+    def _fills(self, node: Statement) -> bool:
+        """Whether a list of the block's is appended to in here."""
+        pairs = (_append(s) for s in all_statements([node]))
+        return any(p is not None and p[0] in self.empty for p in pairs)
+
+    def _note(
+        self,
+        node: Statement,
+        pair: tuple[str, cst.BaseExpression],
+        family: Family,
+        tests: Sequence[cst.BaseExpression],
+    ) -> list[Statement]:
+        name, value = pair
+        here = self._family(family, tests, node)
+        self.empty.pop(name, None)
+        listed = self.lists.get(name)
+        if listed is not None and listed.family.key() != here.key():
+            raise _Unfit(node, f"list {name!r} is filled in two different ways")
+        if is_name(value, self.item) and listed is None:
+            self.lists[name] = Listed(here, self.item)
+            return []
+        return self._bind(name, here, value, node)
+
+    # --- putting loops together
+
+    def _join(self, family: Family, new: list[Statement], node: Statement) -> None:
+        segment = self.segment
+        if segment is not None and (
+            segment.closed
+            or segment.family.key() != family.key()
+            or self._conflict(segment.body, new)
+        ):
+            self._flush()
+        if self.segment is None:
+            self.segment = Segment(family)
+            self._look_up_again(new)
+        leading, new = self._leading(new, family)
+        self.segment.body.extend(new)
+        self._define(new)
+        self.segment.closed = any(
+            isinstance(small(s), cst.Continue) for s in _own_of(new)
+        )
+
+    def _leading(
+        self, new: list[Statement], family: Family
+    ) -> tuple[list[Statement], list[Statement]]:
+        """Skips that say what the family's conditions say."""
+        tests = {code(negate(c)) for c in family.conditions}
+        for number, node in enumerate(new):
+            test = _skips(node)
+            if test is None or code(test) not in tests:
+                return new[:number], new[number:]
+        return new, []
+
+    def _conflict(self, old: Sequence[Statement], new: Sequence[Statement]) -> bool:
+        """Whether one loop's statements need another's to be over."""
+        items = {listed.variable for listed in self.lists.values()} | {self.item}
+        written = _written(old) - items
+        read = _free_reads(new) - items
+        if written & read or (_written(new) - items) & _free_reads(old):
+            return True
+        return _draws(old) and _draws(new)
+
+    def _define(self, new: Sequence[Statement]) -> None:
+        """Remember what can be looked up again: ``state = self.state[p]``."""
+        for node in new:
+            self._forget(node)
+            for name in bound_names(node):
+                pair = assignment(node)
+                again = (
+                    pair is not None
+                    and isinstance(pair[0], cst.Name)
+                    and _is_path(pair[1])
+                    and all(
+                        n in self.definitions or n in ("self", self.item)
+                        for n in read_names(pair[1])
+                    )
+                    and name not in self.definitions
+                )
+                known_already = self.definitions.get(name)
+                if known_already and code(known_already[-1]) == code(_plain(node)):
+                    continue
+                if not again:
+                    self.definitions[name] = []
+                    continue
+                assert pair is not None
+                needs = [
+                    s
+                    for n in sorted(read_names(pair[1]))
+                    for s in self.definitions.get(n, ())
+                ]
+                known_ = all(
+                    self.definitions.get(n) or n in ("self", self.item)
+                    for n in read_names(pair[1])
+                )
+                self.definitions[name] = [*needs, node] if known_ else []
+
+    def _forget(self, node: Statement) -> None:
+        """What is stored anew is no more what a list took from there."""
+        for target in (n for n in walk(node) if isinstance(n, cst.AssignTarget)):
+            stored = target.target
+            key = string_key(stored)
+            if key is None and not isinstance(stored, cst.Attribute):
+                continue
+            end = f".{stored.attr.value}" if isinstance(stored, cst.Attribute) else ""
+            for name, known_ in self.definitions.items():
+                pair = assignment(known_[-1]) if known_ else None
+                if pair is None:
+                    continue
+                if key is not None and string_key(pair[1]) == key:
+                    self.definitions[name] = []
+                elif end and code(pair[1]).endswith(end):
+                    self.definitions[name] = []
+
+    def _look_up_again(self, new: Sequence[Statement]) -> None:
+        """A new loop begins: the items that it reads are looked up."""
+        assert self.segment is not None
+        read = _free_reads(new) | self.needed_items()
+        seen: set[str] = set()
+        for name, listed in self.lists.items():
+            variable = listed.variable
+            if variable == self.item or variable not in read or variable in seen:
+                continue
+            seen.add(variable)
+            if name in self.kept:
+                kept = expr(f"{name}[p_idx]")
+                self.segment.body.append(assign([cst.Name(variable)], kept))
+            else:
+                for again in self.definitions.get(variable, ()):
+                    if not any(again is s for s in self.segment.body):
+                        self.segment.body.append(_plain(again))
+
+    def needed_items(self) -> set[str]:
+        return {v.variable for k, v in self.lists.items() if k in self.needed}
+
+    def _flush(self) -> None:
+        """End the loop at hand."""
+        segment, self.segment = self.segment, None
+        if segment is None or not segment.body:
+            return
+        body = list(segment.body)
+        for name, listed in self.lists.items():
+            if name in self.needed and self._must_keep(listed, segment):
+                self._keep(name, listed, body)
+        self._emit(segment, body)
+
+    def _must_keep(self, listed: Listed, segment: Segment) -> bool:
+        if listed.variable == self.item or self.definitions.get(listed.variable):
+            return False
+        return any(listed.variable in bound_names(s) for s in segment.body)
+
+    def _keep(self, name: str, listed: Listed, body: list[Statement]) -> None:
+        """What a later loop reads, by the position of its parameter."""
+        if any(isinstance(small(s), cst.Continue) for s in _own_of(body)):
+            raise _Unfit(body[0], f"list {name!r} is needed after a loop that skips")
+        self._open_store(name)
+        target = expr(f"{name}[p_idx]")
+        body.append(assign([target], cst.Name(listed.variable)))
+
+    def _open_store(self, name: str) -> None:
+        if name not in self.stores:
+            self.out.append(assign([cst.Name(name)], expr("{}")))
+            self.stores.add(name)
+        self.kept.add(name)
+
+    def _emit(self, segment: Segment, body: list[Statement]) -> None:
+        skips: list[Statement] = []
+        for condition in segment.family.conditions:
+            leave = cst.SimpleStatementLine([cst.Continue()])
+            skips.append(cst.If(negate(condition), block([leave])))
+        source = code(segment.family.source)
+        head = f"for {self.item} in {source}:\n    pass\n"
+        if any("p_idx" in read_names(s) for s in body):
+            head = f"for p_idx, {self.item} in enumerate({source}):\n    pass\n"
+        loop = cst.ensure_type(stmt(head), cst.For)
+        loop = loop.with_changes(body=block([*skips, *body]))
+        for part in walk(loop.iter):
+            self.origins.inherit(part, segment.family.source)
+        self.origins.inherit(loop, segment.body[0])
+        for skip in skips:
+            for part in walk(skip):
+                self.origins.inherit(part, segment.family.source)
+        self.out.append(loop)
+
+    # --- what is done with lists as a whole
+
+    def _whole(self, node: Statement) -> None:
+        """``torch.stack(norms).norm()``: the loop ends, with the list filled."""
+        if isinstance(node, cst.If) and node.orelse is None:
+            self._inside(node)
+            return
+        line = small(node)
+        if not isinstance(line, (cst.Assign, cst.AugAssign, cst.Expr, cst.AnnAssign)):
+            raise _Unfit(node, "a list of parameters is used as a whole")
+        self.found = self.found or _builds_list(node)
+        value = cast(cst.BaseExpression, line.value)
+        for replace in (self._count_items, self._part, self._list):
+            value = cast(
+                cst.BaseExpression,
+                replace_nodes(value, lambda n: replace(n, node), self.origins),
+            )
+        new = cast(cst.SimpleStatementLine, node)
+        new = new.with_changes(body=[line.with_changes(value=value)])
+        self.origins.inherit(new, node)
+        self._flush()
+        if self._reads_items(new):
+            raise _Unfit(node, "one parameter's own is read outside of the loops")
+        for name in bound_names(new):
+            self.lists.pop(name, None)
+        self.out.append(new)
+
+    def _count_items(self, inner: cst.CSTNode, node: Statement) -> cst.CSTNode | None:
+        """``len(params)``, counted."""
+        if not _called(inner, "len"):
+            return None
+        listed = self._source(cast(cst.Call, inner).args[0].value)
+        return None if listed is None else self._count(listed.family)
+
+    def _part(self, inner: cst.CSTNode, node: Statement) -> cst.CSTNode | None:
+        """``[g.norm() for g in grads]`` becomes a list that the loop fills."""
+        if not isinstance(inner, (cst.ListComp, cst.GeneratorExp)):
+            return None
+        found = self._comprehended(cst.ListComp(inner.elt, inner.for_in))
+        if found is None:
+            return None
+        part = self._unused("part")
+        bind = assign([cst.Name(part)], found[1])
+        self.origins.inherit(bind, node)
+        return self._filling(self._unused("parts"), part, found[0], [bind], node)
+
+    def _list(self, inner: cst.CSTNode, node: Statement) -> cst.CSTNode | None:
+        """A list that is read as a whole is filled."""
+        if not isinstance(inner, cst.Name) or inner.value not in self.lists:
+            return None
+        listed = self.lists[inner.value]
+        if listed.variable == self.item:
+            raise _Unfit(node, "a list of parameters is used as a whole")
+        name = self._unused(inner.value) if inner.value in self.kept else inner.value
+        return self._filling(name, listed.variable, listed.family, [], node)
+
+    def _filling(
+        self,
+        name: str,
+        variable: str,
+        family: Family,
+        before: list[Statement],
+        node: Statement,
+    ) -> cst.Name:
+        new = [*before, _appending(name, variable)]
+        self.origins.inherit(new[-1], node)
+        self._join(family, new, node)
+        self.context.whole_lists.add(name)
+        self.out.append(assign([cst.Name(name)], expr("[]")))
+        return cst.Name(name)
+
+    def _unused(self, name: str) -> str:
+        while name in self.taken or name in self.lists:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+    def _inside(self, node: cst.If) -> None:
+        """A branch with loops of its own: what it replaces is kept by position."""
+        if self._mentions_in(node.test):
+            raise _Unfit(node, "a list of parameters is used as a whole")
+        after = self.needed
+        self.needed = after | read_names(node)
+        replaced = [n for n in sorted(bound_names(node)) if n in self.lists]
+        for name in replaced:
+            listed = self.lists[name]
+            self._name_items(node)
+            listed = self.lists[name]
+            self._open_store(name)
+            store = assign([expr(f"{name}[p_idx]")], cst.Name(listed.variable))
+            self.kept.discard(name)
+            self._join(listed.family, [store], node)
+            self.kept.add(name)
+        self._flush()
+        outside, self.out = self.out, []
+        body = statements(node.body)
+        for number, inner in enumerate(body):
+            rest = set().union(*(read_names(s) for s in body[number + 1 :]), set())
+            self.needed = rest | after | set(replaced)
+            self._statement(inner)
+        self.needed = after | set(replaced)
+        self._flush()
+        inside, self.out = self.out, outside
+        self.out.append(node.with_changes(body=block(inside)))
+        self.origins.inherit(self.out[-1], node)
+        self.needed = after
+
+    def _count(self, family: Family) -> cst.BaseExpression:
+        item, source = self.item, code(family.source)
+        tests = " and ".join(code(c) for c in family.conditions)
+        if not tests:
+            return expr(f"len({source})")
+        return expr(f"sum({tests} for {item} in {source})")
+
+    # --- the rest
+
+    def _mentions(self, node: cst.CSTNode) -> bool:
+        return self._mentions_in(node) or any(n in self.empty for n in read_names(node))
+
+    def _mentions_in(self, node: cst.CSTNode) -> bool:
+        return any(n in self.lists for n in read_names(node))
+
+    def _reads_items(self, node: Statement) -> bool:
+        own = {v.variable for v in self.lists.values()} - {self.item}
+        return bool(_free_reads([node]) & own)
+
+    def _beside(self, node: Statement) -> None:
+        """A statement that knows nothing of lists goes before the loop, if it may."""
+        segment = self.segment
+        if segment is not None:
+            written = _written([node])
+            loop_reads = set().union(*(read_names(s) for s in segment.body), set())
+            touched = written & (loop_reads | _written(segment.body))
+            if touched or _written(segment.body) & read_names(node) or _draws([node]):
+                self._flush()
+        for name in bound_names(node):
+            self.lists.pop(name, None)
+        self.out.append(node)
+
+
+# --- helpers -----------------------------------------------------------------
+
+
+def _first_item(body: Body) -> str:
+    """The name of a parameter where a group's are walked first."""
+    for node in (n for s in body for n in walk(s)):
+        if isinstance(node, (cst.For, cst.CompFor)):
+            source, target = node.iter, cast(cst.BaseExpression, node.target)
+            if _called(source, "enumerate") and isinstance(target, cst.Tuple):
+                source = cast(cst.Call, source).args[0].value
+                target = target.elements[1].value
+            if string_key(source) == "params" and isinstance(target, cst.Name):
+                return target.value
+    return "p"
+
+
+def _only_walked(body: Body) -> set[str]:
+    """Names that are bound as a loop's or comprehension's variable, and nowhere else."""
+    walked: set[str] = set()
+    bound: set[str] = set()
+    for node in (n for s in body for n in walk(s)):
+        if isinstance(node, (cst.For, cst.CompFor)):
+            walked.update(target_names(node.target))
+            for part in walk(node.target):
+                walked.update(target_names(part))
+        elif isinstance(node, (cst.AssignTarget, cst.AugAssign, cst.AnnAssign)):
+            bound.update(target_names(node.target))
+    return walked - bound
+
+
+def _called(node: cst.CSTNode, name: str) -> bool:
+    return isinstance(node, cst.Call) and is_name(node.func, name) and bool(node.args)
+
+
+def _as_list(node: cst.BaseExpression) -> cst.BaseExpression:
+    """Through ``list(…)``, ``tuple(…)``, ``filter(lambda …)`` and ``xs[:]``."""
+    if isinstance(node, cst.Call) and dotted(node.func) in ("list", "tuple"):
+        if len(node.args) == 1:
+            return _as_list(node.args[0].value)
+    if isinstance(node, cst.GeneratorExp):
+        return cst.ListComp(node.elt, node.for_in)
+    if _called(node, "filter") and len(cast(cst.Call, node).args) == 2:
+        test, source = (a.value for a in cast(cst.Call, node).args)
+        if isinstance(test, cst.Lambda) and len(test.params.params) == 1:
+            item = test.params.params[0].name
+            loop = cst.CompFor(item, source, [cst.CompIf(test.body)])
+            return cst.ListComp(item, loop)
+    if isinstance(node, cst.Subscript) and code(node).endswith("[:]"):
+        return node.value
+    return node
+
+
+def _repeated(
+    node: cst.BaseExpression,
+) -> tuple[cst.BaseExpression, cst.BaseExpression] | None:
+    """(x, params) of ``[x] * len(params)``."""
+    if not isinstance(node, cst.BinaryOperation):
+        return None
+    if not isinstance(node.operator, cst.Multiply) or not _called(node.right, "len"):
+        return None
+    if isinstance(node.left, cst.List) and len(node.left.elements) == 1:
+        length = cast(cst.Call, node.right)
+        return node.left.elements[0].value, length.args[0].value
+    return None
+
+
+def _append(node: cst.CSTNode) -> tuple[str, cst.BaseExpression] | None:
+    """(list, item) of the statement ``list.append(item)``."""
+    inner = small(node)
+    if not isinstance(inner, cst.Expr) or not isinstance(inner.value, cst.Call):
+        return None
+    func = inner.value.func
+    if isinstance(func, cst.Attribute) and func.attr.value == "append":
+        if isinstance(func.value, cst.Name) and len(inner.value.args) == 1:
+            return func.value.value, inner.value.args[0].value
+    return None
+
+
+def _item_of(node: cst.CSTNode, index: str) -> str:
+    """``exp_avgs`` for ``exp_avgs[i]``."""
+    if isinstance(node, cst.Subscript) and isinstance(node.value, cst.Name):
+        if is_name(index_of(node), index):
+            return node.value.value
+    return ""
+
+
+_LASTING = {"dim", "numel", "size", "is_floating_point", "is_complex", "len"}
+_LASTING |= {"isinstance", "hasattr", "getattr", "torch.is_complex", "any", "all"}
+
+
+def _lasts(test: cst.BaseExpression, item: str) -> bool:
+    """Whether a test of a parameter has the same outcome all through a step."""
+    names = read_names(test) - {item, "group", "torch", "len", "isinstance", "getattr"}
+    if names - {"hasattr", "any", "all", "True", "False", "None"}:
+        return False
+    for node in calls(test):
+        last = (dotted(node.func) or "").rpartition(".")[2]
+        if last not in _LASTING and dotted(node.func) not in _LASTING:
+            return False
+    return True
+
+
+def _emptiness(test: cst.BaseExpression) -> str | None:
+    """``params`` for ``not params`` and ``len(params) == 0``."""
+    if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
+        inner = test.expression
+        if _called(inner, "len"):
+            inner = cast(cst.Call, inner).args[0].value
+        return inner.value if isinstance(inner, cst.Name) else None
+    if isinstance(test, cst.Comparison) and code(test).endswith("== 0"):
+        if _called(test.left, "len"):
+            inner = cast(cst.Call, test.left).args[0].value
+            return inner.value if isinstance(inner, cst.Name) else None
+    return None
+
+
+def _leaves_a_mark(node: Statement) -> bool:
+    """Whether a statement changes what outlives the step."""
+    for inner in all_statements([node]):
+        line = small(inner)
+        if isinstance(line, cst.Assign):
+            if any(not isinstance(t.target, cst.Name) for t in line.targets):
+                return True
+        if isinstance(line, cst.AugAssign) and not isinstance(line.target, cst.Name):
+            return True
+        if isinstance(line, cst.Expr) and isinstance(line.value, cst.Call):
+            return True
+    return False
+
+
+def _loops(node: Statement) -> bool:
+    if isinstance(node, cst.If):
+        inner = (*statements(node.body), *orelse_statements(node))
+        return all(_loops(s) for s in inner)
+    return isinstance(node, cst.For) or (
+        (pair := assignment(node)) is not None and isinstance(pair[0], cst.Name)
+    )
+
+
+def _own_of(body: Sequence[Statement]) -> Iterable[Statement]:
+    """Statements of a loop's body, inner loops' own left out."""
+    for node in body:
+        yield node
+        if isinstance(node, cst.If):
+            yield from _own_of((*statements(node.body), *orelse_statements(node)))
+        elif isinstance(node, (cst.With, cst.Try)):
+            yield from _own_of(statements(node.body))
+
+
+def _own(node: cst.For) -> Iterable[Statement]:
+    return _own_of(statements(node.body))
+
+
+def _skips(node: Statement) -> cst.BaseExpression | None:
+    """The test of ``if test: continue``."""
+    if isinstance(node, cst.If) and node.orelse is None:
+        body = statements(node.body)
+        if len(body) == 1 and isinstance(small(body[0]), cst.Continue):
+            return node.test
+    return None
+
+
+def _skip_none(node: cst.For, item: str) -> cst.For:
+    """``if p.grad is not None: …`` around all → ``if p.grad is None: continue``."""
+    body = statements(node.body)
+    first, *more = body
+    if more or not isinstance(first, cst.If) or first.orelse is not None:
+        return node
+    if code(first.test) != f"{item}.grad is not None":
+        return node
+    skip = cst.If(negate(first.test), block([stmt("continue")]))
+    return node.with_changes(body=block([skip, *statements(first.body)]))
+
+
+def _is_path(node: cst.BaseExpression) -> bool:
+    """``self.state[p]["k"]``, ``p.grad``: found again whenever it is asked for."""
+    if isinstance(node, cst.Name):
+        return True
+    if isinstance(node, cst.Attribute):
+        return _is_path(node.value)
+    if isinstance(node, cst.Subscript):
+        index = index_of(node)
+        plain = isinstance(index, (cst.Name, cst.SimpleString))
+        return plain and _is_path(node.value)
+    return False
+
+
+def _free_reads(body: Sequence[Statement]) -> set[str]:
+    """Names that are read before these statements surely bind them."""
+    bound: set[str] = set()
+    free: set[str] = set()
+    for node in body:
+        free |= read_names(node) - bound
+        pair = assignment(node)
+        if pair is not None:
+            bound.update(target_names(pair[0]))
+        elif isinstance(node, cst.If):
+            both = [
+                set(_surely_bound(part))
+                for part in (statements(node.body), orelse_statements(node))
+            ]
+            bound |= both[0] & both[1]
+    return free
+
+
+def _surely_bound(body: Sequence[Statement]) -> Iterable[str]:
+    for node in body:
+        pair = assignment(node)
+        if pair is not None:
+            yield from target_names(pair[0])
+
+
+def _written(body: Sequence[Statement]) -> set[str]:
+    """Names bound, and roots of what is stored into or mutated."""
+    found: set[str] = set()
+    for node in (n for s in body for n in walk(s)):
+        if isinstance(node, (cst.AssignTarget, cst.AugAssign, cst.AnnAssign)):
+            found.add(_root(node.target))
+            found.update(target_names(node.target))
+        elif isinstance(node, (cst.For, cst.NamedExpr)):
+            found.update(target_names(node.target))
+        elif isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+            name = node.func.attr.value
+            if name.endswith("_") or name in ("append", "update", "setdefault"):
+                found.add(_root(node.func.value))
+    return found - {""}
+
+
+def _root(node: cst.CSTNode) -> str:
+    """``group`` for ``group["k"]``; what is kept for a parameter has none."""
+    if isinstance(node, cst.Subscript):
+        return "" if dotted(node.value) == "self.state" else _root(node.value)
+    if isinstance(node, cst.Attribute):
+        return _root(node.value)
+    if isinstance(node, cst.Call):
+        return _root(node.func)
+    return node.value if isinstance(node, cst.Name) else ""
+
+
+def _draws(body: Sequence[Statement]) -> bool:
+    """Whether random numbers are drawn: their order counts."""
+    words = ("rand", "normal", "bernoulli", "dropout", "multinomial", "uniform")
+    return any(
+        any(w in (dotted(c.func) or code(c.func)) for w in words)
+        for s in body
+        for c in calls(s)
+    )
+
+
+def _plain(node: Statement) -> Statement:
+    return node.with_changes(leading_lines=[])
+
+
+def _comments_of(loop: cst.For, first: Statement) -> Statement:
+    if any(line.comment for line in loop.leading_lines):
+        lines = [*loop.leading_lines, *first.leading_lines]
+        return first.with_changes(leading_lines=lines)
+    return first
+
+
+def _appending(name: str, variable: str) -> Statement:
+    append = method(cst.Name(name), "append", [cst.Arg(cst.Name(variable))])
+    return cst.SimpleStatementLine([cst.Expr(append)])
