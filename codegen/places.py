@@ -247,9 +247,11 @@ class Analysis:
         slot_kinds: dict[Slot, Kind] | None = None,
         sources: Mapping[str, cst.FunctionDef] | None = None,
         depth: int = 0,
+        first: bool = False,
     ) -> None:
         self.sources = dict(sources or {})
         self.depth = depth
+        self.first = first
         self.before: dict[cst.CSTNode, Env] = {}
         self.slot_kinds: dict[Slot, Kind] = dict(slot_kinds or {})
         self.sites: dict[cst.CSTNode | None, int] = {}
@@ -520,6 +522,8 @@ class Analysis:
 
     def _arithmetic(self, operands: Iterable[Value]) -> Kind:
         kinds = {v.kind for v in operands}
+        if self.first and Kind.NONE in kinds:
+            return Kind.TENSOR if Kind.TENSOR in kinds else Kind.NONE
         for kind in (Kind.TENSOR, Kind.UNKNOWN, Kind.SEQUENCE, Kind.SETTING):
             if kind in kinds:
                 return kind
@@ -607,8 +611,10 @@ class Analysis:
         if slot in env.slots:
             return env.slots[slot]
         kind = self.slot_kinds.get(slot)
-        if kind is None:
-            kind = base.item.kind if base.item is not None else Kind.UNKNOWN
+        if kind is None and base.item is not None:
+            kind = base.item.kind
+        elif kind is None:
+            kind = Kind.NONE if self.first else Kind.UNKNOWN
         value = Value(kind, frozenset({Place(f"{slot.container}[{slot.key}]")}))
         if kind in (Kind.NUMBER, Kind.SETTING):
             value = SETTING
@@ -1042,7 +1048,10 @@ def analyse(
     start = Env(texts={"group": "group", "shared": "self.shared"})
     for name, annotation in (annotations or {}).items():
         start.names[name] = annotated(name, annotation)
-    kinds = dict(stored or {})
+    # what a step reads it has stored before: the first round looks at first stores alone
+    first = Analysis(dict(stored or {}), sources, first=True)
+    first.block(body, start.fork())
+    kinds = {s: k for s, k in first.slot_kinds.items() if k is not Kind.NONE}
     while True:
         analysis = Analysis(kinds, sources)
         analysis.block(body, start.fork())

@@ -17,6 +17,7 @@ FALSE_SETTINGS = frozenset(
         "differentiable",
         "compile",
         "compiled",
+        "triton",
         "fsdp_in_use",
     }
 )

@@ -13,14 +13,20 @@ import libcst as cst
 from codegen.diagnostics import Origins
 from codegen.lower import facts
 from codegen.syntax import (
+    Body,
     Rewriter,
     bare,
     call,
     dict_entries,
     dotted,
+    ends,
     is_constant,
     is_name,
+    orelse_statements,
+    parenthesize,
     positional,
+    small,
+    statements,
     string_key,
 )
 from codegen.upstream import Definition, External, Library, Resolved, SourceModule
@@ -209,7 +215,41 @@ class Folder(Rewriter):
             return cst.Name("False")
         if dotted(original_node.func) == "group.get" and args:
             return self._get_setting(updated_node, args)
+        known_result = self._helper_result(original_node, updated_node)
+        if known_result is not None:
+            return known_result
         return _got_from_literal(updated_node, args) or updated_node
+
+    def _helper_result(
+        self, original: cst.Call, updated: cst.Call
+    ) -> cst.BaseExpression | None:
+        """What a helper returns that only asks about what is known: ``exists(closure)``,
+        ``resolve_foreach(foreach, params)``; ``x is not None`` for any ``exists(x)``.
+        """
+        helper = self.frame.resolve(original.func)
+        if not isinstance(helper, Definition):
+            return None
+        node = helper.node
+        if not isinstance(node, cst.FunctionDef) or node.decorators:
+            return None
+        given = _given(node, updated)
+        if given is None:
+            return None
+        body = _statements(node)
+        asked = _asks_for_none(body)
+        if asked is not None and asked[0] in given:
+            value = self._absent(given[asked[0]])
+            if not is_constant(value):
+                return _is_none(cast(cst.BaseExpression, value), asked[1])
+        inner = Frame(helper.module, self.frame.library, helper)
+        inner.local = set(given)
+        for name, arg in given.items():
+            constant = known(cast(cst.BaseExpression, self._absent(arg)), self.frame)
+            if constant is not UNKNOWN:
+                inner.constants[name] = constant
+            if self.frame.is_setting(arg):
+                inner.settings.add(name)
+        return literal(_result(body, inner, self.origins))
 
     def _asks_for_tensor_setting(self, name: str | None, node: cst.Call) -> bool:
         args = positional(node)
@@ -290,6 +330,74 @@ class Folder(Rewriter):
         if updated_node.lpar and not getattr(kept, "lpar", ()):
             kept = kept.with_changes(lpar=updated_node.lpar, rpar=updated_node.rpar)
         return kept
+
+
+def _statements(node: cst.FunctionDef) -> Body:
+    body = statements(node.body)
+    if body and isinstance(small(body[0]), cst.Expr):
+        return body[1:]  # the docstring
+    return body
+
+
+def _given(
+    node: cst.FunctionDef, made: cst.Call
+) -> dict[str, cst.BaseExpression] | None:
+    """Parameter → argument or default, of a call without stars."""
+    params = node.params
+    plain = [p.name.value for p in (*params.posonly_params, *params.params)]
+    if params.star_kwarg is not None or isinstance(params.star_arg, cst.Param):
+        return None
+    given: dict[str, cst.BaseExpression] = {
+        p.name.value: p.default
+        for p in (*params.posonly_params, *params.params, *params.kwonly_params)
+        if p.default is not None
+    }
+    for number, arg in enumerate(made.args):
+        if arg.star or (arg.keyword is None and number >= len(plain)):
+            return None
+        name = plain[number] if arg.keyword is None else arg.keyword.value
+        given[name] = arg.value
+    return given
+
+
+def _asks_for_none(body: Body) -> tuple[str, cst.BaseCompOp] | None:
+    """``(x, is not)`` of a function that is ``return x is not None``."""
+    inner = small(body[0]) if len(body) == 1 else None
+    if not isinstance(inner, cst.Return) or not isinstance(inner.value, cst.Comparison):
+        return None
+    asked = inner.value
+    if not isinstance(asked.left, cst.Name) or len(asked.comparisons) != 1:
+        return None
+    target = asked.comparisons[0]
+    if not is_name(target.comparator, "None"):
+        return None
+    return asked.left.value, target.operator
+
+
+def _is_none(value: cst.BaseExpression, operator: cst.BaseCompOp) -> cst.Comparison:
+    target = cst.ComparisonTarget(operator.deep_clone(), cst.Name("None"))
+    return cst.Comparison(parenthesize(value), [target])
+
+
+def _result(body: Body, frame: Frame, origins: Origins) -> Known:
+    """What a function returns, if tests of what is known alone decide it."""
+    for node in body:
+        inner = small(node)
+        if isinstance(node, cst.If):
+            test = truth(fold(node.test, frame, origins))
+            if test is None:
+                return UNKNOWN
+            chosen = statements(node.body) if test else orelse_statements(node)
+            if chosen and ends(chosen[-1]):
+                return _result(chosen, frame, origins)
+            if chosen:
+                return UNKNOWN
+        elif isinstance(inner, cst.Return) and inner.value is not None:
+            value = fold(inner.value, frame, origins)
+            return known(value, frame)
+        else:
+            return UNKNOWN
+    return UNKNOWN
 
 
 def _got_from_literal(

@@ -899,24 +899,38 @@ def _split_tuple(node: Statement) -> list[Statement]:
     target, value = pair
     if not isinstance(value, cst.Tuple) or not isinstance(target, cst.Tuple):
         return [node]
-    targets = [e.value for e in target.elements]
-    values = [e.value for e in value.elements]
+    matched = _matched(target, value)
     names = set(target_names(target))
-    starred = any(
-        isinstance(e, cst.StarredElement) for e in (*target.elements, *value.elements)
+    independent = matched is not None and all(
+        code(t) == code(v) or not names & read_names(v) for t, v in matched
     )
-    independent = all(
-        is_name(v) and is_name(t) and code(v) == code(t) or not names & read_names(v)
-        for t, v in zip(targets, values)
-    )
-    if starred or len(targets) != len(values) or not independent:
+    if matched is None or not independent:
         return [node]
-    parts: list[Statement] = [
-        assign([t], v) for t, v in zip(targets, values) if code(t) != code(v)
-    ]
+    parts: list[Statement] = [assign([t], v) for t, v in matched if code(t) != code(v)]
     if parts:
         parts[0] = with_comments(parts[0], node)
     return parts
+
+
+def _matched(
+    target: cst.Tuple, value: cst.Tuple
+) -> list[tuple[cst.BaseExpression, cst.BaseExpression]] | None:
+    """Targets and their values, ``*betas`` being that of several; None if they don't
+    match."""
+    if any(isinstance(e, cst.StarredElement) for e in target.elements):
+        return None
+    targets = [e.value for e in target.elements]
+    values = [e.value for e in value.elements]
+    starred = [isinstance(e, cst.StarredElement) for e in value.elements]
+    if not any(starred):
+        return list(zip(targets, values)) if len(targets) == len(values) else None
+    extra = len(targets) - len(values)
+    if sum(starred) > 1 or extra < 0:
+        return None
+    at = starred.index(True)
+    taken = cst.Tuple([cst.Element(t) for t in targets[at : at + extra + 1]])
+    rest = zip(targets[at + extra + 1 :], values[at + 1 :])
+    return [*zip(targets[:at], values[:at]), (taken, values[at]), *rest]
 
 
 def replace_value(node: Statement, value: cst.BaseExpression) -> Statement:
