@@ -21,6 +21,8 @@ from codegen.syntax import (
     is_constant,
     is_name,
     positional,
+    small,
+    statements,
     string_key,
 )
 from codegen.upstream import Definition, External, Library, Resolved, SourceModule
@@ -207,9 +209,26 @@ class Folder(Rewriter):
             return call(twin, *args[:count])
         if self._asks_for_tensor_setting(name, original_node):
             return cst.Name("False")
+        asked = self._predicate(updated_node, args)
+        if asked is not None:
+            return asked
         if dotted(original_node.func) == "group.get" and args:
             return self._get_setting(updated_node, args)
         return _got_from_literal(updated_node, args) or updated_node
+
+    def _predicate(
+        self, node: cst.Call, args: list[cst.BaseExpression]
+    ) -> cst.BaseExpression | None:
+        """``exists(x)`` → ``x is not None``, for a function that says only that."""
+        found = self.frame.resolve(node.func)
+        if not isinstance(found, Definition) or len(args) != 1 or len(node.args) != 1:
+            return None
+        asked = none_test(found.node)
+        if asked is None or not isinstance(args[0], (cst.Name, cst.Attribute)):
+            return None
+        test = asked.with_changes(left=args[0])
+        self.origins.inherit(test, node)
+        return cast(cst.BaseExpression, test.visit(Folder(self.origins, self.frame)))
 
     def _asks_for_tensor_setting(self, name: str | None, node: cst.Call) -> bool:
         args = positional(node)
@@ -337,6 +356,25 @@ def truth(node: cst.CSTNode) -> bool | None:
         decisive = not isinstance(node.operator, cst.And)
         if decisive in (truth(node.left), truth(node.right)):
             return decisive
+    return None
+
+
+def none_test(node: cst.CSTNode) -> cst.Comparison | None:
+    """``x is not None`` of ``def exists(x): return x is not None``."""
+    if not isinstance(node, cst.FunctionDef) or node.decorators:
+        return None
+    params = [p.name.value for p in node.params.params]
+    body = statements(node.body)
+    inner = small(body[0]) if len(body) == 1 else None
+    if len(params) != 1 or not isinstance(inner, cst.Return):
+        return None
+    test = inner.value
+    if not isinstance(test, cst.Comparison) or len(test.comparisons) != 1:
+        return None
+    (part,) = test.comparisons
+    asks = isinstance(part.operator, (cst.Is, cst.IsNot))
+    if asks and is_name(test.left, params[0]) and is_name(part.comparator, "None"):
+        return cast(cst.Comparison, bare(test))
     return None
 
 
