@@ -9,7 +9,15 @@ import libcst as cst
 
 from codegen.diagnostics import walk
 from codegen.places import Env, Kind, Slot, Value, analyse, annotated, join_kind
-from codegen.syntax import all_params, assignment, code, dotted, is_name, string_key
+from codegen.syntax import (
+    all_params,
+    assignment,
+    code,
+    dotted,
+    is_name,
+    statements,
+    string_key,
+)
 from codegen.upstream import Definition, Upstream
 
 
@@ -44,6 +52,35 @@ def attributes(upstream: Upstream) -> frozenset[str]:
         for slot, _ in _stores(init)
         if slot.container == "shared"
     )
+
+
+def attribute_function(upstream: Upstream, name: str) -> Definition | None:
+    """The function of a module that a constructor gives to ``self.name``, for good."""
+    found: list[Definition | None] = []
+    for cls in upstream.lineage:
+        for method in statements(cast(cst.ClassDef, cls.node).body):
+            if not isinstance(method, cst.FunctionDef):
+                continue
+            own = {p.name.value for p in all_params(method.params)}
+            body = statements(method.body)
+            for node in walk(method.body):
+                pair = assignment(node)
+                if pair is None or dotted(pair[0]) != f"self.{name}":
+                    continue
+                value = dotted(pair[1])
+                always = method.name.value == "__init__" and any(
+                    node is s for s in body
+                )
+                known = always and value is not None and value not in own
+                meant = (
+                    upstream.library.resolve(cls.module, cast(str, value))
+                    if known
+                    else None
+                )
+                found.append(meant if isinstance(meant, Definition) else None)
+    if len(found) != 1 or found[0] is None:
+        return None
+    return found[0] if isinstance(found[0].node, cst.FunctionDef) else None
 
 
 def _owner(upstream: Upstream, method: Definition) -> Definition:

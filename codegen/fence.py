@@ -44,6 +44,8 @@ def check(body: Body, context: Context) -> None:
     """Refuse whatever survived the rules and would be wrong at run time."""
     for statement in body:
         for node in walk(statement):
+            if isinstance(node, cst.Expr):
+                _check_effect(node, context)
             if isinstance(node, cst.Call):
                 _check_call(node, context)
             elif isinstance(node, cst.Attribute):
@@ -52,6 +54,17 @@ def check(body: Body, context: Context) -> None:
                 context.refuse(
                     "fence", node, "this statement has no place in a step", "remove it"
                 )
+
+
+def _check_effect(node: cst.Expr, context: Context) -> None:
+    """What is called for its effect, and has no source, changes who knows what."""
+    if isinstance(node.value, cst.Call) and isinstance(node.value.func, cst.Subscript):
+        context.refuse(
+            "fence",
+            node,
+            "this call is there for its effect, which can't be seen",
+            "call a function of the module by its name",
+        )
 
 
 def refuse_foreign(body: Body, context: Context) -> None:

@@ -436,7 +436,9 @@ class Analysis:
         source: cst.BaseExpression | None,
     ) -> None:
         parts: Sequence[Value]
-        if isinstance(source, (cst.Tuple, cst.List)) and len(source.elements) == len(
+        if _starred(target) or _starred(source):
+            parts = [UNKNOWN] * len(target.elements)
+        elif isinstance(source, (cst.Tuple, cst.List)) and len(source.elements) == len(
             target.elements
         ):
             parts = [self.value(e.value, env) for e in source.elements]
@@ -938,6 +940,13 @@ def _as_index(node: cst.BaseSlice) -> cst.BaseExpression:
         bounds.append(node.step)
     args = [cst.Arg(b if b is not None else cst.Name("None")) for b in bounds]
     return cst.Call(cst.Name("slice"), args)
+
+
+def _starred(node: cst.CSTNode | None) -> bool:
+    """Whether a tuple or list leaves open how many items it has."""
+    if not isinstance(node, (cst.Tuple, cst.List)):
+        return False
+    return any(isinstance(e, cst.StarredElement) for e in node.elements)
 
 
 def _numbered(value: Value, number: int) -> Value:

@@ -75,6 +75,11 @@ def value(x: Scalar) -> Scalar:
     return x.double() if x.is_floating_point() else x
 
 
+def number(x: Scalar) -> float:
+    """The number that ``x`` is, for what only decides and has no derivative."""
+    return float(x.detach()) if isinstance(x, Tensor) else x
+
+
 def is_used(setting: Scalar, off: float = 0) -> bool:
     """``setting != off``, and True where a derivative may flow through it.
 

@@ -40,6 +40,14 @@ def halve_gradients(params):
             p.grad.mul_(0.5)
 
 
+def exists(x):
+    return x is not None
+
+
+def descend(p, grad, lr):
+    p.add_(grad, alpha=-lr)
+
+
 def identities(p):
     return [torch.eye(size, dtype=p.dtype) for size in p.shape]
 
@@ -71,6 +79,8 @@ class Mine(Optimizer):
         super().__init__(params, dict(lr=lr, beta=beta, nu=nu, scale=scale))
         self.calls = 0
         self.warm = 0.25
+        self.shares = (0.5, 0.7)
+        self.update_fn = descend
         self.shape = shape if shape is not None else lambda t: t / (1 + t)
 
     def fill(self, group, **kwargs):
@@ -245,6 +255,13 @@ LISTS: dict[str, str] = {
         self.state[p]["m"].mul_(beta).add_(p.grad)
         p.sub_(self.state[p]["m"], alpha=lr)
 """,
+    "parameters, if there are any": """
+    if len(params) > 0:
+        step = lr / 2
+        torch._foreach_mul_(ms, beta)
+        torch._foreach_add_(params, ms, alpha=-step)
+        torch._foreach_add_(params, grads, alpha=-step)
+""",
     "no parameters, no count": """
     if not params:
         continue
@@ -262,6 +279,28 @@ LISTS: dict[str, str] = {
 STEPS.update({title: HEADED + part.strip("\n") for title, part in LISTS.items()})
 
 BODIES: dict[str, str] = {
+    "all at once, with a star": """
+decay, (m,), share = lr, [state.setdefault("m", torch.zeros_like(p))], 0.5
+decay, share, more, state = lr, *self.shares, self.state[p]
+state["m"].mul_(share).add_(grad, alpha=more)
+p.add_(state["m"], alpha=-decay)
+""",
+    "slots by a comprehension": """
+if not exists(state.get("a")):
+    state.update(a=torch.zeros_like(p), b=torch.ones_like(p))
+a, b = (state[k] for k in ("a", "b"))
+a.mul_(beta).add_(grad)
+b.mul_(beta).add_(grad.abs())
+p.addcdiv_(a, b, value=-lr)
+""",
+    "a function that the constructor keeps": """
+self.update_fn(p, grad, lr)
+p.mul_(1 - 0.1 * lr)
+""",
+    "a tolerance that is a setting": """
+if not p.allclose(grad, rtol=nu * 0.1, atol=1e-3):
+    p.add_(grad, alpha=-lr)
+""",
     "items that a loop mutates": """
 if "bufs" not in state:
     state["bufs"] = [torch.zeros_like(p) for _ in range(3)]
@@ -495,6 +534,10 @@ p.add_(grad * ratio, alpha=-lr)
 
 
 REFUSED: dict[str, tuple[str, str]] = {
+    "a callable of its own, called for its effect": (
+        bodied("self.shape(p.mul_(0.5))"),
+        "there for its effect",
+    ),
     "a function that a function makes": (
         bodied("decay = makes(beta)\ndecay(p, grad)"),
         "can't be seen",

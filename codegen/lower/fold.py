@@ -23,7 +23,6 @@ from codegen.syntax import (
     is_constant,
     is_name,
     orelse_statements,
-    parenthesize,
     positional,
     small,
     statements,
@@ -213,6 +212,9 @@ class Folder(Rewriter):
             return call(twin, *args[:count])
         if self._asks_for_tensor_setting(name, original_node):
             return cst.Name("False")
+        asked = self._predicate(updated_node, args)
+        if asked is not None:
+            return asked
         if dotted(original_node.func) == "group.get" and args:
             return self._get_setting(updated_node, args)
         known_result = self._helper_result(original_node, updated_node)
@@ -220,12 +222,25 @@ class Folder(Rewriter):
             return known_result
         return _got_from_literal(updated_node, args) or updated_node
 
+    def _predicate(
+        self, node: cst.Call, args: list[cst.BaseExpression]
+    ) -> cst.BaseExpression | None:
+        """``exists(x)`` → ``x is not None``, for a function that says only that."""
+        found = self.frame.resolve(node.func)
+        if not isinstance(found, Definition) or len(args) != 1 or len(node.args) != 1:
+            return None
+        asked = none_test(found.node)
+        if asked is None or not isinstance(args[0], (cst.Name, cst.Attribute)):
+            return None
+        test = asked.with_changes(left=args[0])
+        self.origins.inherit(test, node)
+        return cast(cst.BaseExpression, test.visit(Folder(self.origins, self.frame)))
+
     def _helper_result(
         self, original: cst.Call, updated: cst.Call
     ) -> cst.BaseExpression | None:
-        """What a helper returns that only asks about what is known: ``exists(closure)``,
-        ``resolve_foreach(foreach, params)``; ``x is not None`` for any ``exists(x)``.
-        """
+        """What a helper returns where tests of what is known alone decide it:
+        ``exists(closure)``, ``resolve_foreach(foreach, params)``."""
         helper = self.frame.resolve(original.func)
         if not isinstance(helper, Definition):
             return None
@@ -236,11 +251,6 @@ class Folder(Rewriter):
         if given is None:
             return None
         body = _statements(node)
-        asked = _asks_for_none(body)
-        if asked is not None and asked[0] in given:
-            value = self._absent(given[asked[0]])
-            if not is_constant(value):
-                return _is_none(cast(cst.BaseExpression, value), asked[1])
         inner = Frame(helper.module, self.frame.library, helper)
         inner.local = set(given)
         for name, arg in given.items():
@@ -360,25 +370,6 @@ def _given(
     return given
 
 
-def _asks_for_none(body: Body) -> tuple[str, cst.BaseCompOp] | None:
-    """``(x, is not)`` of a function that is ``return x is not None``."""
-    inner = small(body[0]) if len(body) == 1 else None
-    if not isinstance(inner, cst.Return) or not isinstance(inner.value, cst.Comparison):
-        return None
-    asked = inner.value
-    if not isinstance(asked.left, cst.Name) or len(asked.comparisons) != 1:
-        return None
-    target = asked.comparisons[0]
-    if not is_name(target.comparator, "None"):
-        return None
-    return asked.left.value, target.operator
-
-
-def _is_none(value: cst.BaseExpression, operator: cst.BaseCompOp) -> cst.Comparison:
-    target = cst.ComparisonTarget(operator.deep_clone(), cst.Name("None"))
-    return cst.Comparison(parenthesize(value), [target])
-
-
 def _result(body: Body, frame: Frame, origins: Origins) -> Known:
     """What a function returns, if tests of what is known alone decide it."""
     for node in body:
@@ -445,6 +436,25 @@ def truth(node: cst.CSTNode) -> bool | None:
         decisive = not isinstance(node.operator, cst.And)
         if decisive in (truth(node.left), truth(node.right)):
             return decisive
+    return None
+
+
+def none_test(node: cst.CSTNode) -> cst.Comparison | None:
+    """``x is not None`` of ``def exists(x): return x is not None``."""
+    if not isinstance(node, cst.FunctionDef) or node.decorators:
+        return None
+    params = [p.name.value for p in node.params.params]
+    body = statements(node.body)
+    inner = small(body[0]) if len(body) == 1 else None
+    if len(params) != 1 or not isinstance(inner, cst.Return):
+        return None
+    test = inner.value
+    if not isinstance(test, cst.Comparison) or len(test.comparisons) != 1:
+        return None
+    (part,) = test.comparisons
+    asks = isinstance(part.operator, (cst.Is, cst.IsNot))
+    if asks and is_name(test.left, params[0]) and is_name(part.comparator, "None"):
+        return cast(cst.Comparison, bare(test))
     return None
 
 

@@ -177,6 +177,9 @@ class Lockstep:
     def _statement(self, node: Statement) -> None:
         if self._begins(node) or self._is_guard(node):
             return
+        if isinstance(node, cst.If) and self._asks_for_any(node):
+            self._each(statements(node.body), self.needed)
+            return
         if self._mapped(node):
             if isinstance(node, cst.If):
                 self._name_items(node)
@@ -187,6 +190,22 @@ class Lockstep:
             self._whole(node)
         else:
             self._beside(node)
+
+    def _asks_for_any(self, node: cst.If) -> bool:
+        """``if params:`` around loops, which do nothing without parameters anyway."""
+        name = _emptiness(negate(node.test))
+        if name not in self.lists or node.orelse is not None:
+            return False
+        return not any(
+            _leaves_a_mark(s) for s in statements(node.body) if not _loops(s)
+        )
+
+    def _each(self, body: Body, after: set[str]) -> None:
+        """Statements that stand inside another one, in its place."""
+        for number, inner in enumerate(body):
+            rest = set().union(*(read_names(s) for s in body[number + 1 :]), set())
+            self.needed = rest | after
+            self._statement(inner)
 
     def _begins(self, node: Statement) -> bool:
         """``params = [p for p in group["params"] if …]`` and ``grads = []``."""
@@ -273,8 +292,9 @@ class Lockstep:
         name = _emptiness(node.test)
         if name not in self.lists and name not in self.empty:
             return False
-        number = self.body.index(node)
-        if any(_leaves_a_mark(s) for s in self.body[number + 1 :] if not _loops(s)):
+        whole = any(node is s for s in self.body)
+        rest = self.body[self.body.index(node) + 1 :] if whole else self.body
+        if any(_leaves_a_mark(s) for s in rest if not _loops(s)):
             listed = self.lists.get(name)
             if listed is None:
                 return False
@@ -846,11 +866,7 @@ class Lockstep:
             self.kept.add(name)
         self._flush()
         outside, self.out = self.out, []
-        body = statements(node.body)
-        for number, inner in enumerate(body):
-            rest = set().union(*(read_names(s) for s in body[number + 1 :]), set())
-            self.needed = rest | after | set(replaced)
-            self._statement(inner)
+        self._each(statements(node.body), after | set(replaced))
         self.needed = after | set(replaced)
         self._flush()
         inside, self.out = self.out, outside
@@ -997,6 +1013,11 @@ def _emptiness(test: cst.BaseExpression) -> str | None:
     """``params`` for ``not params`` and ``len(params) == 0``."""
     if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
         inner = test.expression
+        if isinstance(inner, cst.Comparison):
+            text = code(inner)
+            if not text.endswith(("!= 0", "> 0")) or not _called(inner.left, "len"):
+                return None
+            inner = inner.left
         if _called(inner, "len"):
             inner = cast(cst.Call, inner).args[0].value
         return inner.value if isinstance(inner, cst.Name) else None

@@ -19,6 +19,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.constructor import attribute_function
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.liveness import Liveness, liveness
@@ -380,6 +381,7 @@ class Specializer:
         inner = small(folded)
         if isinstance(inner, cst.Assert):
             return [] if truth(inner.test) is True else [folded]
+        folded = self._written_out(folded)
         folded = cast(Statement, replace_nodes(folded, _flatten_tuple, self.origins))
         parts = _split_tuple(folded)
         if len(parts) != 1:
@@ -394,6 +396,34 @@ class Specializer:
             return [s for part in extracted for s in self._simple(part, frame, live)]
         self._learn(folded, frame)
         return [folded]
+
+    def _written_out(self, node: Statement) -> Statement:
+        """``m, v = (state[k] for k in ("m", "v"))``, item by item."""
+        pair = assignment(node)
+        if pair is None or not isinstance(pair[0], (cst.Tuple, cst.List)):
+            return node
+        value = pair[1]
+        if not isinstance(value, (cst.GeneratorExp, cst.ListComp)):
+            return node
+        loop = value.for_in
+        if loop.ifs or loop.inner_for_in or not isinstance(loop.target, cst.Name):
+            return node
+        if not isinstance(loop.iter, (cst.Tuple, cst.List)):
+            return node
+        items = [e.value for e in loop.iter.elements]
+        if not all(is_constant(i) for i in items):
+            return node
+        name = loop.target.value
+        elements = [
+            cst.Element(
+                cast(
+                    cst.BaseExpression,
+                    substitute(value.elt, {name: item}, self.origins),
+                )
+            )
+            for item in items
+        ]
+        return replace_value(node, cst.Tuple(elements))
 
     def _name_methods(self, node: cst.CSTNodeT, frame: Frame) -> cst.CSTNodeT:
         """``self.debias`` → ``debias``: a method that needs no ``self`` is a function."""
@@ -529,7 +559,8 @@ class Specializer:
         if name is None:
             return self._super_method(call, frame)
         if name.startswith("self.") and name.count(".") == 1:
-            return self.upstream.method(name[5:])
+            method = self.upstream.method(name[5:])
+            return method or attribute_function(self.upstream, name[5:])
         constant = frame.constants.get(name)
         if isinstance(constant, Definition):
             return constant
@@ -899,38 +930,44 @@ def _split_tuple(node: Statement) -> list[Statement]:
     target, value = pair
     if not isinstance(value, cst.Tuple) or not isinstance(target, cst.Tuple):
         return [node]
-    matched = _matched(target, value)
+    target, value = _unstarred(target, value)
+    targets = [e.value for e in target.elements]
+    values = [e.value for e in value.elements]
     names = set(target_names(target))
-    independent = matched is not None and all(
-        code(t) == code(v) or not names & read_names(v) for t, v in matched
+    starred = any(
+        isinstance(e, cst.StarredElement) for e in (*target.elements, *value.elements)
     )
-    if matched is None or not independent:
+    independent = all(
+        is_name(v) and is_name(t) and code(v) == code(t) or not names & read_names(v)
+        for t, v in zip(targets, values)
+    )
+    if starred or len(targets) != len(values) or not independent:
         return [node]
-    parts: list[Statement] = [assign([t], v) for t, v in matched if code(t) != code(v)]
+    parts: list[Statement] = [
+        assign([t], v) for t, v in zip(targets, values) if code(t) != code(v)
+    ]
     if parts:
         parts[0] = with_comments(parts[0], node)
     return parts
 
 
-def _matched(
-    target: cst.Tuple, value: cst.Tuple
-) -> list[tuple[cst.BaseExpression, cst.BaseExpression]] | None:
-    """Targets and their values, ``*betas`` being that of several; None if they don't
-    match."""
-    if any(isinstance(e, cst.StarredElement) for e in target.elements):
-        return None
-    targets = [e.value for e in target.elements]
-    values = [e.value for e in value.elements]
-    starred = [isinstance(e, cst.StarredElement) for e in value.elements]
-    if not any(starred):
-        return list(zip(targets, values)) if len(targets) == len(values) else None
-    extra = len(targets) - len(values)
-    if sum(starred) > 1 or extra < 0:
-        return None
-    at = starred.index(True)
-    taken = cst.Tuple([cst.Element(t) for t in targets[at : at + extra + 1]])
-    rest = zip(targets[at + extra + 1 :], values[at + 1 :])
-    return [*zip(targets[:at], values[:at]), (taken, values[at]), *rest]
+def _unstarred(target: cst.Tuple, value: cst.Tuple) -> tuple[cst.Tuple, cst.Tuple]:
+    """``a, b, c = x, *pair`` as ``a, (b, c) = x, pair``."""
+    starred = [
+        i for i, e in enumerate(value.elements) if isinstance(e, cst.StarredElement)
+    ]
+    several = len(target.elements) - len(value.elements) + 1
+    plain = not any(isinstance(e, cst.StarredElement) for e in target.elements)
+    if len(starred) != 1 or several < 1 or not plain:
+        return target, value
+    at = starred[0]
+    inner = [e.with_changes(comma=cst.MaybeSentinel.DEFAULT) for e in target.elements]
+    part = cst.Element(cst.Tuple(inner[at : at + several]))
+    targets = [*inner[:at], part, *inner[at + several :]]
+    values = [
+        cst.Element(e.value) if i == at else e for i, e in enumerate(value.elements)
+    ]
+    return target.with_changes(elements=targets), value.with_changes(elements=values)
 
 
 def replace_value(node: Statement, value: cst.BaseExpression) -> Statement:

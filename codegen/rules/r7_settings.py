@@ -37,6 +37,7 @@ _FILLS = {
     "torch.as_tensor": "ops.tensor",
     "torch.scalar_tensor": "ops.tensor",
 }
+_DECISIONS = frozenset({"allclose", "isclose"})
 _BUILTINS = {"max": "ops.maximum", "min": "ops.minimum"}
 
 
@@ -88,6 +89,8 @@ class DifferentiableSettings(TypedRule):
             return self._fill(node, _FILLS[name], env)
         if name in ("float", "complex", *_BUILTINS):
             return self._builtin(node, name, env)
+        if name.rpartition(".")[2] in _DECISIONS:
+            return self._decision(node, env)
         if isinstance(node.func, cst.Attribute) and not name.startswith("ops."):
             return self._tensor_op(node, node.func, name, env)
         return None
@@ -96,6 +99,23 @@ class DifferentiableSettings(TypedRule):
         """Whether a gradient may flow into an expression."""
         kinds = (Kind.NUMBER, Kind.OTHER, Kind.NONE)
         return not is_constant(bare(node)) and self.kind(node, env) not in kinds
+
+    def _decision(self, node: cst.Call, env: Env) -> cst.CSTNode | None:
+        """``allclose(a, b, rtol=eps)`` wants numbers, and hands no gradient on."""
+        args = [
+            (
+                a.with_changes(value=call("ops.number", a.value))
+                if a.keyword is not None
+                and a.keyword.value in ("rtol", "atol")
+                and self._may_differ(a.value, env)
+                and dotted(getattr(a.value, "func", None)) != "ops.number"
+                else a
+            )
+            for a in node.args
+        ]
+        if all(new is old for new, old in zip(args, node.args)):
+            return None
+        return node.with_changes(args=args)
 
     # --- settings that are off at zero
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from .comparison import CONSTRUCTION, STEP, USER, Comparison
-from .leaves import EACH_STEP, WRITE, Leaf, Move
+from .leaves import WRITE, Leaf, Move
 from .oracle import Original
 from .problem import SPARSE
 from .report import Tally
@@ -119,11 +119,9 @@ def _check(subject: Subject, conf: Configuration, tally: Tally, thorough: bool) 
         changed = original.each_step(leaves)
         again = {leaf: found for leaf, found in changed.items() if found}
         tellable = [x for x in leaves if changed.get(x, True) is not None]
-        oracle = replace(
-            once.oracle,
-            values=original.outcomes([Move(x, x.value, EACH_STEP) for x in tellable]),
-            settings={**once.oracle.settings, **again},
-        )
+        oracle = original.again(tellable, once.oracle)
+        if oracle is once.oracle:
+            oracle = replace(oracle, settings={**oracle.settings, **again})
         replace(once, oracle=oracle).run(STEP, tellable)
         if thorough:
             once.run(USER, [leaf for leaf in leaves if leaf not in changed])

@@ -227,8 +227,30 @@ class Original:
             if p in twin.state:
                 opt.state[p] = twin.state[p]
 
-    def _slopes_along(self, direction: Sequence[Tensor]) -> list[Slope]:
-        along = functools.partial(_shifted, self, direction)
+    def again(self, leaves: Sequence[Leaf], before: Oracle) -> Oracle:
+        """The oracle where all of these settings are told before every step: where the
+        steps themselves change one, each derivative is another one then."""
+        often = {leaf: Move(leaf, leaf.value, EACH_STEP) for leaf in leaves}
+        values = self.outcomes(list(often.values()))
+        if values == before.values:
+            return before
+        settings = {
+            leaf: self.slopes(
+                leaf, EACH_STEP, *(m for x, m in often.items() if x.name != leaf.name)
+            )
+            for leaf in leaves
+        }
+        weights = [
+            self._slopes_along(d, list(often.values())) for d in before.directions
+        ]
+        return Oracle(
+            values, {**before.settings, **settings}, before.directions, weights
+        )
+
+    def _slopes_along(
+        self, direction: Sequence[Tensor], moves: Sequence[Move] = ()
+    ) -> list[Slope]:
+        along = functools.partial(_shifted, self, direction, moves)
         return slopes(along, 0.0, WEIGHT, _anything)
 
     def _argument(self, leaf: Leaf) -> bool:
@@ -243,9 +265,12 @@ def _states(opt: Optimizer) -> list[Any]:
 
 
 def _shifted(
-    original: Original, direction: Sequence[Tensor], size: float
+    original: Original,
+    direction: Sequence[Tensor],
+    moves: Sequence[Move],
+    size: float,
 ) -> list[float]:
-    return original.outcomes(shift=(size, direction))
+    return original.outcomes(moves, shift=(size, direction))
 
 
 def _anything(value: float) -> bool:

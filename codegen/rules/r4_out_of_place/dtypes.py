@@ -111,7 +111,9 @@ class Dtypes:
         if (dotted(node) or "").startswith("torch.") or not _is_dtype(node):
             return self.of(node, env) if self._is_tensor(node, env) else Dtype.OWN
         # what a name for a dtype holds isn't known
-        return self.of(node.value, env) if isinstance(node, cst.Attribute) else Dtype.OWN
+        return (
+            self.of(node.value, env) if isinstance(node, cst.Attribute) else Dtype.OWN
+        )
 
     def _joined(self, operands: Iterable[cst.BaseExpression], env: Env) -> Dtype:
         found = {self.of(x, env) for x in operands if self._is_tensor(x, env)}
