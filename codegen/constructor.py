@@ -8,6 +8,7 @@ from typing import cast
 import libcst as cst
 
 from codegen.diagnostics import walk
+from codegen.lower.facts import FALSE_SETTINGS
 from codegen.places import Env, Kind, Slot, Value, analyse, annotated, join_kind
 from codegen.syntax import (
     all_params,
@@ -62,25 +63,32 @@ def attribute_function(upstream: Upstream, name: str) -> Definition | None:
             if not isinstance(method, cst.FunctionDef):
                 continue
             own = {p.name.value for p in all_params(method.params)}
-            body = statements(method.body)
-            for node in walk(method.body):
-                pair = assignment(node)
-                if pair is None or dotted(pair[0]) != f"self.{name}":
-                    continue
-                value = dotted(pair[1])
-                always = method.name.value == "__init__" and any(
-                    node is s for s in body
-                )
-                known = always and value is not None and value not in own
-                meant = (
-                    upstream.library.resolve(cls.module, cast(str, value))
-                    if known
-                    else None
-                )
+            for value, always in _given_to(method, name):
+                meant = None
+                if always and value is not None and value.partition(".")[0] not in own:
+                    meant = upstream.library.resolve(cls.module, value)
                 found.append(meant if isinstance(meant, Definition) else None)
     if len(found) != 1 or found[0] is None:
         return None
     return found[0] if isinstance(found[0].node, cst.FunctionDef) else None
+
+
+def _given_to(method: cst.FunctionDef, name: str) -> Iterator[tuple[str | None, bool]]:
+    """What a method assigns to ``self.name``, and whether a constructor always does;
+    not where it chooses another implementation."""
+    body = statements(method.body)
+    skipped = {
+        inner
+        for node in body
+        if isinstance(node, cst.If) and dotted(node.test) in FALSE_SETTINGS
+        for inner in walk(node.body)
+    }
+    for node in walk(method.body):
+        pair = assignment(node)
+        if pair is not None and dotted(pair[0]) == f"self.{name}":
+            if node not in skipped:
+                always = method.name.value == "__init__" and node in body
+                yield dotted(pair[1]), always
 
 
 def _owner(upstream: Upstream, method: Definition) -> Definition:

@@ -1060,7 +1060,8 @@ def analyse(
     # what a step reads it has stored before: the first round looks at first stores alone
     first = Analysis(dict(stored or {}), sources, first=True)
     first.block(body, start.fork())
-    kinds = {s: k for s, k in first.slot_kinds.items() if k is not Kind.NONE}
+    kinds = dict(first.slot_kinds)
+    kinds = {slot: kind for slot, kind in kinds.items() if kind != Kind.NONE}
     while True:
         analysis = Analysis(kinds, sources)
         analysis.block(body, start.fork())

@@ -8,7 +8,7 @@ from typing import cast
 import libcst as cst
 
 from codegen.context import Context
-from codegen.diagnostics import misuse
+from codegen.diagnostics import misuse, walk
 from codegen.lower.complex import only_converts
 from codegen.lower.foreach import without_foreach
 from codegen.lower.items import items_by_position
@@ -86,8 +86,17 @@ def _defaults_by_group(node: Statement, context: Context) -> Statement:
 
 def one_quote(node: Statement, context: Context) -> Statement:
     """Strings in double quotes, as they will be laid out in the end."""
+    inside = {
+        part
+        for string in walk(node)
+        if isinstance(string, cst.FormattedString)
+        for part in walk(string)
+        if part is not string
+    }
 
     def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+        if inner in inside:
+            return None
         if isinstance(inner, cst.SimpleString) and inner.quote == "'":
             if '"' not in inner.raw_value and "\\" not in inner.raw_value:
                 return inner.with_changes(value=f'{inner.prefix}"{inner.raw_value}"')

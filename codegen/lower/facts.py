@@ -18,6 +18,9 @@ FALSE_SETTINGS = frozenset(
         "compile",
         "compiled",
         "triton",
+        "use_foreach",
+        "use_fused",
+        "use_triton",
         "fsdp_in_use",
     }
 )

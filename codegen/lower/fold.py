@@ -48,6 +48,7 @@ class Frame:
     owner: Definition | None = None
     constants: dict[str, Known] = field(default_factory=dict)
     settings: set[str] = field(default_factory=set)
+    lists: set[str] = field(default_factory=set)
     local: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
     real_views: bool = False
@@ -59,6 +60,7 @@ class Frame:
             self.owner,
             dict(self.constants),
             set(self.settings),
+            set(self.lists),
             set(self.local),
             set(self.absent),
             self.real_views,
@@ -72,6 +74,20 @@ class Frame:
             if name in other.constants and other.constants[name] == value
         }
         self.settings &= other.settings
+        self.lists &= other.lists
+
+    def forget(self, name: str) -> None:
+        """``name`` is bound anew."""
+        self.constants.pop(name, None)
+        self.settings.discard(name)
+        self.lists.discard(name)
+
+    def share(self, other: Frame, value: cst.BaseExpression, name: str) -> None:
+        """What ``other`` knows of ``value``, this one knows of ``name``."""
+        if other.is_setting(value):
+            self.settings.add(name)
+        if isinstance(value, cst.Name) and value.value in other.lists:
+            self.lists.add(name)
 
     def resolve(self, node: cst.CSTNode) -> Resolved | None:
         """What a (dotted) name means at module level; None for local variables."""
@@ -247,7 +263,7 @@ class Folder(Rewriter):
         node = helper.node
         if not isinstance(node, cst.FunctionDef) or node.decorators:
             return None
-        given = _given(node, updated)
+        given = given_to(node, updated)
         if given is None:
             return None
         body = _statements(node)
@@ -257,16 +273,18 @@ class Folder(Rewriter):
             constant = known(cast(cst.BaseExpression, self._absent(arg)), self.frame)
             if constant is not UNKNOWN:
                 inner.constants[name] = constant
-            if self.frame.is_setting(arg):
-                inner.settings.add(name)
+            inner.share(self.frame, arg, name)
         return literal(_result(body, inner, self.origins))
 
     def _asks_for_tensor_setting(self, name: str | None, node: cst.Call) -> bool:
         args = positional(node)
-        if name == "torch.is_tensor":
-            return len(args) == 1 and self.frame.is_setting(args[0])
+        if name == "torch.is_tensor" and len(args) == 1:
+            number = isinstance(args[0], (cst.Integer, cst.Float))
+            return number or self.frame.is_setting(args[0])
         if name != "isinstance" or len(args) != 2:
             return False
+        if isinstance(args[0], (cst.Integer, cst.Float)):
+            return self._is_tensor_type(args[1])
         return self.frame.is_setting(args[0]) and self._is_tensor_type(args[1])
 
     def _is_tensor_type(self, node: cst.BaseExpression) -> bool:
@@ -291,6 +309,7 @@ class Folder(Rewriter):
             value = truth(inside)
             if value is not None:
                 return cst.Name(str(not value))
+            return _other_way(bare(updated_node.expression)) or updated_node
         return updated_node
 
     def leave_BooleanOperation(
@@ -316,6 +335,8 @@ class Folder(Rewriter):
         target = updated_node.comparisons[0]
         left, right = self._absent(updated_node.left), bare(target.comparator)
         equal = _equal_literals(left, right)
+        if is_name(right, "None") and self._is_list(left):
+            equal = False
         if equal is None:
             return updated_node
         if isinstance(target.operator, (cst.Is, cst.Equal)):
@@ -323,6 +344,9 @@ class Folder(Rewriter):
         if isinstance(target.operator, (cst.IsNot, cst.NotEqual)):
             return cst.Name(str(not equal))
         return updated_node
+
+    def _is_list(self, node: cst.CSTNode) -> bool:
+        return isinstance(node, cst.Name) and node.value in self.frame.lists
 
     def _absent(self, node: cst.BaseExpression) -> cst.CSTNode:
         """``closure`` is None where it is asked for; calls of it are refused (R1)."""
@@ -342,6 +366,17 @@ class Folder(Rewriter):
         return kept
 
 
+def _other_way(node: cst.CSTNode) -> cst.Comparison | None:
+    """``x is None`` for ``x is not None``."""
+    if not isinstance(node, cst.Comparison) or len(node.comparisons) != 1:
+        return None
+    target = node.comparisons[0]
+    turned = {cst.Is: cst.IsNot, cst.IsNot: cst.Is}.get(type(target.operator))
+    if turned is None:
+        return None
+    return node.with_changes(comparisons=[target.with_changes(operator=turned())])
+
+
 def _statements(node: cst.FunctionDef) -> Body:
     body = statements(node.body)
     if body and isinstance(small(body[0]), cst.Expr):
@@ -349,7 +384,7 @@ def _statements(node: cst.FunctionDef) -> Body:
     return body
 
 
-def _given(
+def given_to(
     node: cst.FunctionDef, made: cst.Call
 ) -> dict[str, cst.BaseExpression] | None:
     """Parameter → argument or default, of a call without stars."""

@@ -46,6 +46,11 @@ def walk_selections(body: Body, context: Context) -> Body:
     return _block(body, {}, context)
 
 
+def walk_selection(node: cst.For, context: Context) -> cst.For:
+    """The same for one loop over a selection that has no name."""
+    return _walk(node, {}, context)
+
+
 def _block(
     body: Sequence[Statement], known: dict[str, Selection], context: Context
 ) -> Body:

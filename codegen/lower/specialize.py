@@ -24,7 +24,8 @@ from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.liveness import Liveness, liveness
 from codegen.lower import facts
-from codegen.lower.fold import UNKNOWN, Frame, fold, known, truth
+from codegen.lower.fold import UNKNOWN, Frame, fold, given_to, known, truth
+from codegen.lower.lists import walk_selection
 from codegen.syntax import (
     Body,
     Statement,
@@ -32,6 +33,7 @@ from codegen.syntax import (
     all_statements,
     assign,
     assignment,
+    bare,
     block,
     bound_names,
     code,
@@ -103,6 +105,11 @@ class Specializer:
         for param in all_params(node.params):
             if param.name.value == "closure":
                 frame.absent.add("closure")
+            elif param.default is not None:
+                # a step here is handed its loss, and nothing else
+                given = known(param.default, frame)
+                if given is not UNKNOWN:
+                    frame.constants[param.name.value] = given
         return self.block(body, frame, liveness(body))
 
     def _refuse_decorators(self, node: cst.FunctionDef, where: Definition) -> None:
@@ -206,10 +213,10 @@ class Specializer:
     ) -> list[Statement]:
         before: list[Statement] = []
         if isinstance(node, cst.For):
+            node = walk_selection(node, self.context)
             before, node = self._call_first(node, frame, live)
         for name in self._rebound_inside(node, frame, live):
-            frame.constants.pop(name, None)
-            frame.settings.discard(name)
+            frame.forget(name)
         if isinstance(node, cst.While):
             node = node.with_changes(test=fold(node.test, frame, self.origins))
             if truth(node.test) is False:
@@ -286,8 +293,7 @@ class Specializer:
         own = {p.name.value for p in all_params(node.params)} | bound_names(node.body)
         inner.local |= own
         for name in own:
-            inner.constants.pop(name, None)
-            inner.settings.discard(name)
+            inner.forget(name)
         body = statements(_without_docstring(node.body))
         new = self.block(body, inner, liveness(body))
         result = node.with_changes(body=block(new))
@@ -478,8 +484,7 @@ class Specializer:
         constant = known(pair[1], frame) if pair is not None else UNKNOWN
         setting = pair is not None and frame.is_setting(pair[1])
         for name in bound_names(node):
-            frame.constants.pop(name, None)
-            frame.settings.discard(name)
+            frame.forget(name)
         if pair is None:
             return
         target, value = pair
@@ -488,6 +493,8 @@ class Specializer:
                 frame.constants[target.value] = constant
             if setting:
                 frame.settings.add(target.value)
+            if isinstance(bare(value), (cst.List, cst.ListComp)):
+                frame.lists.add(target.value)
         elif isinstance(target, cst.Tuple) and setting:
             frame.settings |= set(target_names(target))
 
@@ -592,6 +599,7 @@ class Specializer:
             return True
         return (
             _returns_parts(definition)
+            or _asks_about_number(call, definition)
             or _walks_parameters(definition)
             or any(dotted(a.value) in WHOLE for a in call.args)
             or self.mutates_arguments(definition)
@@ -658,8 +666,7 @@ class Inliner:
         new = self.specializer.block(body, inner, liveness(body, live_out))
         self.specializer.depth -= 1
         for name in bound_names(block(new)):
-            self.frame.constants.pop(name, None)
-            self.frame.settings.discard(name)
+            self.frame.forget(name)
         self.frame.local |= inner.local
         for statement_ in prelude:
             self.specializer._learn(statement_, self.frame)
@@ -737,8 +744,7 @@ class Inliner:
         if self.definition.name.startswith(_NESTED):
             inner = self.frame.fork()
             for name in given:
-                inner.constants.pop(name, None)
-                inner.settings.discard(name)
+                inner.forget(name)
         rebound = bound_names(block(body))
         star = self.node.params.star_arg
         if isinstance(star, cst.Param) and star.name.value in rebound:
@@ -800,8 +806,7 @@ class Inliner:
             if value.value != name:
                 rename[name] = value
             inner.local.add(value.value)
-            if self.frame.is_setting(value):
-                inner.settings.add(value.value)
+            inner.share(self.frame, value, value.value)
             return
         simple = (
             is_constant(value)
@@ -838,8 +843,7 @@ class Inliner:
         self.context.origins.inherit(bind, value)
         prelude.append(bind)
         inner.local.add(new)
-        if self.frame.is_setting(value):
-            inner.settings.add(new)
+        inner.share(self.frame, value, new)
 
     # --- results ------------------------------------------------------------
 
@@ -974,6 +978,19 @@ def replace_value(node: Statement, value: cst.BaseExpression) -> Statement:
     """An assignment, return or expression statement with another right-hand side."""
     line = cast(cst.SimpleStatementLine, node)
     return line.with_changes(body=[line.body[0].with_changes(value=value)])
+
+
+def _asks_about_number(call: cst.Call, definition: Definition) -> bool:
+    """Whether a function asks if something is a tensor that is a plain number here."""
+    node = cast(cst.FunctionDef, definition.node)
+    given = given_to(node, call) or {}
+    numbers = {n for n, v in given.items() if isinstance(v, (cst.Integer, cst.Float))}
+    asked = (n for n in walk(node.body) if isinstance(n, cst.Call) and n.args)
+    return any(
+        dotted(n.func) in ("isinstance", "torch.is_tensor")
+        and dotted(n.args[0].value) in numbers
+        for n in asked
+    )
 
 
 def _walks_parameters(definition: Definition) -> bool:
