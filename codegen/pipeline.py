@@ -10,7 +10,7 @@ from codegen.lower import lower
 from codegen.overwritten import drop_overwritten
 from codegen.rules import RULES
 from codegen.syntax import Body
-from codegen.tidy import space, tidy
+from codegen.tidy import apart, space, tidy
 from codegen.upstream import Upstream
 
 
@@ -36,7 +36,8 @@ def run(upstream: Upstream, context: Context) -> Update:
         body = rule(context).apply(body)
         context.raise_if_refused()
         body = tidy(body, context.origins, helpers)
-    body = space(tidy(drop_overwritten(body), context.origins, helpers))
+    body = tidy(drop_overwritten(body), context.origins, helpers)
+    body = space(apart(body, context.origins))
     fence.check(body, context)
     context.raise_if_refused()
     return Update(

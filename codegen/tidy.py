@@ -300,6 +300,27 @@ def _substitute_copy(body: Body, name: str, source: str, origins: Origins) -> Bo
     return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
 
 
+# --- quotes --------------------------------------------------------------------
+
+
+def apart(body: Body, origins: Origins) -> Body:
+    """Strings inside an f-string in the other quotes: Python before 3.12 asks for it."""
+
+    def single(inner: cst.CSTNode) -> cst.CSTNode | None:
+        if isinstance(inner, cst.SimpleString) and inner.quote == '"':
+            if "'" not in inner.raw_value and "\\" not in inner.raw_value:
+                return inner.with_changes(value=f"{inner.prefix}'{inner.raw_value}'")
+        return None
+
+    def replace(node: cst.CSTNode) -> cst.CSTNode | None:
+        if not isinstance(node, cst.FormattedString) or node.end != '"':
+            return None
+        parts = [replace_nodes(part, single, origins) for part in node.parts]
+        return node.with_changes(parts=parts)
+
+    return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
+
+
 # --- layout --------------------------------------------------------------------
 
 

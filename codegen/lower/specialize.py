@@ -36,6 +36,7 @@ from codegen.syntax import (
     bare,
     block,
     bound_names,
+    calls,
     code,
     dict_entries,
     dotted,
@@ -600,6 +601,7 @@ class Specializer:
         return (
             _returns_parts(definition)
             or _asks_about_number(call, definition)
+            or _calls_argument(definition)
             or _walks_parameters(definition)
             or any(dotted(a.value) in WHOLE for a in call.args)
             or self.mutates_arguments(definition)
@@ -991,6 +993,13 @@ def _asks_about_number(call: cst.Call, definition: Definition) -> bool:
         and dotted(n.args[0].value) in numbers
         for n in asked
     )
+
+
+def _calls_argument(definition: Definition) -> bool:
+    """Whether a function calls one of its arguments: which shows at its own call."""
+    node = cast(cst.FunctionDef, definition.node)
+    params = {p.name.value for p in all_params(node.params)}
+    return any(dotted(n.func) in params for n in calls(node.body))
 
 
 def _walks_parameters(definition: Definition) -> bool:
