@@ -13,7 +13,7 @@ from codegen.lower.complex import only_converts
 from codegen.lower.foreach import without_foreach
 from codegen.lower.items import items_by_position
 from codegen.lower.legacy import modernize
-from codegen.lower.lists import walk_selections
+from codegen.lower.lists import one_append, walk_selections
 from codegen.lower.lockstep import in_lockstep
 from codegen.lower.loops import lower_loops
 from codegen.lower.specialize import Specializer
@@ -56,6 +56,7 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
         body = tidy(specializer.function(step), context.origins)
     refuse_closures(body, context)
     context.raise_if_refused()
+    body = one_append(body, context)
     body = in_lockstep(without_foreach(body, context), context)
     context.raise_if_refused()
     body = lower_loops(walk_selections(body, context), context)

@@ -22,13 +22,17 @@ from codegen.syntax import (
     assignment,
     block,
     code,
+    expr,
     is_name,
     map_bodies,
+    method,
     negate,
+    orelse_statements,
     small,
     statements,
     string_key,
     substitute,
+    with_comments,
 )
 
 
@@ -118,3 +122,58 @@ def _walk(node: cst.For, known: dict[str, Selection], context: Context) -> cst.F
         iter=selection.source.deep_clone(),
         body=block([*skips, *statements(node.body)]),
     )
+
+
+def one_append(body: Body, context: Context) -> Body:
+    """``if test: xs.append(a)``, ``else: xs.append(b)`` as one ``append``."""
+    result: list[Statement] = []
+    for node in body:
+        if small(node) is None:
+            node = map_bodies(node, lambda part: one_append(part, context))
+        merged = _merged(node) if isinstance(node, cst.If) else None
+        if merged is not None:
+            context.origins.inherit(merged, node)
+        result.append(merged or node)
+    return tuple(result)
+
+
+def _merged(node: cst.If) -> Statement | None:
+    """That ``if`` as a statement; ``state.get("k")`` for an item that may not exist."""
+    sides = [_appended(statements(node.body)), _appended(orelse_statements(node))]
+    if sides[0] is None or sides[1] is None:
+        return None
+    (target, first), (other, second) = sides[0], sides[1]
+    if target != other:
+        return None
+    value = _got(node.test, first, second) or cst.IfExp(node.test, first, second)
+    line = cst.SimpleStatementLine(
+        [cst.Expr(method(expr(target), "append", [cst.Arg(value)]))]
+    )
+    return with_comments(line, node)
+
+
+def _appended(body: Body) -> tuple[str, cst.BaseExpression] | None:
+    inner = small(body[0]) if len(body) == 1 else None
+    made = inner.value if isinstance(inner, cst.Expr) else None
+    if not isinstance(made, cst.Call) or len(made.args) != 1:
+        return None
+    func = made.func
+    if not isinstance(func, cst.Attribute) or func.attr.value != "append":
+        return None
+    return (code(func.value), made.args[0].value) if is_name(func.value) else None
+
+
+def _got(
+    test: cst.BaseExpression, first: cst.BaseExpression, second: cst.BaseExpression
+) -> cst.BaseExpression | None:
+    if not isinstance(test, cst.Comparison) or len(test.comparisons) != 1:
+        return None
+    asked = test.comparisons[0]
+    if isinstance(asked.operator, cst.In):
+        first, second = second, first
+    elif not isinstance(asked.operator, cst.NotIn):
+        return None
+    item = f"{code(asked.comparator)}[{code(test.left)}]"
+    if not is_name(first, "None") or code(second) != item:
+        return None
+    return method(asked.comparator, "get", [cst.Arg(test.left)])
