@@ -19,6 +19,7 @@ from codegen.context import Context
 from codegen.syntax import (
     Body,
     Statement,
+    all_statements,
     assignment,
     block,
     code,
@@ -177,3 +178,53 @@ def _got(
     if not is_name(first, "None") or code(second) != item:
         return None
     return method(asked.comparator, "get", [cst.Arg(test.left)])
+
+
+# --- asking about lists ----------------------------------------------------------
+
+
+def emptiness(test: cst.BaseExpression) -> str | None:
+    """``params`` for ``not params`` and ``len(params) == 0``."""
+    if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
+        inner = test.expression
+        if isinstance(inner, cst.Comparison):
+            text = code(inner)
+            if not text.endswith(("!= 0", "> 0")) or not called(inner.left, "len"):
+                return None
+            inner = inner.left
+        if called(inner, "len"):
+            inner = cast(cst.Call, inner).args[0].value
+        return inner.value if isinstance(inner, cst.Name) else None
+    if isinstance(test, cst.Comparison) and code(test).endswith("== 0"):
+        if called(test.left, "len"):
+            inner = cast(cst.Call, test.left).args[0].value
+            return inner.value if isinstance(inner, cst.Name) else None
+    return None
+
+
+def leaves_a_mark(node: Statement) -> bool:
+    """Whether a statement changes what outlives the step."""
+    for inner in all_statements([node]):
+        line = small(inner)
+        if isinstance(line, cst.Assign):
+            if any(not isinstance(t.target, cst.Name) for t in line.targets):
+                return True
+        if isinstance(line, cst.AugAssign) and not isinstance(line.target, cst.Name):
+            return True
+        if isinstance(line, cst.Expr) and isinstance(line.value, cst.Call):
+            return True
+    return False
+
+
+def only_loops(node: Statement) -> bool:
+    """Whether a statement is loops, and variables for them."""
+    if isinstance(node, cst.If):
+        inner = (*statements(node.body), *orelse_statements(node))
+        return all(only_loops(s) for s in inner)
+    return isinstance(node, cst.For) or (
+        (pair := assignment(node)) is not None and isinstance(pair[0], cst.Name)
+    )
+
+
+def called(node: cst.CSTNode, name: str) -> bool:
+    return isinstance(node, cst.Call) and is_name(node.func, name) and bool(node.args)

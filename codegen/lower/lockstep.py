@@ -25,6 +25,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.lower.lists import called, emptiness, leaves_a_mark, only_loops
 from codegen.lower.loops import singular
 from codegen.syntax import (
     Body,
@@ -193,11 +194,11 @@ class Lockstep:
 
     def _asks_for_any(self, node: cst.If) -> bool:
         """``if params:`` around loops, which do nothing without parameters anyway."""
-        name = _emptiness(negate(node.test))
+        name = emptiness(negate(node.test))
         if name not in self.lists or node.orelse is not None:
             return False
         return not any(
-            _leaves_a_mark(s) for s in statements(node.body) if not _loops(s)
+            leaves_a_mark(s) for s in statements(node.body) if not only_loops(s)
         )
 
     def _each(self, body: Body, after: set[str]) -> None:
@@ -289,12 +290,14 @@ class Lockstep:
             return self._mentions(node)
         if not isinstance(inner, (cst.Continue, cst.Return)):
             return False
-        name = _emptiness(node.test)
+        name = emptiness(node.test)
         if name not in self.lists and name not in self.empty:
             return False
         whole = any(node is s for s in self.body)
         rest = self.body[self.body.index(node) + 1 :] if whole else self.body
-        if any(_leaves_a_mark(s) for s in rest if not _loops(s)):
+        # leaving the step leaves out other groups, too
+        leaves = isinstance(inner, cst.Return)
+        if leaves or any(leaves_a_mark(s) for s in rest if not only_loops(s)):
             listed = self.lists.get(name)
             if listed is None:
                 return False
@@ -392,19 +395,19 @@ class Lockstep:
     ) -> tuple[Family, dict[str, cst.Name], str | None] | None:
         """(family, variable → item, index) of a walk over lists."""
         index: str | None = None
-        if _called(source, "enumerate") and isinstance(target, cst.Tuple):
+        if called(source, "enumerate") and isinstance(target, cst.Tuple):
             index = next(target_names(target.elements[0].value), None)
             source = cast(cst.Call, source).args[0].value
             target = target.elements[1].value
-        if _called(source, "range"):
+        if called(source, "range"):
             arg, *more = cast(cst.Call, source).args
-            if more or not _called(arg.value, "len"):
+            if more or not called(arg.value, "len"):
                 return None
             listed = self._source(cast(cst.Call, arg.value).args[0].value)
             index = next(target_names(target), None)
             return None if listed is None else (listed.family, {}, index)
         sources, targets = [source], [target]
-        if _called(source, "zip"):
+        if called(source, "zip"):
             args = cast(cst.Call, source).args
             sources = [a.value for a in args if a.keyword is None]
             if not isinstance(target, cst.Tuple):
@@ -800,7 +803,7 @@ class Lockstep:
 
     def _count_items(self, inner: cst.CSTNode, node: Statement) -> cst.CSTNode | None:
         """``len(params)``, counted."""
-        if not _called(inner, "len"):
+        if not called(inner, "len"):
             return None
         listed = self._source(cast(cst.Call, inner).args[0].value)
         return None if listed is None else self._count(listed.family)
@@ -915,7 +918,7 @@ def _first_item(body: Body) -> str:
     for node in (n for s in body for n in walk(s)):
         if isinstance(node, (cst.For, cst.CompFor)):
             source, target = node.iter, cast(cst.BaseExpression, node.target)
-            if _called(source, "enumerate") and isinstance(target, cst.Tuple):
+            if called(source, "enumerate") and isinstance(target, cst.Tuple):
                 source = cast(cst.Call, source).args[0].value
                 target = target.elements[1].value
             if string_key(source) == "params" and isinstance(target, cst.Name):
@@ -937,10 +940,6 @@ def _only_walked(body: Body) -> set[str]:
     return walked - bound
 
 
-def _called(node: cst.CSTNode, name: str) -> bool:
-    return isinstance(node, cst.Call) and is_name(node.func, name) and bool(node.args)
-
-
 def _as_list(node: cst.BaseExpression) -> cst.BaseExpression:
     """Through ``list(…)``, ``tuple(…)``, ``filter(lambda …)`` and ``xs[:]``."""
     if isinstance(node, cst.Call) and dotted(node.func) in ("list", "tuple"):
@@ -948,7 +947,7 @@ def _as_list(node: cst.BaseExpression) -> cst.BaseExpression:
             return _as_list(node.args[0].value)
     if isinstance(node, cst.GeneratorExp):
         return cst.ListComp(node.elt, node.for_in)
-    if _called(node, "filter") and len(cast(cst.Call, node).args) == 2:
+    if called(node, "filter") and len(cast(cst.Call, node).args) == 2:
         test, source = (a.value for a in cast(cst.Call, node).args)
         if isinstance(test, cst.Lambda) and len(test.params.params) == 1:
             item = test.params.params[0].name
@@ -965,7 +964,7 @@ def _repeated(
     """(x, params) of ``[x] * len(params)``."""
     if not isinstance(node, cst.BinaryOperation):
         return None
-    if not isinstance(node.operator, cst.Multiply) or not _called(node.right, "len"):
+    if not isinstance(node.operator, cst.Multiply) or not called(node.right, "len"):
         return None
     if isinstance(node.left, cst.List) and len(node.left.elements) == 1:
         length = cast(cst.Call, node.right)
@@ -1007,48 +1006,6 @@ def _lasts(test: cst.BaseExpression, item: str) -> bool:
         if last not in _LASTING and dotted(node.func) not in _LASTING:
             return False
     return True
-
-
-def _emptiness(test: cst.BaseExpression) -> str | None:
-    """``params`` for ``not params`` and ``len(params) == 0``."""
-    if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
-        inner = test.expression
-        if isinstance(inner, cst.Comparison):
-            text = code(inner)
-            if not text.endswith(("!= 0", "> 0")) or not _called(inner.left, "len"):
-                return None
-            inner = inner.left
-        if _called(inner, "len"):
-            inner = cast(cst.Call, inner).args[0].value
-        return inner.value if isinstance(inner, cst.Name) else None
-    if isinstance(test, cst.Comparison) and code(test).endswith("== 0"):
-        if _called(test.left, "len"):
-            inner = cast(cst.Call, test.left).args[0].value
-            return inner.value if isinstance(inner, cst.Name) else None
-    return None
-
-
-def _leaves_a_mark(node: Statement) -> bool:
-    """Whether a statement changes what outlives the step."""
-    for inner in all_statements([node]):
-        line = small(inner)
-        if isinstance(line, cst.Assign):
-            if any(not isinstance(t.target, cst.Name) for t in line.targets):
-                return True
-        if isinstance(line, cst.AugAssign) and not isinstance(line.target, cst.Name):
-            return True
-        if isinstance(line, cst.Expr) and isinstance(line.value, cst.Call):
-            return True
-    return False
-
-
-def _loops(node: Statement) -> bool:
-    if isinstance(node, cst.If):
-        inner = (*statements(node.body), *orelse_statements(node))
-        return all(_loops(s) for s in inner)
-    return isinstance(node, cst.For) or (
-        (pair := assignment(node)) is not None and isinstance(pair[0], cst.Name)
-    )
 
 
 def _own_of(body: Sequence[Statement]) -> Iterable[Statement]:

@@ -21,6 +21,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import Origins
+from codegen.lower.lists import emptiness, leaves_a_mark, only_loops
 from codegen.syntax import (
     Body,
     Statement,
@@ -261,10 +262,16 @@ class _Fusion:
             moved.append(node)
 
     def _only_guards(self, node: cst.If) -> bool:
-        """A check of the functional API on its arguments: they are built right here."""
-        return node.orelse is None and all(
-            isinstance(small(s), cst.Raise) for s in statements(node.body)
-        )
+        """A check of the functional API on its arguments, which are built right here;
+        ``if not params: continue`` above loops, which do nothing then anyway."""
+        inner = [small(s) for s in statements(node.body)]
+        if node.orelse is not None:
+            return False
+        if len(inner) == 1 and isinstance(inner[0], cst.Continue):
+            rest = self.body[self.body.index(node) + 1 :] if node in self.body else ()
+            marks = any(leaves_a_mark(s) for s in rest if not only_loops(s))
+            return emptiness(node.test) in self.lists and bool(rest) and not marks
+        return all(isinstance(line, cst.Raise) for line in inner)
 
     def _wraps_consumer(self, node: cst.If) -> bool:
         return node.orelse is None and any(
