@@ -1029,7 +1029,8 @@ def _forget(env: Env, name: str) -> None:
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\"'\w])[A-Za-z_]\w*(?![\"'\w])", text))
+    """Variables that a key reads: not ``.data``, nor words in strings."""
+    return set(re.findall(r"(?<![\"'\w.])[A-Za-z_]\w*(?![\"'\w])", text))
 
 
 def _after_branches(node: cst.If, body: Env, rest: Env) -> Env:

@@ -88,6 +88,7 @@ class Rebinder:
         maybe = list(self._may_hold(place, targets))
         after = self._recompute_views(place, targets, root)
         if not targets:
+            self._refuse_lost(place, root)
             return after
         if not maybe:
             return [assign(targets, new), *after]
@@ -96,6 +97,11 @@ class Rebinder:
         updated = cst.Name("updated")
         tests = [self._test(m, old, updated) for m in maybe]
         return [assign([updated], new), *tests, assign(targets, updated), *after]
+
+    def _refuse_lost(self, place: Place, root: cst.BaseExpression) -> None:
+        """The parameter outlives the step: its new value must go somewhere."""
+        if place.obj == "param":
+            self._unknown_alias(root, "the parameter")
 
     def _holders(
         self, place: Place, root: cst.BaseExpression | None
@@ -262,6 +268,8 @@ class Rebinder:
         names += [e for e in extra if not any(same(e, n) for n in names)]
         if list(self._may_hold(place, bases)):
             self._unknown_alias(root, code(root))
+        if not bases:
+            self._refuse_lost(whole, root)
         result: list[Statement] = []
         if bases and any(v.how == "opaque" for v in place.views):
             return self._write_through(root, place, new, bases, names)
