@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -125,7 +125,7 @@ class _Segment(torch.autograd.Function):
             # loss_fn may hold the module, whose weights hold this node
             ctx.plan = None
         if torch.is_grad_enabled():
-            found = once(found)
+            found = once(found, [*inputs, *grads])
         return (None, *found)
 
 
@@ -262,12 +262,16 @@ def _check_same(
         )
 
 
-def once(grads: list[Tensor | None]) -> list[Tensor | None]:
-    """The same gradients, refusing to be differentiated in turn."""
+def once(
+    grads: list[Tensor | None], sources: Iterable[Tensor | None]
+) -> list[Tensor | None]:
+    """The same gradients, refusing to be differentiated by what they depend on."""
     places = [i for i, g in enumerate(grads) if g is not None]
-    anchor = torch.zeros((), requires_grad=True)
+    roots = [t for t in sources if t is not None and t.requires_grad]
+    # backward() of what depends on nothing else must not pass for success either
+    roots.append(torch.zeros((), requires_grad=True))
     node: Any = _Once
-    marked = node.apply(anchor, *(grads[i] for i in places))
+    marked = node.apply(len(roots), *roots, *(grads[i] for i in places))
     result = list(grads)
     for i, g in zip(places, marked):
         result[i] = g
@@ -276,8 +280,8 @@ def once(grads: list[Tensor | None]) -> list[Tensor | None]:
 
 class _Once(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, *grads: Tensor) -> tuple[Tensor, ...]:
-        return tuple(g.detach() for g in grads)
+    def forward(ctx: Any, roots: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(g.detach() for g in tensors[roots:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

@@ -307,7 +307,9 @@ class _Linear(torch.autograd.Function):
                     for row in rows
                 ]
                 found.append(torch.stack(slopes).reshape(setting.shape))
-        return (None, None, *(once(found) if torch.is_grad_enabled() else found))
+        if torch.is_grad_enabled():
+            found = once(found, [*settings, *grads])
+        return (None, None, *found)
 
 
 def _dot(pairs: Sequence[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:

@@ -159,6 +159,8 @@ def test_times_and_second_derivatives() -> None:
         outer = loss_fn(f, data()[0])
         (grad,) = torch.autograd.grad(outer, lr, create_graph=True)
         with pytest.raises(RuntimeError, match="memory='full'"):
+            torch.autograd.grad(grad, lr, retain_graph=True)
+        with pytest.raises(RuntimeError, match="memory='full'"):
             grad.backward()
 
 

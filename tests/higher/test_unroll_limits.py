@@ -186,8 +186,30 @@ def test_a_second_derivative(memory: Any) -> None:
     model = net()
     value = outer(memory, model=model)
     grads = torch.autograd.grad(value, list(model.parameters()), create_graph=True)
+    norm = torch.stack([g.square().sum() for g in grads]).sum()
     with pytest.raises(RuntimeError, match="memory='full'"):
-        sum(g.square().sum() for g in grads).backward()
+        torch.autograd.grad(norm, list(model.parameters()), retain_graph=True)
+    with pytest.raises(RuntimeError, match="memory='full'"):
+        norm.backward()
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_an_unroll_in_the_loss_of_another(memory: Any) -> None:
+    """The outer one differentiates the inner one's gradient."""
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss(f: Any, x: Tensor) -> Tensor:
+        def inner(g: Any, x: Tensor) -> Tensor:
+            return loss_fn(g, x) * loss_fn(f, x)
+
+        with higher.innerloop_ctx(model, opt) as (g, diffopt):
+            higher.unroll(g, diffopt, inner, [x, x], memory=memory)
+            return loss_fn(g, x) + loss_fn(f, x)
+
+    value = outer(memory, loss, data(3))
+    with pytest.raises(RuntimeError, match="can't be differentiated again"):
+        value.backward()
 
 
 def test_a_second_derivative_in_full() -> None:
