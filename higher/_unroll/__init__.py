@@ -93,10 +93,11 @@ def unroll(
     Raises:
         ValueError: ``fmodel`` and ``diffopt`` don't belong together, or an argument
             is out of range.
-        RuntimeError: in forward mode, something else that requires grad; in the low-memory modes, a captured tensor that was computed
-            before and is not named; a ``loss_fn`` that assigns to fast weights, or
-            asks for weights that aren't kept; in backward, one that gave another
-            loss when it ran again; differentiating the gradient again.
+        RuntimeError: in forward mode, something else that requires grad; in the
+            low-memory modes, a captured tensor that was computed before and is not
+            named; a ``loss_fn`` that assigns to fast weights, or asks for weights that
+            aren't kept; in backward, one that gave another loss when it ran again;
+            differentiating the gradient again.
 
     ``fmodel.parameters(time=t)`` has the weights of all times, in the graph; those
     that were not kept are computed again when asked for.
@@ -122,6 +123,7 @@ def unroll(
     if stride == 0 and cut == 0:
         return _plain(fmodel, diffopt, loss_fn, steps, grad_callback, order)
     _check_steps(diffopt)
+    _check_hooks(fmodel)
     inner = Inner(fmodel, diffopt, loss_fn, steps, grad_callback, order)
     line = _Line(inner, fmodel, diffopt, [*meta_params, *tensors_in(steps)])
     with line:
@@ -328,4 +330,13 @@ def _check_steps(diffopt: DifferentiableOptimizer) -> None:
         raise ValueError(
             f"{type(diffopt).__name__} has a step of its own, which unroll can't run "
             "again: override _update, or use memory='full' without truncate."
+        )
+
+
+def _check_hooks(fmodel: StatelessModule) -> None:
+    if any(p._backward_hooks for p in fmodel.parameters()):
+        raise ValueError(
+            "A fast weight has a hook, which would see the first step's gradient and "
+            "that of the outer loss, too. Remove it, and pass grad_callback for inner "
+            "gradients; or use memory='full' without truncate."
         )

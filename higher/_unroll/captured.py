@@ -134,3 +134,18 @@ def cut(edges: Sequence[GradientEdge]) -> Iterator[None]:
             hook = node.register_prehook(lambda grads: (None,) * len(grads))
             stack.callback(hook.remove)
         yield
+
+
+@contextmanager
+def silenced(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Hooks and ``retain_grad`` of these don't see the gradients of single steps: the
+    outer graph hands them the sum."""
+    with ExitStack() as stack:
+        for t in tensors:
+            hooks: Any = t._backward_hooks
+            if hooks:
+                stack.callback(hooks.update, dict(hooks))
+                hooks.clear()
+            if t.retains_grad:
+                stack.callback(setattr, t, "grad", t.grad)
+        yield

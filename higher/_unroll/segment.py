@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from higher._unroll.captured import Named, cut, edges_of, nested
+from higher._unroll.captured import Named, cut, edges_of, nested, silenced
 from higher._carry import Carry, leaf_of, unpacked
 from higher._unroll.step import Inner
 from higher._unroll.surroundings import Moment, Random, Tree
@@ -28,6 +28,8 @@ class Plan:
     moment: Moment
     used: dict[int, Sequence[Tensor]] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
+    outside: list[Tensor] = field(default_factory=list)
+    """Captured tensors."""
     edges: list[GradientEdge] = field(default_factory=list)
     made: list[int] = field(default_factory=list)
     """Positions in the last carry of the node's outputs; its losses follow."""
@@ -88,11 +90,11 @@ def run(
         i for i, t in enumerate(carry.tensors) if t.requires_grad and end[i] is t
     ]
     plan.end = _kinds(carry.tensors)
-    outside = list(found.values())
-    plan.edges = edges_of(outside)
+    plan.outside = list(found.values())
+    plan.edges = edges_of(plan.outside)
     plan.outputs = [leaf_of(carry.tensors[i], False) for i in plan.made]
     node: Any = _Segment
-    outputs = node.apply(plan, *start.tensors, *outside)
+    outputs = node.apply(plan, *start.tensors, *plan.outside)
     for i, t in zip(plan.made, outputs):
         end[i] = t
     losses = list(outputs[len(plan.made) :])
@@ -207,7 +209,7 @@ class _Sweep:
             return result
         outputs, grads = zip(*pairs)
         del played, made, pairs
-        with cut(self.cut):
+        with cut(self.cut), silenced(self.plan.outside):
             found = torch.autograd.grad(
                 outputs,
                 targets,

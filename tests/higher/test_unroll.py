@@ -549,3 +549,35 @@ def test_sparse_gradients(memory: Any) -> None:
         return [g.to_dense() if g.is_sparse else g for g in found]
 
     same(run(by(memory)), run(looped))
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_hooks_of_captured_tensors_see_the_sum(memory: Any) -> None:
+    def run(unroll: Any, named: bool = False) -> list[Tensor]:
+        torch.manual_seed(3)
+        raw, factor = scalar(0.3), scalar(1.2)
+        scale = raw.exp()
+        scale.retain_grad()
+        calls: list[Tensor] = []
+
+        def double(g: Tensor) -> Tensor:
+            calls.append(g)
+            return 2 * g
+
+        for t in (raw, scale, factor):
+            t.register_hook(double)
+
+        def loss(f: Any, batch: Any) -> Tensor:
+            return loss_fn(f, batch) * scale * factor + raw * f(batch[0]).mean()
+
+        model = net()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        with higher.innerloop_ctx(model, sgd) as (f, diffopt):
+            more = {"meta_params": [scale]} if named else {}
+            unroll(f, diffopt, loss, data(), **more)
+            loss_fn(f, data(1)[0]).backward(retain_graph=True)
+            loss_fn(f, data(1)[0]).backward()
+        assert len(calls) == 6
+        return [t.grad for t in (raw, scale, factor) if t.grad is not None]
+
+    same(run(by(memory), named=True), run(looped))

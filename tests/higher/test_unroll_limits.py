@@ -250,6 +250,17 @@ def test_an_error_leaves_weights_and_state(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
+def test_hooks_of_fast_weights(memory: Any) -> None:
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    with higher.innerloop_ctx(model, opt) as (f, diffopt):
+        next(f.parameters()).register_hook(lambda g: 2 * g)
+        with pytest.raises(ValueError, match="A fast weight has a hook"):
+            higher.unroll(f, diffopt, loss_fn, data(), memory=memory)
+        higher.unroll(f, diffopt, loss_fn, data(), memory="full")
+
+
+@pytest.mark.parametrize("memory", MODES)
 def test_a_step_of_its_own(memory: Any) -> None:
     class Steps(DifferentiableOptimizer):
         def step(self, *args: Any, **kwargs: Any) -> list[Tensor]:
