@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 _Node: Any = Any  # torch's nodes have attributes that its types don't know
@@ -44,14 +45,20 @@ def now() -> int:
     return int(node._sequence_nr())
 
 
-def captured(
-    roots: Iterable[Tensor], own: set[int], since: int, named: Named
-) -> dict[int, Tensor]:
-    """Tensors from outside that ``roots`` depend on, by their ids.
+class Found(NamedTuple):
+    """Captured tensors by their ids, and whether somebody's own ``autograd.Function``
+    is between: its backward may use more than its forward."""
+
+    tensors: dict[int, Tensor]
+    functions: bool
+
+
+def captured(roots: Iterable[Tensor], own: set[int], since: int, named: Named) -> Found:
+    """Tensors from outside that ``roots`` depend on.
 
     Args:
         roots: what a step computed.
-        own: ids of the step's own leaves.
+        own: ids of the step's own leaves and guards.
         since: :func:`now` at the start of the step.
         named: non-leaf tensors that may be captured.
 
@@ -60,9 +67,12 @@ def captured(
     """
     found: dict[int, Tensor] = {}
     seen: dict[int, _Node] = {}
+    functions = False
     edges = [_edge(t) for t in roots if t.requires_grad]
     while edges:
         node, output = edges.pop()
+        if id(node) in own:
+            continue
         if _is_leaf(node):
             if id(node.variable) not in own:
                 found[id(node.variable)] = node.variable
@@ -74,8 +84,74 @@ def captured(
             if node._sequence_nr() < since:
                 raise RuntimeError(_unnamed(node, output))
             seen[id(node)] = node
+            functions |= isinstance(node, BackwardCFunction)
             edges.extend(edge for edge in node.next_functions if edge[0] is not None)
-    return found
+    return Found(found, functions)
+
+
+class Search:
+    """The search for what the steps of a segment, which begins at ``sources``, capture.
+
+    Attributes:
+        named: non-leaf tensors that may be captured.
+        found: those that were, by their ids.
+        own: ids of the present step's own leaves and guards.
+    """
+
+    def __init__(self, named: Named, sources: Sequence[Tensor]) -> None:
+        self.named = named
+        self.found: dict[int, Tensor] = {}
+        self.own: set[int] = set()
+        self._sources = sources
+        self._since = 0
+        self._guards: list[_Node] = []
+
+    def begin(self, params: list[Tensor], start: Sequence[Tensor]) -> list[Tensor]:
+        """Begins a step, on ``params`` of the carry ``start``; guarded ones."""
+        self._guards = []
+        self.own = {id(t) for t in start}
+        result = cast("list[Tensor]", self.guarded(params))
+        self._since = now()
+        return result
+
+    def guarded(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The same tensors behind a node that a step's own gradients end at, and at
+        which others meet an error."""
+        result = list(tensors)
+        places = [i for i, t in enumerate(result) if t is not None and t.requires_grad]
+        if places:
+            sources = [*self._sources, *self.found.values()]
+            node: _Node = _Guard
+            marked = node.apply(len(places), *(result[i] for i in places), *sources)
+            for i, t in zip(places, marked):
+                result[i] = t
+            self._guards.append(marked[0].grad_fn)
+            self.own.add(id(marked[0].grad_fn))
+        return result
+
+    def through(self, roots: Iterable[Tensor], since: int | None = None) -> Found:
+        """What ``roots`` depend on; errors are those of :func:`captured`."""
+        since = self._since if since is None else since
+        found = captured(roots, self.own, since, self.named)
+        self.found.update(found.tensors)
+        return found
+
+
+class _Guard(torch.autograd.Function):
+    """Inputs: their number, what is guarded, what it depends on in the outer graph."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.detach() for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "A tensor that loss_fn or grad_callback made in a step of unroll is used "
+            "outside of it, and what a step computes is not kept. Compute it from "
+            "fmodel and its parameters(time=t) after unroll, detach it, or use "
+            "memory='full' without truncate."
+        )
 
 
 def _is_leaf(node: _Node) -> bool:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from higher._unroll.captured import Named, cut, edges_of, nested, silenced
+from higher._unroll.captured import Named, Search, cut, edges_of, nested, silenced
 from higher._carry import Carry, leaf_of, unpacked
-from higher._unroll.step import Inner
+from higher._unroll.step import Inner, Played
 from higher._unroll.surroundings import Moment, Random, Tree
 
 
@@ -28,6 +28,8 @@ class Plan:
     moment: Moment
     used: dict[int, Sequence[Tensor]] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
+    norms: list[list[Tensor]] = field(default_factory=list)
+    """Of each step, to be compared when it runs again."""
     outside: list[Tensor] = field(default_factory=list)
     """Captured tensors."""
     edges: list[GradientEdge] = field(default_factory=list)
@@ -78,19 +80,20 @@ def run(
     )
     leaves = [leaf_of(t, n) for t, n in zip(start.tensors, plan.needs_grad)]
     carry = Carry(start.layout, leaves)
-    found: dict[int, Tensor] = {}
+    search = Search(named, start.tensors)
     with inner.surroundings():
         for step in range(first, first + count):
-            played = inner.quick(tree, step, carry, past, plan.used, named, found)
+            played = inner.quick(tree, step, carry, past, plan.used, search)
             carry = played.carry
             plan.losses.append(played.loss)
+            plan.norms.append(played.norms)
     origin = {id(leaf): t for leaf, t in zip(leaves, start.tensors)}
     end = [origin.get(id(t), t) for t in carry.tensors]
     plan.made = [
         i for i, t in enumerate(carry.tensors) if t.requires_grad and end[i] is t
     ]
     plan.end = _kinds(carry.tensors)
-    plan.outside = list(found.values())
+    plan.outside = list(search.found.values())
     plan.edges = edges_of(plan.outside)
     plan.outputs = [leaf_of(carry.tensors[i], False) for i in plan.made]
     node: Any = _Segment
@@ -167,7 +170,7 @@ class _Sweep:
                 )
                 moment = tree.moment(Random(self.inner.devices))
                 carries.append((played.carry, moment))
-                self._compare(k, played.loss)
+                self._compare(k, played)
             bar: list[Tensor | None] = [None] * (max(self.grads, default=-1) + 1)
             for i, g in self.grads.items():
                 bar[i] = g
@@ -193,7 +196,7 @@ class _Sweep:
         played = self.inner.whole(
             tree, self.plan.first + k, carry, self.plan.used, loss_grad is not None
         )
-        self._compare(k, played.loss)
+        self._compare(k, played)
         made = played.carry.tensors
         then = self.plan.end if after is None else _kinds(after.tensors)
         _check_same(_kinds(made), then)
@@ -223,17 +226,21 @@ class _Sweep:
             self.outside[i] = _sum(self.outside[i], g)
         return result
 
-    def _compare(self, k: int, loss: Tensor) -> None:
-        """Takes down whether a step's loss came out otherwise than the first time."""
-        then, again = self.plan.losses[k], leaf_of(loss, False)
+    def _compare(self, k: int, played: Played) -> None:
+        """Takes down whether a step came out otherwise than the first time."""
+        then, again = self.plan.losses[k], leaf_of(played.loss, False)
         if again.shape != then.shape or again.dtype != then.dtype:
             raise RuntimeError(_DIFFERS)
         eps = torch.finfo(then.dtype).eps
         # elsewhere sums may be taken in any order
         limit = 1e4 * eps if then.device.type == "cpu" else eps**0.5
-        self.differing.append(
-            ~torch.isclose(again, then, rtol=limit, atol=0.0, equal_nan=True)
-        )
+        close = torch.isclose(again, then, rtol=limit, atol=0.0, equal_nan=True)
+        self.differing.append(~close.reshape(()))
+        # a gradient that is to be differentiated may be computed by other formulas
+        limit = self.inner.eps**0.4
+        norms = zip(played.norms, self.plan.norms[k], self.inner.largest)
+        for norm, norm_then, largest in norms:
+            self.differing.append((norm - norm_then).abs() > limit * largest)
 
     def _check(self) -> None:
         if self.differing and bool(torch.stack(self.differing).any()):
@@ -299,4 +306,7 @@ _PURE = (
     "numbers but torch's default generators', no plain attributes of modules that "
     "change. Put what differs from step to step into batches, or use memory='full'."
 )
-_DIFFERS = f"A step that was run again had another loss than the first time. {_PURE}"
+_DIFFERS = (
+    "A step that was run again had another loss, gradient or "
+    f"update than the first time. {_PURE}"
+)

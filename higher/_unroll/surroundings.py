@@ -29,6 +29,9 @@ class Autocast:
             if torch.amp.is_autocast_available(t)
         ]
 
+    def dtypes(self) -> list[torch.dtype]:
+        return [dtype for _, enabled, dtype in self._states if enabled]
+
     @contextmanager
     def entered(self) -> Iterator[None]:
         with ExitStack() as stack:

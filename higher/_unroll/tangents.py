@@ -117,10 +117,14 @@ class _Pusher:
         at = [slot.at for slot in layout[0]]
         loss = inner.loss(self.tree, number, params, {}, {})
         own = {id(t) for t in tensors}
-        if captured([loss], own, since, Named()) or self.tree.carried_buffers():
-            raise RuntimeError(_CAPTURED)
-        self.functions = _has_functions(loss)
+        found = captured([loss], own, since, Named())
+        self.functions = found.functions
         raw = inner.gradients(loss, params)
+        # devices' own threads number their nodes anew
+        known = 0 if inner.devices else since
+        by_grads = captured([g for g in raw if g is not None], own, known, Named())
+        if found.tensors or by_grads.tensors or self.tree.carried_buffers():
+            raise RuntimeError(_CAPTURED)
         along = [[d[i] for i in at] for d in directions]
         pushed = self._through_gradient(raw, params, along)
         slopes = [_inner_product(raw, row, loss) for row in along]
@@ -133,7 +137,7 @@ class _Pusher:
         leaves = [g for g in grads if g is not None]
         kept = {id(t): i for i, t in enumerate(tensors)}
         new = [t for t in end.tensors if t.requires_grad and id(t) not in kept]
-        if captured(new, own | {id(g) for g in leaves}, since, Named()):
+        if captured(new, own | {id(g) for g in leaves}, since, Named()).tensors:
             raise RuntimeError(_CAPTURED)
         sources = [i for i, t in enumerate(tensors) if t.requires_grad]
         inputs = [*(tensors[i] for i in sources), *leaves]
@@ -259,21 +263,6 @@ def _is_symmetric(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
         off += float((a - b).abs().square().sum())
         total += float(a.abs().square().sum())
     return off <= torch.finfo(inputs[0].dtype).eps * total
-
-
-def _has_functions(root: Tensor) -> bool:
-    """Whether somebody's own ``autograd.Function`` is in the graph: its backward need
-    not be the derivative of its forward."""
-    nodes: list[Any] = [root.grad_fn]
-    seen: set[Any] = set()
-    while nodes:
-        node = nodes.pop()
-        if node is not None and node not in seen:
-            if isinstance(node, torch.autograd.function.BackwardCFunction):
-                return True
-            seen.add(node)
-            nodes.extend(n for n, _ in node.next_functions)
-    return False
 
 
 class _Linear(torch.autograd.Function):

@@ -581,3 +581,65 @@ def test_hooks_of_captured_tensors_see_the_sum(memory: Any) -> None:
         return [t.grad for t in (raw, scale, factor) if t.grad is not None]
 
     same(run(by(memory), named=True), run(looped))
+
+
+class Scaled(torch.autograd.Function):
+    """Its backward uses what is no input of its forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: list[Tensor]) -> Tensor:
+        ctx.factor = factor[0]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad * ctx.factor, None
+
+
+@pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("by_hook", [False, True])
+def test_what_only_gradients_capture(by_hook: bool, memory: Any) -> None:
+    def run(unroll: Any) -> list[Tensor]:
+        factor = scalar(0.7)
+
+        def loss(f: Any, batch: Any) -> Tensor:
+            x, y = batch
+            hidden = f[0](x)
+            if by_hook:
+                hidden.register_hook(lambda g: g * factor)
+            else:
+                hidden = Scaled.apply(hidden, [factor])
+            return F.cross_entropy(f[4](f[2](hidden)), y)
+
+        sgd = lambda m: torch.optim.SGD(m.parameters(), 0.5)  # noqa: E731
+        found = result(unroll, sgd, meta=[factor], loss=loss)
+        assert found[5].abs() > 1e-3
+        return found
+
+    same(run(by(memory)), run(looped))
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_a_callback_that_writes_into_gradients(memory: Any) -> None:
+    def halve(grads: list[Tensor]) -> list[Tensor]:
+        for g in grads:
+            g.mul_(0.5)
+        return grads
+
+    def run(unroll: Any) -> list[Tensor]:
+        sgd = lambda m: torch.optim.SGD(m.parameters(), 0.1, 0.9)  # noqa: E731
+        return result(unroll, sgd, grad_callback=halve)
+
+    same(run(by(memory)), run(looped))
+
+
+def test_settings_of_less_precision() -> None:
+    """Segments come out equal to the last bit, though no number is exact."""
+
+    def run(unroll: Any) -> list[Tensor]:
+        lr, beta = (torch.tensor(v, requires_grad=True) for v in (0.02, 0.9))
+        override = {"lr": [lr], "betas": [(beta, 0.99)]}
+        return result(unroll, lambda m: torch.optim.Adam(m.parameters()), override)
+
+    for a, b in zip(run(by("low")), run(looped), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

@@ -167,8 +167,70 @@ def test_what_an_earlier_step_left_in_an_attribute(memory: Any) -> None:
 def test_a_loss_that_differs_the_second_time(memory: Any) -> None:
     calls = itertools.count()
     value = outer(memory, lambda f, x: loss_fn(f, x) * (1 + 1e-6 * next(calls)))
-    with pytest.raises(RuntimeError, match="another loss than the first time"):
+    with pytest.raises(RuntimeError, match="another loss, gradient or update"):
         value.backward()
+
+
+class Scaled(torch.autograd.Function):
+    """Its backward uses what is no input of its forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: list[Any]) -> Tensor:
+        ctx.factor = factor[0]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad * ctx.factor, None
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_a_gradient_that_differs_the_second_time(memory: Any) -> None:
+    """The losses of the steps that run again are the same."""
+    calls = itertools.count()
+
+    def loss(f: Any, x: Tensor) -> Tensor:
+        out: Tensor = Scaled.apply(f[0](x), [1 + 0.01 * next(calls)])
+        return loss_fn(f, x) + out.square().mean()
+
+    value = outer(memory, loss)
+    with pytest.raises(RuntimeError, match="another loss, gradient or update"):
+        value.backward()
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_a_callback_that_differs_the_second_time(memory: Any) -> None:
+    calls = itertools.count(1)
+
+    def callback(grads: list[Tensor]) -> list[Tensor]:
+        scale = 0.01 * next(calls)
+        return [g * scale for g in grads]
+
+    value = outer(memory, opt=torch.optim.SGD, grad_callback=callback)
+    with pytest.raises(RuntimeError, match="another loss, gradient or update"):
+        value.backward()
+
+
+@pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("where", ["loss", "callback"])
+def test_what_a_step_made_is_used_outside(where: str, memory: Any) -> None:
+    aside: list[Tensor] = []
+
+    def loss(f: Any, x: Tensor) -> Tensor:
+        if where == "loss":
+            aside.append(torch.stack([p.sum() for p in f.parameters()]).sum())
+        return loss_fn(f, x)
+
+    def callback(grads: list[Tensor]) -> list[Tensor]:
+        if where == "callback":
+            aside.append(torch.stack([g.sum() for g in grads]).sum())
+        return grads
+
+    model = net()
+    value = outer(memory, loss, model=model, grad_callback=callback)
+    value = value + torch.stack(aside).sum()
+    with pytest.raises(RuntimeError, match="is used outside of it"):
+        torch.autograd.grad(value, list(model.parameters()))
 
 
 @pytest.mark.parametrize("memory", MODES)
@@ -204,7 +266,8 @@ def test_an_unroll_in_the_loss_of_another(memory: Any) -> None:
             return loss_fn(g, x) * loss_fn(f, x)
 
         with higher.innerloop_ctx(model, opt) as (g, diffopt):
-            higher.unroll(g, diffopt, inner, [x, x], memory=memory)
+            named = list(f.parameters())
+            higher.unroll(g, diffopt, inner, [x, x], memory=memory, meta_params=named)
             return loss_fn(g, x) + loss_fn(f, x)
 
     value = outer(memory, loss, data(3))
