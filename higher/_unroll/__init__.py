@@ -27,8 +27,8 @@ from higher.optim.base import (
     checked_truncate,
 )
 from higher.patch import StatelessModule
-from higher._unroll.captured import Named
-from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
+from higher._unroll.captured import Named, tensors_within
+from higher._carry import Carry, leaf_of, packed, unpacked
 from higher._unroll.past import Recomputed
 from higher._unroll.segment import Stretch, run
 from higher._unroll.step import Inner, LossFn
@@ -78,8 +78,8 @@ def unroll(
         order: 1: inner gradients are constants (first-order MAML). 2: they are
             differentiated, too. Default: that of ``innerloop_ctx``.
         meta_params: tensors that ``loss_fn`` or ``grad_callback`` use, require grad
-            and were computed before (non-leaves). Those in ``batches`` and leaves are
-            found without being named.
+            and were computed before (non-leaves). Leaves, and those in ``batches``, in
+            containers or attributes, are found without being named.
         mode: ``"forward"``: the derivatives by ``diffopt``'s settings that are tensors
             are carried along with the weights, and nothing else is kept: memory does
             not depend on K, time grows with the number of settings. The initial
@@ -103,6 +103,8 @@ def unroll(
     that were not kept are computed again when asked for.
     """
     steps = list(batches)
+    if not isinstance(meta_params, Tensor):
+        meta_params = list(meta_params)
     _check_pair(fmodel, diffopt)
     stride = _stride(memory, len(steps), mode)
     cut = _cut(truncate, len(steps))
@@ -125,7 +127,7 @@ def unroll(
     _check_steps(diffopt)
     _check_hooks(fmodel)
     inner = Inner(fmodel, diffopt, loss_fn, steps, grad_callback, order)
-    line = _Line(inner, fmodel, diffopt, [*meta_params, *tensors_in(steps)])
+    line = _Line(inner, fmodel, diffopt, tensors_within([meta_params, steps]))
     with line:
         line.go_ahead(cut)
         if mode == "forward":

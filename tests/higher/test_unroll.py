@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import higher
 import pytest
@@ -253,6 +256,63 @@ def test_what_the_loss_captures(memory: Any) -> None:
         return result(unroll, opt, meta=meta, loss=loss, batches=batches)
 
     same(run(by(memory)), run(looped))
+
+
+class Named(NamedTuple):
+    x: Tensor
+    y: Tensor
+    w: Tensor
+
+
+@dataclass
+class Data:
+    x: Tensor
+    y: Tensor
+    w: Tensor
+
+
+@dataclass(slots=True)
+class Slots:
+    x: Tensor
+    y: Tensor
+    w: Tensor
+
+
+KINDS: list[Any] = [Named, Data, Slots, SimpleNamespace]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_computed_tensors_in_batches(kind: Any) -> None:
+    def run(unroll: Any) -> list[Tensor]:
+        raw = torch.zeros(K, dtype=torch.float64, requires_grad=True)
+        batches = [
+            OrderedDict(one=kind(x=x, y=y, w=w))
+            for (x, y), w in zip(data(), raw.exp().unbind())
+        ]
+
+        def loss(f: Any, batch: Any) -> Tensor:
+            one = batch["one"]
+            return F.cross_entropy(f(one.x), one.y) * one.w
+
+        sgd = lambda m: torch.optim.SGD(m.parameters(), 0.1)  # noqa: E731
+        return result(unroll, sgd, meta=[raw], loss=loss, batches=batches)
+
+    same(run(by("step")), run(looped))
+
+
+def test_one_tensor_is_named() -> None:
+    def run(unroll: Any, **kwargs: Any) -> list[Tensor]:
+        raw = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+        scale = raw.exp()
+        kwargs = {"meta_params": scale} if kwargs else {}
+
+        def loss(f: Any, batch: Any) -> Tensor:
+            return F.cross_entropy(f(batch[0]) * scale, batch[1])
+
+        sgd = lambda m: torch.optim.SGD(m.parameters(), 0.1)  # noqa: E731
+        return result(unroll, sgd, meta=[raw], loss=loss, **kwargs)
+
+    same(run(by("step"), named=True), run(looped))
 
 
 @pytest.mark.parametrize("memory", MODES)
