@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from higher._checkpointing import watch
 from higher._clone import Cloner, Device, _internal_attrs
 from higher._refuse import check_modules
-from higher._second_order import RNNForward, math_attention
+from higher._second_order import math_attention, own_forward
 from higher._tree import parameters_of
 from higher._truncation import Dropped
 from higher._weights import FastWeights, ModuleDict, fast_weights
@@ -303,8 +303,9 @@ def _stateless(
     fmodule = Cloner(weights, originals, device, own_class).clone(module)
     fmodule.__dict__["_higher"] = weights
     for m in weights.modules():
-        if isinstance(m, nn.RNNBase):
-            m.__dict__["forward"] = RNNForward(m, weights)
+        forward = own_forward(m, weights)
+        if forward is not None:
+            m.__dict__["forward"] = forward
     watch(weights)
     return cast(StatelessModule, fmodule)
 

@@ -137,6 +137,7 @@ class Inner:
         loss = self.loss(tree, step, params, past, {})
         second = self._order == 2
         optimizer = self.optimizer(groups, state, shared)
+        keep_loss |= bool(tree.carried_buffers())
         grads = optimizer._gradients(loss, params, second, second or keep_loss)
         if not second:
             grads = [g if g is None else leaf_of(g, False) for g in grads]

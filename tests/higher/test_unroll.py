@@ -378,8 +378,9 @@ def test_earlier_weights_in_the_loss() -> None:
         run(by("low"))
 
 
+@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("memory", MODES)
-def test_buffers_that_carry_gradient(memory: Any) -> None:
+def test_buffers_that_carry_gradient(memory: Any, order: int) -> None:
     class Remembers(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -393,7 +394,28 @@ def test_buffers_that_carry_gradient(memory: Any) -> None:
 
     def run(unroll: Any) -> list[Tensor]:
         sgd = lambda m: torch.optim.SGD(m.parameters(), 0.1, 0.9)  # noqa: E731
-        return result(unroll, sgd, model=Remembers().double())
+        return result(unroll, sgd, model=Remembers().double(), order=order)
+
+    torch.manual_seed(0)
+    first = run(by(memory))
+    torch.manual_seed(0)
+    same(first, run(by("full")))
+
+
+@pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("affine", [False, True])
+def test_eval_mode_in_between(affine: bool, memory: Any) -> None:
+    """What torch saved of running statistics is not overwritten by a later step."""
+
+    def run(unroll: Any) -> list[Tensor]:
+        def loss(f: Any, batch: Any) -> Tensor:
+            f.train(bool(batch[0].sum() > 0))
+            return loss_fn(f, batch)
+
+        model = net()
+        model[1] = nn.BatchNorm1d(5, affine=affine).double()
+        sgd = lambda m: torch.optim.SGD(m.parameters(), 0.1)  # noqa: E731
+        return result(unroll, sgd, loss=loss, model=model)
 
     torch.manual_seed(0)
     first = run(by(memory))
