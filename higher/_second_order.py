@@ -19,7 +19,7 @@ from higher._weights import FastWeights
 
 
 class _ProcessWide:
-    """Holds flags that torch keeps for the whole process at certain values.
+    """Holds what torch has once for the whole process at certain values.
 
     Threads may overlap, so entries are counted: the first one in saves and sets, the
     last one out restores.
@@ -27,16 +27,16 @@ class _ProcessWide:
 
     def __init__(
         self,
-        get: Callable[[], tuple[bool, ...]],
+        get: Callable[[], tuple[Any, ...]],
         put: Callable[..., None],
-        values: tuple[bool, ...],
+        values: tuple[Any, ...],
     ) -> None:
         self._get = get
         self._put = put
         self._values = values
         self._lock = threading.Lock()
         self._entered = 0
-        self._saved: tuple[bool, ...] = ()
+        self._saved: tuple[Any, ...] = ()
 
     @property
     def active(self) -> bool:

@@ -83,20 +83,22 @@ def unroll(
         mode: ``"forward"``: the derivatives by ``diffopt``'s settings that are tensors
             are carried along with the weights, and nothing else is kept: memory does
             not depend on K, time grows with the number of settings. The initial
-            weights and what ``loss_fn`` captures get no gradient: they must not
-            require any. ``memory`` means nothing then.
+            weights get no gradient, and what ``loss_fn`` captures must not require
+            any. ``memory`` means nothing then, and of earlier weights ``loss_fn``
+            finds the initial ones only, as constants.
 
     Returns:
         The loss of each step, in the graph (detached in test mode and before the
         point of truncation).
 
     Raises:
-        ValueError: ``fmodel`` and ``diffopt`` don't belong together, or an argument
-            is out of range.
+        ValueError: ``fmodel`` and ``diffopt`` don't belong together, an argument is
+            out of range, or a fast weight has a hook.
         RuntimeError: in forward mode, something else that requires grad; in the
             low-memory modes, a captured tensor that was computed before and is not
             named; a ``loss_fn`` that assigns to fast weights, or asks for weights that
-            aren't kept; in backward, one that gave another loss when it ran again;
+            aren't kept; in backward, a step that had another loss, gradient or update
+            when it ran again, or that made a tensor which is used outside of it;
             differentiating the gradient again.
 
     ``fmodel.parameters(time=t)`` has the weights of all times, in the graph; those

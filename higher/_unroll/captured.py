@@ -85,13 +85,16 @@ class Found(NamedTuple):
     functions: bool
 
 
-def captured(roots: Iterable[Tensor], own: set[int], since: int, named: Named) -> Found:
+def captured(
+    roots: Iterable[Tensor], own: set[int], since: int | None, named: Named
+) -> Found:
     """Tensors from outside that ``roots`` depend on.
 
     Args:
         roots: what a step computed.
         own: ids of the step's own leaves and guards.
-        since: :func:`now` at the start of the step.
+        since: :func:`now` at the start of the step; None where nodes are numbered by
+            several threads.
         named: non-leaf tensors that may be captured.
 
     Raises:
@@ -100,6 +103,8 @@ def captured(roots: Iterable[Tensor], own: set[int], since: int, named: Named) -
     found: dict[int, Tensor] = {}
     seen: dict[int, _Node] = {}
     functions = False
+    # other numbers are those of another time, or of another thread
+    made = None if since is None else range(since, now())
     edges = [_edge(t) for t in roots if t.requires_grad]
     while edges:
         node, output = edges.pop()
@@ -113,7 +118,7 @@ def captured(roots: Iterable[Tensor], own: set[int], since: int, named: Named) -
         if known is not None:
             found[id(known)] = known
         elif id(node) not in seen:
-            if node._sequence_nr() < since:
+            if made is not None and node._sequence_nr() not in made:
                 raise RuntimeError(_unnamed(node, output))
             seen[id(node)] = node
             functions |= isinstance(node, BackwardCFunction)
@@ -161,9 +166,14 @@ class Search:
             self.own.add(id(marked[0].grad_fn))
         return result
 
-    def through(self, roots: Iterable[Tensor], since: int | None = None) -> Found:
-        """What ``roots`` depend on; errors are those of :func:`captured`."""
-        since = self._since if since is None else since
+    def through(self, roots: Iterable[Tensor], threads: bool = False) -> Found:
+        """What ``roots`` depend on; errors are those of :func:`captured`.
+
+        Args:
+            roots: what the step computed.
+            threads: whether several threads made their graph.
+        """
+        since = None if threads else self._since
         found = captured(roots, self.own, since, self.named)
         self.found.update(found.tensors)
         return found

@@ -21,7 +21,14 @@ from higher.patch import StatelessModule, _restored
 from higher._unroll.captured import Search
 from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, unpacked
 from higher._unroll.past import StepHistory
-from higher._unroll.surroundings import Autocast, Random, Tree, devices_of
+from higher._unroll.surroundings import (
+    Autocast,
+    Random,
+    Tree,
+    devices_of,
+    hooks,
+    hooks_counted,
+)
 
 LossFn = Callable[[StatelessModule, Any], Tensor]
 
@@ -51,6 +58,7 @@ class Inner:
         steps: how many steps it has.
         largest: of all steps' norms, see :class:`Played`.
         eps: of the coarsest dtype.
+        hooked: whether the last loss came with hooks.
     """
 
     def __init__(
@@ -74,7 +82,8 @@ class Inner:
         # a compiled update reads what it is handed, and no tensor besides
         self._compiled = type(diffopt).__module__.startswith("generated.")
         self._trusted = self._compiled and self._callback is None
-        self._hidden = True
+        self._search = True
+        self.hooked = False
         self._flags: dict[Any, _Flags] = {}
         self.largest: list[Tensor] = []
         self.steps = len(batches)
@@ -92,8 +101,9 @@ class Inner:
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:
-        with torch.enable_grad(), math_attention, self._autocast.entered():
-            yield
+        with torch.enable_grad(), math_attention, hooks_counted:
+            with self._autocast.entered():
+                yield
 
     def loss(
         self,
@@ -110,7 +120,9 @@ class Inner:
         weights.exposed = False
         weights.install(params)
         module: Any = weights.root()
+        before = hooks.count
         loss = self._loss_fn(module, self._batches[step])
+        self.hooked = hooks.count > before
         if not all(map(is_, weights.installed, params)):
             raise RuntimeError(_ASSIGNED)
         return loss
@@ -235,16 +247,17 @@ class Inner:
         """Gradients of the loss, and the search for what that captured.
 
         What only gradients depend on, by a hook or in the backward of somebody's own
-        function, is looked for in the first step, and wherever there may be some.
+        function, is looked for where there may be some; and once in any case, for a
+        graph does not tell of all its hooks.
         """
-        of_loss = search.through([loss])
-        deep = self._order == 2 and (self._hidden or of_loss.functions)
+        functions = search.through([loss]).functions
+        deep = self._order == 2 and (self._search or functions or self.hooked)
         grads = self._optimizer._gradients(loss, params, deep)
         if deep:
-            roots = [g for g in grads if g is not None]
-            # devices' own threads number their nodes by themselves
-            of_grads = search.through(roots, 0 if self.devices else None)
-            self._hidden = not of_grads.tensors.keys() <= of_loss.tensors.keys()
+            # backward runs in devices' own threads
+            threads = bool(self.devices)
+            search.through([g for g in grads if g is not None], threads)
+            self._search = False
         return grads
 
     def _quick_update(

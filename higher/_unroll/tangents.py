@@ -49,7 +49,8 @@ def run_forward(inner: Inner, tree: Tree, first: int, start: Carry) -> Forward:
     directions = list(_directions(start, sources))
     losses: list[Tensor] = []
     slopes: list[Tangents] = [[] for _ in directions]
-    pusher = _Pusher(inner, tree)
+    initial = [leaves[slot.at].detach() for slot in start.layout[0]]
+    pusher = _Pusher(inner, tree, {} if inner.start else {0: initial})
     with inner.surroundings():
         for number in range(first, inner.steps):
             carry, directions, loss, slope = pusher.step(number, carry, directions)
@@ -101,9 +102,12 @@ def _directions(start: Carry, sources: Sequence[int]) -> Iterator[Tangents]:
 class _Pusher:
     """Runs steps, and pushes derivatives through them."""
 
-    def __init__(self, inner: Inner, tree: Tree) -> None:
+    def __init__(
+        self, inner: Inner, tree: Tree, past: dict[int, Sequence[Tensor]]
+    ) -> None:
         self.inner = inner
         self.tree = tree
+        self.past = past
         self.symmetric: bool | None = None
         self.functions = False
 
@@ -115,13 +119,13 @@ class _Pusher:
         layout, tensors = start
         params: list[Tensor] = unpacked(layout[0], tensors)
         at = [slot.at for slot in layout[0]]
-        loss = inner.loss(self.tree, number, params, {}, {})
+        loss = inner.loss(self.tree, number, params, self.past, {})
         own = {id(t) for t in tensors}
         found = captured([loss], own, since, Named())
         self.functions = found.functions
         raw = inner.gradients(loss, params)
-        # devices' own threads number their nodes anew
-        known = 0 if inner.devices else since
+        # backward runs in devices' own threads
+        known = None if inner.devices else since
         by_grads = captured([g for g in raw if g is not None], own, known, Named())
         if found.tensors or by_grads.tensors or self.tree.carried_buffers():
             raise RuntimeError(_CAPTURED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import higher
@@ -137,6 +138,21 @@ def test_a_computed_tensor_without_a_name(memory: Any) -> None:
         outer(memory, lambda f, x: loss_fn(f, x) * scale)
     value = outer(memory, lambda f, x: loss_fn(f, x) * scale, meta_params=[scale])
     assert torch.autograd.grad(value, raw)[0] != 0
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_a_computed_tensor_of_another_thread(memory: Any) -> None:
+    """Each thread numbers its nodes by itself."""
+    raw = torch.ones((), dtype=torch.float64, requires_grad=True)
+    for _ in range(1000):
+        scale = raw.exp()
+
+    def attempt() -> Tensor:
+        return outer(memory, lambda f, x: loss_fn(f, x) * scale)
+
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(RuntimeError, match="meta_params"):
+            pool.submit(attempt).result()
 
 
 @pytest.mark.parametrize("memory", MODES)
