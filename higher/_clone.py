@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from higher._rebind import ATOMIC, Rebinder
-from higher._second_order import RNNForward
+from higher._second_order import OwnForward
 from higher._tree import modules_of
 from higher._weights import BufferDict, FastWeights, ModuleDict, Unshare, WeightDict
 
@@ -113,7 +113,7 @@ class Cloner(Rebinder):
     def _fill_attribute(self, state: dict[str, Any], name: str, value: Any) -> None:
         if type(value) is OrderedDict and name.endswith("_hooks"):
             state[name] = self._hooks(value)
-        elif type(value) is not RNNForward:
+        elif not isinstance(value, OwnForward):
             self._put(state, name, value)
         elif value.own is not None:
             self._put(state, name, value.own)

@@ -19,7 +19,7 @@ from higher._weights import FastWeights
 
 
 class _ProcessWide:
-    """Holds flags that torch keeps for the whole process at certain values.
+    """Holds what torch has once for the whole process at certain values.
 
     Threads may overlap, so entries are counted: the first one in saves and sets, the
     last one out restores.
@@ -27,16 +27,16 @@ class _ProcessWide:
 
     def __init__(
         self,
-        get: Callable[[], tuple[bool, ...]],
+        get: Callable[[], tuple[Any, ...]],
         put: Callable[..., None],
-        values: tuple[bool, ...],
+        values: tuple[Any, ...],
     ) -> None:
         self._get = get
         self._put = put
         self._values = values
         self._lock = threading.Lock()
         self._entered = 0
-        self._saved: tuple[bool, ...] = ()
+        self._saved: tuple[Any, ...] = ()
 
     @property
     def active(self) -> bool:
@@ -98,29 +98,79 @@ no_cudnn = _ProcessWide(lambda: (_cudnn.enabled,), _set_cudnn, (False,))
 """While entered, torch doesn't use cuDNN."""
 
 
-class RNNForward:
-    """The ``forward`` of one RNN of a stateless module.
+class OwnForward:
+    """The ``forward`` of one submodule of a stateless module.
 
     Attributes:
-        own: the RNN's own ``forward`` if it has one beside its class's.
+        own: the submodule's own ``forward`` if it has one beside its class's.
     """
 
-    __slots__ = ("own", "rnn", "weights")
+    __slots__ = ("own", "module", "weights")
 
-    def __init__(self, rnn: nn.RNNBase, weights: FastWeights) -> None:
-        self.own: Callable[..., Any] | None = rnn.__dict__.get("forward")
-        # weakly: the RNN holds this
-        self.rnn = weakref.ref(rnn)
+    def __init__(self, module: nn.Module, weights: FastWeights) -> None:
+        self.own: Callable[..., Any] | None = module.__dict__.get("forward")
+        # weakly: the submodule holds this
+        self.module = weakref.ref(module)
         self.weights = weakref.ref(weights)
 
-    def __call__(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        rnn: Any = self.rnn()
-        forward = self.own or functools.partial(type(rnn).forward, rnn)
+    def usual(self) -> Callable[..., Any]:
+        """What ``forward`` was before."""
+        module: Any = self.module()
+        return self.own or functools.partial(type(module).forward, module)
+
+    def tracked(self) -> bool:
+        # without the module that it came from, a submodule may still be tracked
         weights = self.weights()
-        # without the module that it came from, an RNN may still be tracked
-        tracked = (weights is None or weights.track) and torch.is_grad_enabled()
+        return (weights is None or weights.track) and torch.is_grad_enabled()
+
+    def __reduce__(self) -> Any:
+        """A submodule that is copied or pickled alone has its usual ``forward``."""
+        usual = self.usual()
+        if isinstance(usual, functools.partial):
+            return functools.partial, (usual.func, *usual.args)
+        return functools.partial, (usual,)
+
+
+class RNNForward(OwnForward):
+    """Without cuDNN while higher gradients are tracked."""
+
+    __slots__ = ()
+
+    def __call__(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         # a packed sequence has is_cuda, too
-        if tracked and input.is_cuda:
+        if self.tracked() and input.is_cuda:
             with no_cudnn:
-                return forward(input, *args, **kwargs)
-        return forward(input, *args, **kwargs)
+                return self.usual()(input, *args, **kwargs)
+        return self.usual()(input, *args, **kwargs)
+
+
+class NormForward(OwnForward):
+    """In eval mode on copies of the running statistics: torch saves them for backward,
+    and writes new ones over them in train mode without taking notice."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module: Any = self.module()
+        if module.training or not self.tracked():
+            return self.usual()(*args, **kwargs)
+        names = ("running_mean", "running_var")
+        held = {
+            n: b for n, b in module._buffers.items() if n in names and b is not None
+        }
+        try:
+            for name, b in held.items():
+                dict.__setitem__(module._buffers, name, b.clone())
+            return self.usual()(*args, **kwargs)
+        finally:
+            for name, b in held.items():
+                dict.__setitem__(module._buffers, name, b)
+
+
+def own_forward(module: nn.Module, weights: FastWeights) -> OwnForward | None:
+    """The ``forward`` that ``module`` needs in a stateless module, if any."""
+    if isinstance(module, nn.RNNBase):
+        return RNNForward(module, weights)
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return NormForward(module, weights)
+    return None

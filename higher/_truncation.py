@@ -33,6 +33,9 @@ class Dropped(Sequence[Tensor]):
     def __getitem__(self, index: Any) -> Any:
         raise ValueError(self._why)
 
+    def __deepcopy__(self, memo: Any) -> Dropped:
+        return self
+
 
 _CUT_OFF = (
     "With truncate=k the fast weights of all but the last k steps are not kept, except "

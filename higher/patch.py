@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from higher._checkpointing import watch
 from higher._clone import Cloner, Device, _internal_attrs
 from higher._refuse import check_modules
-from higher._second_order import RNNForward, math_attention
+from higher._second_order import math_attention, own_forward
 from higher._tree import parameters_of
+from higher._truncation import Dropped
 from higher._weights import FastWeights, ModuleDict, fast_weights
 from higher.utils import detached_copy
 
@@ -195,7 +196,8 @@ class StatelessModule(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> StatelessModule:
         """A copy whose fast weights, at all times, are detached leaves."""
         weights = fast_weights(self)
-        for t in [t for params in weights.history or () for t in params]:
+        kept = [p for p in weights.history or () if not isinstance(p, Dropped)]
+        for t in [t for params in kept for t in params]:
             if id(t) not in memo:
                 memo[id(t)] = detached_copy(t)
         history = copy.deepcopy(weights.history, memo)
@@ -301,8 +303,9 @@ def _stateless(
     fmodule = Cloner(weights, originals, device, own_class).clone(module)
     fmodule.__dict__["_higher"] = weights
     for m in weights.modules():
-        if isinstance(m, nn.RNNBase):
-            m.__dict__["forward"] = RNNForward(m, weights)
+        forward = own_forward(m, weights)
+        if forward is not None:
+            m.__dict__["forward"] = forward
     watch(weights)
     return cast(StatelessModule, fmodule)
 

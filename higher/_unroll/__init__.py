@@ -27,8 +27,8 @@ from higher.optim.base import (
     checked_truncate,
 )
 from higher.patch import StatelessModule
-from higher._unroll.captured import Named
-from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
+from higher._unroll.captured import Named, tensors_within
+from higher._carry import Carry, leaf_of, packed, unpacked
 from higher._unroll.past import Recomputed
 from higher._unroll.segment import Stretch, run
 from higher._unroll.step import Inner, LossFn
@@ -79,31 +79,35 @@ def unroll(
         order: 1: inner gradients are constants (first-order MAML). 2: they are
             differentiated, too. Default: that of ``innerloop_ctx``.
         meta_params: tensors that ``loss_fn`` or ``grad_callback`` use, require grad
-            and were computed before (non-leaves). Those in ``batches`` and leaves are
-            found without being named.
+            and were computed before (non-leaves). Leaves, and those in ``batches``, in
+            containers or attributes, are found without being named.
         mode: ``"forward"``: the derivatives by ``diffopt``'s settings that are tensors
             are carried along with the weights, and nothing else is kept: memory does
             not depend on K, time grows with the number of settings. The initial
-            weights and what ``loss_fn`` captures get no gradient: they must not
-            require any. ``memory`` means nothing then.
+            weights get no gradient, and what ``loss_fn`` captures must not require
+            any. ``memory`` means nothing then, and of earlier weights ``loss_fn``
+            finds the initial ones only, as constants.
 
     Returns:
         The loss of each step, in the graph (detached in test mode and before the
         point of truncation).
 
     Raises:
-        ValueError: ``fmodel`` and ``diffopt`` don't belong together, or an argument
-            is out of range.
+        ValueError: ``fmodel`` and ``diffopt`` don't belong together, an argument is
+            out of range, or a fast weight has a hook.
         RuntimeError: in forward mode, something else that requires grad; in the
             low-memory modes, a captured tensor that was computed before and is not
-            named; a ``loss_fn`` that assigns to fast weights, or asks for weights
-            that aren't kept; in backward, one that gave another loss when it ran
-            again; differentiating the gradient again.
+            named; a ``loss_fn`` that assigns to fast weights, or asks for weights that
+            aren't kept; in backward, a step that had another loss, gradient or update
+            when it ran again, or that made a tensor which is used outside of it;
+            differentiating the gradient again.
 
     ``fmodel.parameters(time=t)`` has the weights of all times, in the graph; those
     that were not kept are computed again when asked for.
     """
     steps = list(batches)
+    if not isinstance(meta_params, Tensor):
+        meta_params = list(meta_params)
     _check_pair(fmodel, diffopt)
     stride = _stride(memory, len(steps), mode)
     cut = _cut(truncate, len(steps))
@@ -124,8 +128,9 @@ def unroll(
     if stride == 0 and cut == 0:
         return _plain(fmodel, diffopt, loss_fn, steps, grad_callback, order)
     _check_steps(diffopt)
+    _check_hooks(fmodel)
     inner = Inner(fmodel, diffopt, loss_fn, steps, grad_callback, order)
-    line = _Line(inner, fmodel, diffopt, [*meta_params, *tensors_in(steps)])
+    line = _Line(inner, fmodel, diffopt, tensors_within([meta_params, steps]))
     with line:
         line.go_ahead(cut)
         if mode == "forward":
@@ -332,4 +337,13 @@ def _check_steps(diffopt: DifferentiableOptimizer) -> None:
         raise ValueError(
             f"{type(diffopt).__name__} has a step of its own, which unroll can't run "
             "again: override _update, or use memory='full' without truncate."
+        )
+
+
+def _check_hooks(fmodel: StatelessModule) -> None:
+    if any(p._backward_hooks for p in fmodel.parameters()):
+        raise ValueError(
+            "A fast weight has a hook, which would see the first step's gradient and "
+            "that of the outer loss, too. Remove it, and pass grad_callback for inner "
+            "gradients; or use memory='full' without truncate."
         )

@@ -8,12 +8,16 @@ was computed before: its gradient can only be handed on if the tensor is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 _Node: Any = Any  # torch's nodes have attributes that its types don't know
@@ -38,21 +42,59 @@ class Named:
         return None if found is None else found[0]
 
 
+def tensors_within(value: Any) -> list[Tensor]:
+    """All tensors in nested containers, dataclasses and other objects with
+    attributes."""
+    found: list[Tensor] = []
+    seen: dict[int, Any] = {}
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Tensor):
+            found.append(one)
+        elif id(one) not in seen and not isinstance(one, _PLAIN):
+            seen[id(one)] = one
+            waiting.extend(_parts(one))
+    return found
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, (list, tuple, deque, set, frozenset)):
+        yield from value
+    if dataclasses.is_dataclass(value):
+        yield from (getattr(value, f.name, None) for f in dataclasses.fields(value))
+    yield from getattr(value, "__dict__", {}).values()
+
+
+_PLAIN = (int, float, complex, str, bytes, type, types.ModuleType, types.FunctionType)
+
+
 def now() -> int:
     """A number between those of the nodes made before and after."""
     node: _Node = torch.zeros((), requires_grad=True).view(()).grad_fn
     return int(node._sequence_nr())
 
 
+class Found(NamedTuple):
+    """Captured tensors by their ids, and whether somebody's own ``autograd.Function``
+    is between: its backward may use more than its forward."""
+
+    tensors: dict[int, Tensor]
+    functions: bool
+
+
 def captured(
-    roots: Iterable[Tensor], own: set[int], since: int, named: Named
-) -> dict[int, Tensor]:
-    """Tensors from outside that ``roots`` depend on, by their ids.
+    roots: Iterable[Tensor], own: set[int], since: int | None, named: Named
+) -> Found:
+    """Tensors from outside that ``roots`` depend on.
 
     Args:
         roots: what a step computed.
-        own: ids of the step's own leaves.
-        since: :func:`now` at the start of the step.
+        own: ids of the step's own leaves and guards.
+        since: :func:`now` at the start of the step; None where nodes are numbered by
+            several threads.
         named: non-leaf tensors that may be captured.
 
     Raises:
@@ -60,9 +102,14 @@ def captured(
     """
     found: dict[int, Tensor] = {}
     seen: dict[int, _Node] = {}
+    functions = False
+    # other numbers are those of another time, or of another thread
+    made = None if since is None else range(since, now())
     edges = [_edge(t) for t in roots if t.requires_grad]
     while edges:
         node, output = edges.pop()
+        if id(node) in own:
+            continue
         if _is_leaf(node):
             if id(node.variable) not in own:
                 found[id(node.variable)] = node.variable
@@ -71,11 +118,82 @@ def captured(
         if known is not None:
             found[id(known)] = known
         elif id(node) not in seen:
-            if node._sequence_nr() < since:
+            if made is not None and node._sequence_nr() not in made:
                 raise RuntimeError(_unnamed(node, output))
             seen[id(node)] = node
+            functions |= isinstance(node, BackwardCFunction)
             edges.extend(edge for edge in node.next_functions if edge[0] is not None)
-    return found
+    return Found(found, functions)
+
+
+class Search:
+    """The search for what the steps of a segment, which begins at ``sources``, capture.
+
+    Attributes:
+        named: non-leaf tensors that may be captured.
+        found: those that were, by their ids.
+        own: ids of the present step's own leaves and guards.
+    """
+
+    def __init__(self, named: Named, sources: Sequence[Tensor]) -> None:
+        self.named = named
+        self.found: dict[int, Tensor] = {}
+        self.own: set[int] = set()
+        self._sources = sources
+        self._since = 0
+        self._guards: list[_Node] = []
+
+    def begin(self, params: list[Tensor], start: Sequence[Tensor]) -> list[Tensor]:
+        """Begins a step, on ``params`` of the carry ``start``; guarded ones."""
+        self._guards = []
+        self.own = {id(t) for t in start}
+        result = cast("list[Tensor]", self.guarded(params))
+        self._since = now()
+        return result
+
+    def guarded(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The same tensors behind a node that a step's own gradients end at, and at
+        which others meet an error."""
+        result = list(tensors)
+        places = [i for i, t in enumerate(result) if t is not None and t.requires_grad]
+        if places:
+            sources = [*self._sources, *self.found.values()]
+            node: _Node = _Guard
+            marked = node.apply(len(places), *(result[i] for i in places), *sources)
+            for i, t in zip(places, marked):
+                result[i] = t
+            self._guards.append(marked[0].grad_fn)
+            self.own.add(id(marked[0].grad_fn))
+        return result
+
+    def through(self, roots: Iterable[Tensor], threads: bool = False) -> Found:
+        """What ``roots`` depend on; errors are those of :func:`captured`.
+
+        Args:
+            roots: what the step computed.
+            threads: whether several threads made their graph.
+        """
+        since = None if threads else self._since
+        found = captured(roots, self.own, since, self.named)
+        self.found.update(found.tensors)
+        return found
+
+
+class _Guard(torch.autograd.Function):
+    """Inputs: their number, what is guarded, what it depends on in the outer graph."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.detach() for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "A tensor that loss_fn or grad_callback made in a step of unroll is used "
+            "outside of it, and what a step computes is not kept. Compute it from "
+            "fmodel and its parameters(time=t) after unroll, detach it, or use "
+            "memory='full' without truncate."
+        )
 
 
 def _is_leaf(node: _Node) -> bool:
@@ -133,4 +251,19 @@ def cut(edges: Sequence[GradientEdge]) -> Iterator[None]:
         for node in {id(e.node): e.node for e in edges}.values():
             hook = node.register_prehook(lambda grads: (None,) * len(grads))
             stack.callback(hook.remove)
+        yield
+
+
+@contextmanager
+def silenced(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Hooks and ``retain_grad`` of these don't see the gradients of single steps: the
+    outer graph hands them the sum."""
+    with ExitStack() as stack:
+        for t in tensors:
+            hooks: Any = t._backward_hooks
+            if hooks:
+                stack.callback(hooks.update, dict(hooks))
+                hooks.clear()
+            if t.retains_grad:
+                stack.callback(setattr, t, "grad", t.grad)
         yield

@@ -41,7 +41,8 @@ class StepHistory(list[Any]):
         if weights is None or isinstance(weights, (Recomputed, Dropped)):
             raise RuntimeError(
                 f"loss_fn asks for the fast weights of time {position}, which this "
-                "unroll does not keep. Use memory='full', without truncate."
+                "unroll does not keep. Use mode='reverse', memory='full', without "
+                "truncate."
             )
         self._used[position] = weights
         return weights

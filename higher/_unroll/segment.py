@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from higher._unroll.captured import Named, cut, edges_of, nested
+from higher._unroll.captured import Named, Search, cut, edges_of, nested, silenced
 from higher._carry import Carry, leaf_of, unpacked
-from higher._unroll.step import Inner
+from higher._unroll.step import Inner, Played
 from higher._unroll.surroundings import Moment, Random, Tree
 
 
@@ -28,6 +28,10 @@ class Plan:
     moment: Moment
     used: dict[int, Sequence[Tensor]] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
+    norms: list[list[Tensor]] = field(default_factory=list)
+    """Of each step, to be compared when it runs again."""
+    outside: list[Tensor] = field(default_factory=list)
+    """Captured tensors."""
     edges: list[GradientEdge] = field(default_factory=list)
     made: list[int] = field(default_factory=list)
     """Positions in the last carry of the node's outputs; its losses follow."""
@@ -76,23 +80,24 @@ def run(
     )
     leaves = [leaf_of(t, n) for t, n in zip(start.tensors, plan.needs_grad)]
     carry = Carry(start.layout, leaves)
-    found: dict[int, Tensor] = {}
+    search = Search(named, start.tensors)
     with inner.surroundings():
         for step in range(first, first + count):
-            played = inner.quick(tree, step, carry, past, plan.used, named, found)
+            played = inner.quick(tree, step, carry, past, plan.used, search)
             carry = played.carry
             plan.losses.append(played.loss)
+            plan.norms.append(played.norms)
     origin = {id(leaf): t for leaf, t in zip(leaves, start.tensors)}
     end = [origin.get(id(t), t) for t in carry.tensors]
     plan.made = [
         i for i, t in enumerate(carry.tensors) if t.requires_grad and end[i] is t
     ]
     plan.end = _kinds(carry.tensors)
-    outside = list(found.values())
-    plan.edges = edges_of(outside)
+    plan.outside = list(search.found.values())
+    plan.edges = edges_of(plan.outside)
     plan.outputs = [leaf_of(carry.tensors[i], False) for i in plan.made]
     node: Any = _Segment
-    outputs = node.apply(plan, *start.tensors, *outside)
+    outputs = node.apply(plan, *start.tensors, *plan.outside)
     for i, t in zip(plan.made, outputs):
         end[i] = t
     losses = list(outputs[len(plan.made) :])
@@ -125,7 +130,7 @@ class _Segment(torch.autograd.Function):
             # loss_fn may hold the module, whose weights hold this node
             ctx.plan = None
         if torch.is_grad_enabled():
-            found = once(found)
+            found = once(found, [*inputs, *grads])
         return (None, *found)
 
 
@@ -165,7 +170,7 @@ class _Sweep:
                 )
                 moment = tree.moment(Random(self.inner.devices))
                 carries.append((played.carry, moment))
-                self._compare(k, played.loss)
+                self._compare(k, played)
             bar: list[Tensor | None] = [None] * (max(self.grads, default=-1) + 1)
             for i, g in self.grads.items():
                 bar[i] = g
@@ -191,7 +196,7 @@ class _Sweep:
         played = self.inner.whole(
             tree, self.plan.first + k, carry, self.plan.used, loss_grad is not None
         )
-        self._compare(k, played.loss)
+        self._compare(k, played)
         made = played.carry.tensors
         then = self.plan.end if after is None else _kinds(after.tensors)
         _check_same(_kinds(made), then)
@@ -207,7 +212,7 @@ class _Sweep:
             return result
         outputs, grads = zip(*pairs)
         del played, made, pairs
-        with cut(self.cut):
+        with cut(self.cut), silenced(self.plan.outside):
             found = torch.autograd.grad(
                 outputs,
                 targets,
@@ -221,17 +226,21 @@ class _Sweep:
             self.outside[i] = _sum(self.outside[i], g)
         return result
 
-    def _compare(self, k: int, loss: Tensor) -> None:
-        """Takes down whether a step's loss came out otherwise than the first time."""
-        then, again = self.plan.losses[k], leaf_of(loss, False)
+    def _compare(self, k: int, played: Played) -> None:
+        """Takes down whether a step came out otherwise than the first time."""
+        then, again = self.plan.losses[k], leaf_of(played.loss, False)
         if again.shape != then.shape or again.dtype != then.dtype:
             raise RuntimeError(_DIFFERS)
         eps = torch.finfo(then.dtype).eps
         # elsewhere sums may be taken in any order
         limit = 1e4 * eps if then.device.type == "cpu" else eps**0.5
-        self.differing.append(
-            ~torch.isclose(again, then, rtol=limit, atol=0.0, equal_nan=True)
-        )
+        close = torch.isclose(again, then, rtol=limit, atol=0.0, equal_nan=True)
+        self.differing.append(~close.reshape(()))
+        # a gradient that is to be differentiated may be computed by other formulas
+        limit = self.inner.eps**0.4
+        norms = zip(played.norms, self.plan.norms[k], self.inner.largest)
+        for norm, norm_then, largest in norms:
+            self.differing.append((norm - norm_then).abs() > limit * largest)
 
     def _check(self) -> None:
         if self.differing and bool(torch.stack(self.differing).any()):
@@ -262,12 +271,16 @@ def _check_same(
         )
 
 
-def once(grads: list[Tensor | None]) -> list[Tensor | None]:
-    """The same gradients, refusing to be differentiated in turn."""
+def once(
+    grads: list[Tensor | None], sources: Iterable[Tensor | None]
+) -> list[Tensor | None]:
+    """The same gradients, refusing to be differentiated by what they depend on."""
     places = [i for i, g in enumerate(grads) if g is not None]
-    anchor = torch.zeros((), requires_grad=True)
+    roots = [t for t in sources if t is not None and t.requires_grad]
+    # backward() of what depends on nothing else must not pass for success either
+    roots.append(torch.zeros((), requires_grad=True))
     node: Any = _Once
-    marked = node.apply(anchor, *(grads[i] for i in places))
+    marked = node.apply(len(roots), *roots, *(grads[i] for i in places))
     result = list(grads)
     for i, g in zip(places, marked):
         result[i] = g
@@ -276,8 +289,8 @@ def once(grads: list[Tensor | None]) -> list[Tensor | None]:
 
 class _Once(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, *grads: Tensor) -> tuple[Tensor, ...]:
-        return tuple(g.detach() for g in grads)
+    def forward(ctx: Any, roots: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(g.detach() for g in tensors[roots:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -293,4 +306,7 @@ _PURE = (
     "numbers but torch's default generators', no plain attributes of modules that "
     "change. Put what differs from step to step into batches, or use memory='full'."
 )
-_DIFFERS = f"A step that was run again had another loss than the first time. {_PURE}"
+_DIFFERS = (
+    "A step that was run again had another loss, gradient or "
+    f"update than the first time. {_PURE}"
+)

@@ -18,19 +18,28 @@ from higher._weights import fast_weights
 from higher.optim.base import DifferentiableOptimizer, GradCallback, called_back
 from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored
-from higher._unroll.captured import Named, captured, now
+from higher._unroll.captured import Search
 from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, unpacked
 from higher._unroll.past import StepHistory
-from higher._unroll.surroundings import Autocast, Random, Tree, devices_of
+from higher._unroll.surroundings import (
+    Autocast,
+    Random,
+    Tree,
+    devices_of,
+    hooks,
+    hooks_counted,
+)
 
 LossFn = Callable[[StatelessModule, Any], Tensor]
 
 
 class Played(NamedTuple):
-    """What a step computed: the next carry, in the step's graph, and its loss."""
+    """What a step computed: the next carry, in the step's graph, and its loss; norms
+    of the gradient and, if the user's code made one of it, of the update."""
 
     carry: Carry
     loss: Tensor
+    norms: list[Tensor]
 
 
 _Flags = list[tuple[torch.Size, bool]]
@@ -47,6 +56,9 @@ class Inner:
         count: the number of parameters.
         start: the time at which the unroll starts.
         steps: how many steps it has.
+        largest: of all steps' norms, see :class:`Played`.
+        eps: of the coarsest dtype.
+        hooked: whether the last loss came with hooks.
     """
 
     def __init__(
@@ -68,12 +80,17 @@ class Inner:
         self._batches = batches
         self._order = order
         # a compiled update reads what it is handed, and no tensor besides
-        compiled = type(diffopt).__module__.startswith("generated.")
-        self._trusted = compiled and self._callback is None
+        self._compiled = type(diffopt).__module__.startswith("generated.")
+        self._trusted = self._compiled and self._callback is None
+        self._search = True
+        self.hooked = False
         self._flags: dict[Any, _Flags] = {}
+        self.largest: list[Tensor] = []
         self.steps = len(batches)
         self.devices = devices_of([*weights.installed, *Tree(fmodel).buffers()])
         self._autocast = Autocast(self.devices)
+        dtypes = [w.dtype for w in weights.installed] + self._autocast.dtypes()
+        self.eps = max(torch.finfo(d).eps for d in dtypes if not _exact(d))
         self.count = len(weights.installed)
         self.start = len(weights.history or ()) - 1
 
@@ -84,8 +101,9 @@ class Inner:
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:
-        with torch.enable_grad(), math_attention, self._autocast.entered():
-            yield
+        with torch.enable_grad(), math_attention, hooks_counted:
+            with self._autocast.entered():
+                yield
 
     def loss(
         self,
@@ -102,7 +120,9 @@ class Inner:
         weights.exposed = False
         weights.install(params)
         module: Any = weights.root()
+        before = hooks.count
         loss = self._loss_fn(module, self._batches[step])
+        self.hooked = hooks.count > before
         if not all(map(is_, weights.installed, params)):
             raise RuntimeError(_ASSIGNED)
         return loss
@@ -129,11 +149,13 @@ class Inner:
         loss = self.loss(tree, step, params, past, {})
         second = self._order == 2
         optimizer = self.optimizer(groups, state, shared)
+        keep_loss |= bool(tree.carried_buffers())
         grads = optimizer._gradients(loss, params, second, second or keep_loss)
         if not second:
             grads = [g if g is None else leaf_of(g, False) for g in grads]
         made = self.updated(optimizer, params, grads)
-        return Played(packed([*made, tree.carried_buffers()]), loss)
+        norms = self.norms(loss, params, grads, made[0])
+        return Played(packed([*made, tree.carried_buffers()]), loss, norms)
 
     def gradients(self, loss: Tensor, params: list[Tensor]) -> list[Tensor | None]:
         """Gradients that can be differentiated."""
@@ -156,7 +178,9 @@ class Inner:
     ) -> list[Any]:
         """Parameters, settings, state and shared state after an update."""
         if self._callback is not None:
-            grads = called_back(self._callback, grads)
+            # the callback may write into them; leaves don't allow that
+            own = [g if g is None else g.clone() for g in grads]
+            grads = called_back(self._callback, own)
         new = optimizer._updated(params, grads, {})
         settings = [settings_of(g) for g in optimizer.param_groups]
         return [new, settings, optimizer.state, optimizer.shared]
@@ -168,8 +192,7 @@ class Inner:
         start: Carry,
         past: Mapping[int, Sequence[Tensor]],
         used: dict[int, Sequence[Tensor]],
-        named: Named | None = None,
-        found: dict[int, Tensor] | None = None,
+        search: Search | None = None,
     ) -> Played:
         """Runs a step and drops its graph: the next carry's tensors are leaves that
         require grad where they would depend on something that does.
@@ -180,50 +203,117 @@ class Inner:
             start: as for :meth:`whole`.
             past: earlier weights that the loss may ask for.
             used: takes down which of them it did.
-            named: non-leaf tensors that the step may capture.
-            found: takes down what it captured.
+            search: takes down what the step captured.
         """
-        since = now() if found is not None else 0
-        params = unpacked(start.layout[0], start.tensors)
+        params: list[Tensor] = unpacked(start.layout[0], start.tensors)
         tree.set_buffers(unpacked(start.layout[4], start.tensors))
+        if search is not None:
+            params = search.begin(params, start.tensors)
         loss = self.loss(tree, step, params, past, used)
-        grads = self._optimizer._gradients(loss, params, False)
+        if search is None:
+            grads = self._optimizer._gradients(loss, params, False)
+        else:
+            search.named.add(t for weights in used.values() for t in weights)
+            grads = self._searched(loss, params, search)
         grads = [g if g is None else leaf_of(g, False) for g in grads]
-        carry, roots = self._quick_update(start, grads, tree.carried_buffers())
-        if found is not None and named is not None:
-            for weights in used.values():
-                named.add(weights)
-            own = {id(t) for t in (*start.tensors, *grads)}
-            found.update(captured([loss, *roots], own, since, named))
+        carry, roots = self._quick_update(start, grads, tree.carried_buffers(), search)
+        norms = []
+        if search is not None:
+            search.through(roots)
+            made = unpacked(carry.layout[0], carry.tensors)
+            norms = self.norms(loss, params, grads, made)
+            pairs = zip(self.largest or norms, norms)
+            self.largest = [torch.maximum(a, b) for a, b in pairs]
         tree.set_buffers(unpacked(carry.layout[4], carry.tensors))
-        return Played(carry, leaf_of(loss, False))
+        return Played(carry, leaf_of(loss, False), norms)
+
+    @torch.no_grad()
+    def norms(
+        self,
+        loss: Tensor,
+        params: list[Tensor],
+        grads: list[Tensor | None],
+        made: list[Tensor],
+    ) -> list[Tensor]:
+        """See :class:`Played`."""
+        found = [_norm([g for g in grads if g is not None], loss)]
+        if not self._compiled or self._callback is not None:
+            found.append(_norm([b - a for a, b in zip(params, made)], loss))
+        return found
+
+    def _searched(
+        self, loss: Tensor, params: list[Tensor], search: Search
+    ) -> list[Tensor | None]:
+        """Gradients of the loss, and the search for what that captured.
+
+        What only gradients depend on, by a hook or in the backward of somebody's own
+        function, is looked for where there may be some; and once in any case, for a
+        graph does not tell of all its hooks.
+        """
+        functions = search.through([loss]).functions
+        deep = self._order == 2 and (self._search or functions or self.hooked)
+        grads = self._optimizer._gradients(loss, params, deep)
+        if deep:
+            # backward runs in devices' own threads
+            threads = bool(self.devices)
+            search.through([g for g in grads if g is not None], threads)
+            self._search = False
+        return grads
 
     def _quick_update(
         self,
         start: Carry,
         grads: list[Tensor | None],
         buffers: dict[tuple[int, str], Tensor],
+        search: Search | None,
     ) -> tuple[Carry, list[Tensor]]:
         """The next carry, cut off, and the tensors by which the update may lead to
         something captured."""
         before = [t.requires_grad for t in start.tensors]
         key = tuple(before), tuple(g is None for g in grads)
-        known = self._flags.get(key)
-        if known is not None:
+        if self._trusted:
+            known = self._flags.get(key) or self._flags_of(start, grads, buffers)
             carry = self._untracked(start, grads, buffers, known)
             if carry is not None:
+                self._flags[key] = known
                 return carry, list(buffers.values())
-        # as in the whole graph, where updates and state depend on gradients
-        if self._order == 2:
-            grads = [g if g is None else g.requires_grad_() for g in grads]
-        params, groups, state, shared = unpacked(start.layout[:4], start.tensors)
-        made = self.updated(self.optimizer(groups, state, shared), params, grads)
-        layout, tensors = packed([*made, buffers])
-        if self._trusted:
-            self._flags[key] = [(t.shape, t.requires_grad) for t in tensors]
+            self._trusted = False
+        layout, tensors = self._tracked(start, grads, buffers, search)
         kept = {id(t) for t in start.tensors}
         settled = [t if id(t) in kept else leaf_of(t) for t in tensors]
         return Carry(layout, settled), tensors
+
+    def _tracked(
+        self,
+        start: Carry,
+        grads: list[Tensor | None],
+        buffers: dict[tuple[int, str], Tensor],
+        search: Search | None = None,
+    ) -> Carry:
+        """The next carry, in the graph of the update."""
+        # as in the whole graph, where updates and state depend on gradients
+        if self._order == 2:
+            grads = [g if g is None else g.requires_grad_() for g in grads]
+        if search is not None:
+            search.own.update(map(id, grads))
+            if self._callback is not None:
+                grads = search.guarded(grads)
+        params, groups, state, shared = unpacked(start.layout[:4], start.tensors)
+        made = self.updated(self.optimizer(groups, state, shared), params, grads)
+        return packed([*made, buffers])
+
+    def _flags_of(
+        self,
+        start: Carry,
+        grads: list[Tensor | None],
+        buffers: dict[tuple[int, str], Tensor],
+    ) -> _Flags:
+        """Those of the next carry, which is thrown away: that all come by the same
+        way keeps them equal to the last bit when they are computed again."""
+        random = Random(self.devices)
+        tensors = self._tracked(start, [*grads], buffers).tensors
+        random.restore()
+        return [(t.shape, t.requires_grad) for t in tensors]
 
     def _untracked(
         self,
@@ -256,6 +346,20 @@ class Inner:
             for t, (_, needs_grad) in zip(tensors, known)
         ]
         return Carry(layout, settled)
+
+
+def _exact(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
+def _norm(tensors: list[Tensor], like: Tensor) -> Tensor:
+    """That of all of them together, but for sparse ones."""
+    dense = [t for t in tensors if t.layout is torch.strided]
+    if not dense:
+        return like.new_zeros(())
+    norms = [n.to(like) for n in torch._foreach_norm(dense)]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 def _may_be_zero(setting: Tensor) -> bool:

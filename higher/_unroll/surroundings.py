@@ -3,6 +3,8 @@ and eval modes, buffers. A step that runs again finds them as they were."""
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from higher._checkpointing import _saved
+from higher._second_order import _ProcessWide
 from higher._weights import FastWeights, fast_weights
 
 
@@ -29,6 +32,9 @@ class Autocast:
             if torch.amp.is_autocast_available(t)
         ]
 
+    def dtypes(self) -> list[torch.dtype]:
+        return [dtype for _, enabled, dtype in self._states if enabled]
+
     @contextmanager
     def entered(self) -> Iterator[None]:
         with ExitStack() as stack:
@@ -38,6 +44,30 @@ class Autocast:
                         torch.autocast(device_type, dtype, enabled, cache_enabled=False)
                     )
             yield
+
+
+class _Hooks(threading.local):
+    """How many hooks this thread has registered on tensors while they are counted."""
+
+    count = 0
+
+
+hooks = _Hooks()
+_register_hook: Any = Tensor.register_hook
+
+
+@functools.wraps(_register_hook)
+def _counted(tensor: Tensor, hook: Any) -> Any:
+    hooks.count += 1
+    return _register_hook(tensor, hook)
+
+
+hooks_counted = _ProcessWide(
+    lambda: (Tensor.register_hook,),
+    lambda function: setattr(Tensor, "register_hook", function),
+    (_counted,),
+)
+"""While entered, :data:`hooks` counts: no graph tells of its hooks."""
 
 
 class Random:

@@ -49,7 +49,8 @@ def run_forward(inner: Inner, tree: Tree, first: int, start: Carry) -> Forward:
     directions = list(_directions(start, sources))
     losses: list[Tensor] = []
     slopes: list[Tangents] = [[] for _ in directions]
-    pusher = _Pusher(inner, tree)
+    initial = [leaves[slot.at].detach() for slot in start.layout[0]]
+    pusher = _Pusher(inner, tree, {} if inner.start else {0: initial})
     with inner.surroundings():
         for number in range(first, inner.steps):
             carry, directions, loss, slope = pusher.step(number, carry, directions)
@@ -101,9 +102,12 @@ def _directions(start: Carry, sources: Sequence[int]) -> Iterator[Tangents]:
 class _Pusher:
     """Runs steps, and pushes derivatives through them."""
 
-    def __init__(self, inner: Inner, tree: Tree) -> None:
+    def __init__(
+        self, inner: Inner, tree: Tree, past: dict[int, Sequence[Tensor]]
+    ) -> None:
         self.inner = inner
         self.tree = tree
+        self.past = past
         self.symmetric: bool | None = None
         self.functions = False
 
@@ -115,12 +119,16 @@ class _Pusher:
         layout, tensors = start
         params: list[Tensor] = unpacked(layout[0], tensors)
         at = [slot.at for slot in layout[0]]
-        loss = inner.loss(self.tree, number, params, {}, {})
+        loss = inner.loss(self.tree, number, params, self.past, {})
         own = {id(t) for t in tensors}
-        if captured([loss], own, since, Named()) or self.tree.carried_buffers():
-            raise RuntimeError(_CAPTURED)
-        self.functions = _has_functions(loss)
+        found = captured([loss], own, since, Named())
+        self.functions = found.functions
         raw = inner.gradients(loss, params)
+        # backward runs in devices' own threads
+        known = None if inner.devices else since
+        by_grads = captured([g for g in raw if g is not None], own, known, Named())
+        if found.tensors or by_grads.tensors or self.tree.carried_buffers():
+            raise RuntimeError(_CAPTURED)
         along = [[d[i] for i in at] for d in directions]
         pushed = self._through_gradient(raw, params, along)
         slopes = [_inner_product(raw, row, loss) for row in along]
@@ -133,7 +141,7 @@ class _Pusher:
         leaves = [g for g in grads if g is not None]
         kept = {id(t): i for i, t in enumerate(tensors)}
         new = [t for t in end.tensors if t.requires_grad and id(t) not in kept]
-        if captured(new, own | {id(g) for g in leaves}, since, Named()):
+        if captured(new, own | {id(g) for g in leaves}, since, Named()).tensors:
             raise RuntimeError(_CAPTURED)
         sources = [i for i, t in enumerate(tensors) if t.requires_grad]
         inputs = [*(tensors[i] for i in sources), *leaves]
@@ -261,21 +269,6 @@ def _is_symmetric(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
     return off <= torch.finfo(inputs[0].dtype).eps * total
 
 
-def _has_functions(root: Tensor) -> bool:
-    """Whether somebody's own ``autograd.Function`` is in the graph: its backward need
-    not be the derivative of its forward."""
-    nodes: list[Any] = [root.grad_fn]
-    seen: set[Any] = set()
-    while nodes:
-        node = nodes.pop()
-        if node is not None and node not in seen:
-            if isinstance(node, torch.autograd.function.BackwardCFunction):
-                return True
-            seen.add(node)
-            nodes.extend(n for n, _ in node.next_functions)
-    return False
-
-
 class _Linear(torch.autograd.Function):
     """Inputs: values, their derivatives (one row for each direction), settings.
     Outputs: the values."""
@@ -307,7 +300,9 @@ class _Linear(torch.autograd.Function):
                     for row in rows
                 ]
                 found.append(torch.stack(slopes).reshape(setting.shape))
-        return (None, None, *(once(found) if torch.is_grad_enabled() else found))
+        if torch.is_grad_enabled():
+            found = once(found, [*settings, *grads])
+        return (None, None, *found)
 
 
 def _dot(pairs: Sequence[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:

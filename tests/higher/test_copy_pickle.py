@@ -136,3 +136,17 @@ def test_optimizer_refuses_a_state_dict_of_other_groups() -> None:
     other = torch.optim.SGD([torch.ones(1)], lr=0.1).state_dict()
     with pytest.raises(ValueError, match=r"sizes \[1\]; this optimizer's are \[8\]"):
         diff.load_state_dict(other)
+
+
+@pytest.mark.parametrize("kind", ["norm", "rnn"])
+def test_a_submodule_alone(kind: str) -> None:
+    """Of the kinds that have a ``forward`` of their own in stateless modules."""
+    inner: nn.Module = nn.BatchNorm1d(3) if kind == "norm" else nn.RNN(3, 2)
+    fmodel = higher.monkeypatch(nn.Sequential(inner)).eval()
+    x = torch.randn(4, 3)
+    for copied in (copy.deepcopy(fmodel[0]), pickle.loads(pickle.dumps(fmodel[0]))):
+        wanted, found = fmodel[0](x), copied(x)
+        assert torch.equal(*(t if kind == "norm" else t[0] for t in (wanted, found)))
+        for p in copied.parameters():
+            p.data.zero_()
+        assert not torch.equal(copied(x)[0], wanted[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import weakref
 from typing import Any
 
@@ -205,6 +207,21 @@ def test_an_old_loss_in_the_outer_one() -> None:
         torch.stack(losses[-2:]).sum().backward(retain_graph=True)
         with pytest.raises(RuntimeError, match="raise truncate"):
             losses[0].backward()
+
+
+@pytest.mark.parametrize("memory", ["full", "low"])
+def test_copies_and_pickles(memory: Any) -> None:
+    model = net()
+    opt = build("torch.optim.Adam", model)
+    with higher.innerloop_ctx(model, opt) as (f, diffopt):
+        loss: Any = lambda f, x: f(x).square().mean()  # noqa: E731
+        higher.unroll(f, diffopt, loss, data(), memory=memory, truncate=3)
+        for copied in (copy.deepcopy(f), pickle.loads(pickle.dumps(f))):
+            for time in (0, K):
+                pairs = zip(copied.parameters(time=time), f.parameters(time=time))
+                assert all(p.equal(q) for p, q in pairs)
+            with pytest.raises(ValueError, match="not kept"):
+                list(copied.parameters(time=1))
 
 
 def test_arguments() -> None:

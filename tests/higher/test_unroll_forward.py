@@ -132,6 +132,15 @@ def test_what_would_get_no_gradient_is_refused() -> None:
     weight = scalar(1.0)
     with pytest.raises(RuntimeError, match="would be lost"):
         attempt(Net().double(), lambda f, x: loss_fn(f, x) * weight)
+
+    def hooked(f: Any, x: Tensor) -> Tensor:
+        hidden = f.inner(x)
+        hidden.register_hook(lambda g: g * weight)
+        out: Tensor = hidden.square().mean()
+        return out
+
+    with pytest.raises(RuntimeError, match="would be lost"):
+        attempt(Net().double(), hooked)
     with pytest.raises(RuntimeError, match="copy_initial_weights=True"):
         attempt(Net().double(), copy=False)
 
@@ -159,6 +168,8 @@ def test_times_and_second_derivatives() -> None:
         outer = loss_fn(f, data()[0])
         (grad,) = torch.autograd.grad(outer, lr, create_graph=True)
         with pytest.raises(RuntimeError, match="memory='full'"):
+            torch.autograd.grad(grad, lr, retain_graph=True)
+        with pytest.raises(RuntimeError, match="memory='full'"):
             grad.backward()
 
 
@@ -172,6 +183,27 @@ class Reversal(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return -0.5 * grad
+
+
+def by_mode(mode: str, loss: Any) -> Tensor:
+    torch.manual_seed(0)
+    model, lr = Net(0.0).double(), scalar(0.1)
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    with higher.innerloop_ctx(model, opt, override={"lr": [lr]}) as (f, diffopt):
+        higher.unroll(f, diffopt, loss, data(), mode=mode)
+        return torch.autograd.grad(loss_fn(f, data()[0]), lr)[0]
+
+
+def test_a_pull_to_the_initial_weights() -> None:
+    def loss(f: Any, x: Tensor) -> Tensor:
+        pairs = zip(f.parameters(), f.parameters(time=0))
+        return (
+            loss_fn(f, x)
+            + torch.stack([(p - q).square().sum() for p, q in pairs]).sum()
+        )
+
+    found, wanted = by_mode("forward", loss), by_mode("reverse", loss)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("by_hook", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import higher
@@ -141,6 +142,21 @@ def test_a_computed_tensor_without_a_name(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
+def test_a_computed_tensor_of_another_thread(memory: Any) -> None:
+    """Each thread numbers its nodes by itself."""
+    raw = torch.ones((), dtype=torch.float64, requires_grad=True)
+    for _ in range(1000):
+        scale = raw.exp()
+
+    def attempt() -> Tensor:
+        return outer(memory, lambda f, x: loss_fn(f, x) * scale)
+
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(RuntimeError, match="meta_params"):
+            pool.submit(attempt).result()
+
+
+@pytest.mark.parametrize("memory", MODES)
 def test_a_computed_tensor_in_a_callback(memory: Any) -> None:
     scale = torch.ones(3, dtype=torch.float64, requires_grad=True).exp()
     with pytest.raises(RuntimeError, match="meta_params"):
@@ -168,8 +184,70 @@ def test_what_an_earlier_step_left_in_an_attribute(memory: Any) -> None:
 def test_a_loss_that_differs_the_second_time(memory: Any) -> None:
     calls = itertools.count()
     value = outer(memory, lambda f, x: loss_fn(f, x) * (1 + 1e-6 * next(calls)))
-    with pytest.raises(RuntimeError, match="another loss than the first time"):
+    with pytest.raises(RuntimeError, match="another loss, gradient or update"):
         value.backward()
+
+
+class Scaled(torch.autograd.Function):
+    """Its backward uses what is no input of its forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: list[Any]) -> Tensor:
+        ctx.factor = factor[0]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad * ctx.factor, None
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_a_gradient_that_differs_the_second_time(memory: Any) -> None:
+    """The losses of the steps that run again are the same."""
+    calls = itertools.count()
+
+    def loss(f: Any, x: Tensor) -> Tensor:
+        out: Tensor = Scaled.apply(f[0](x), [1 + 0.01 * next(calls)])
+        return loss_fn(f, x) + out.square().mean()
+
+    value = outer(memory, loss)
+    with pytest.raises(RuntimeError, match="another loss, gradient or update"):
+        value.backward()
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_a_callback_that_differs_the_second_time(memory: Any) -> None:
+    calls = itertools.count(1)
+
+    def callback(grads: list[Tensor]) -> list[Tensor]:
+        scale = 0.01 * next(calls)
+        return [g * scale for g in grads]
+
+    value = outer(memory, opt=torch.optim.SGD, grad_callback=callback)
+    with pytest.raises(RuntimeError, match="another loss, gradient or update"):
+        value.backward()
+
+
+@pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("where", ["loss", "callback"])
+def test_what_a_step_made_is_used_outside(where: str, memory: Any) -> None:
+    aside: list[Tensor] = []
+
+    def loss(f: Any, x: Tensor) -> Tensor:
+        if where == "loss":
+            aside.append(torch.stack([p.sum() for p in f.parameters()]).sum())
+        return loss_fn(f, x)
+
+    def callback(grads: list[Tensor]) -> list[Tensor]:
+        if where == "callback":
+            aside.append(torch.stack([g.sum() for g in grads]).sum())
+        return grads
+
+    model = net()
+    value = outer(memory, loss, model=model, grad_callback=callback)
+    value = value + torch.stack(aside).sum()
+    with pytest.raises(RuntimeError, match="is used outside of it"):
+        torch.autograd.grad(value, list(model.parameters()))
 
 
 @pytest.mark.parametrize("memory", MODES)
@@ -187,8 +265,31 @@ def test_a_second_derivative(memory: Any) -> None:
     model = net()
     value = outer(memory, model=model)
     grads = torch.autograd.grad(value, list(model.parameters()), create_graph=True)
+    norm = torch.stack([g.square().sum() for g in grads]).sum()
     with pytest.raises(RuntimeError, match="memory='full'"):
-        sum(g.square().sum() for g in grads).backward()
+        torch.autograd.grad(norm, list(model.parameters()), retain_graph=True)
+    with pytest.raises(RuntimeError, match="memory='full'"):
+        norm.backward()
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_an_unroll_in_the_loss_of_another(memory: Any) -> None:
+    """The outer one differentiates the inner one's gradient."""
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss(f: Any, x: Tensor) -> Tensor:
+        def inner(g: Any, x: Tensor) -> Tensor:
+            return loss_fn(g, x) * loss_fn(f, x)
+
+        with higher.innerloop_ctx(model, opt) as (g, diffopt):
+            named = list(f.parameters())
+            higher.unroll(g, diffopt, inner, [x, x], memory=memory, meta_params=named)
+            return loss_fn(g, x) + loss_fn(f, x)
+
+    value = outer(memory, loss, data(3))
+    with pytest.raises(RuntimeError, match="can't be differentiated again"):
+        value.backward()
 
 
 def test_a_second_derivative_in_full() -> None:
@@ -226,6 +327,17 @@ def test_an_error_leaves_weights_and_state(memory: Any) -> None:
         assert len(f._fast_params) == 1 and not diffopt.state[0]
         higher.unroll(f, diffopt, loss_fn, steps, memory=memory)
         assert len(f._fast_params) == 21
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_hooks_of_fast_weights(memory: Any) -> None:
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    with higher.innerloop_ctx(model, opt) as (f, diffopt):
+        next(f.parameters()).register_hook(lambda g: 2 * g)
+        with pytest.raises(ValueError, match="A fast weight has a hook"):
+            higher.unroll(f, diffopt, loss_fn, data(), memory=memory)
+        higher.unroll(f, diffopt, loss_fn, data(), memory="full")
 
 
 @pytest.mark.parametrize("memory", MODES)
