@@ -275,6 +275,17 @@ def _norm_of(
     return result
 
 
+def cosine_similarity(
+    x1: Tensor, x2: Tensor, dim: int = 1, eps: Scalar = 1e-8
+) -> Tensor:
+    """``torch.cosine_similarity`` that keeps the gradient of ``eps``."""
+    number = _number(eps)
+    if number is not None:
+        return torch.cosine_similarity(x1, x2, dim, number)
+    lengths = (cast(Tensor, clamp(norm(x, dim=dim), min=eps)) for x in (x1, x2))
+    return (x1 * x2).sum(dim) / math.prod(lengths)
+
+
 def _elementary(
     on_number: Callable[[float], float], on_tensor: Callable[[Tensor], Tensor]
 ) -> Callable[[Scalar], Scalar]:

@@ -34,6 +34,7 @@ from codegen.syntax import (
     dotted,
     expr,
     index_of,
+    is_constant,
     is_name,
     read_names,
     replace_nodes,
@@ -154,6 +155,19 @@ def _without_appends(body: Sequence[Statement], lists: set[str]) -> list[Stateme
     return result
 
 
+def _is_path(node: cst.BaseExpression) -> bool:
+    """``p.grad``, ``state["step"]``, ``state.get("buf")``: the same whenever it is asked
+    for in one turn of the loop."""
+    if isinstance(node, cst.Attribute):
+        return _is_path(node.value)
+    if isinstance(node, cst.Subscript):
+        return string_key(node) is not None and _is_path(node.value)
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        known = all(is_constant(a.value) for a in node.args)
+        return node.func.attr.value == "get" and known and _is_path(node.func.value)
+    return isinstance(node, cst.Name)
+
+
 # --- fusing ------------------------------------------------------------------
 
 
@@ -236,6 +250,9 @@ class _Fusion:
                 "items don't line up with the others'",
             )
         self.fills[name] = Fill(value)
+        if not _is_path(value):
+            # what it is may be another thing by the time it is asked for
+            self._variable_for(name, list(self.body[self.number + 1 :]))
 
     # --- what comes after the producer
 
@@ -352,7 +369,8 @@ class _Fusion:
         prelude: list[Statement],
     ) -> None:
         """``for …, exp_avg in zip(…, exp_avgs)`` → ``exp_avg = state["exp_avg"]``."""
-        value = self.fills[name].value
+        fill = self.fills[name]
+        value = fill.value if fill.variable is None else cst.Name(fill.variable)
         if is_name(value, self.item) and isinstance(target, cst.Name):
             self._name_item(target.value, body)
             return

@@ -38,6 +38,9 @@ _FILLS = {
     "torch.scalar_tensor": "ops.tensor",
 }
 _DECISIONS = frozenset({"allclose", "isclose"})
+_SIMILARITIES = frozenset(
+    f"{module}.cosine_similarity" for module in ("F", "torch", "torch.nn.functional")
+)
 _BUILTINS = {"max": "ops.maximum", "min": "ops.minimum"}
 
 
@@ -91,6 +94,11 @@ class DifferentiableSettings(TypedRule):
             return self._builtin(node, name, env)
         if name.rpartition(".")[2] in _DECISIONS:
             return self._decision(node, env)
+        if name in _SIMILARITIES:
+            eps = keyword(node, "eps")
+            if eps is not None and self._may_differ(eps, env):
+                return node.with_changes(func=expr("ops.cosine_similarity"))
+            return None
         if isinstance(node.func, cst.Attribute) and not name.startswith("ops."):
             return self._tensor_op(node, node.func, name, env)
         return None

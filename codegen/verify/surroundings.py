@@ -64,13 +64,19 @@ def unrounded() -> Iterator[set[str]]:
             setattr(Tensor, name, convert)
 
 
+kept_to = Tensor.to
+
+
 def _keeping_float64(
     convert: Callable[..., Tensor], asked: set[str]
 ) -> Callable[..., Tensor]:
     def converted(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result = convert(self, *args, **kwargs)
-        if self.dtype is not torch.float64 or result.dtype not in LOWER:
+        if result.dtype not in LOWER or self.dtype in LOWER:
             return result
+        if not self.is_floating_point():
+            asked.add(str(result.dtype).removeprefix("torch."))
+            return kept_to(result, torch.float64)
         asked.add(str(result.dtype).removeprefix("torch."))
         return self.clone()  # a conversion never aliases
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from higher.optim.base import DifferentiableOptimizer
 
+from ..lower.facts import FALSE_SETTINGS
 from .compare import SAME, Difference, compare, snapshot, worst_of
 from .problem import SPARSE, Problem
 from .report import Tally
@@ -223,7 +224,7 @@ def _state_difference(
         for i, expected in enumerate(slots)
     ]
     # those an original's group may name, to no effect
-    skip = {"params", *DISPATCH, *diffopt._constructor_settings}
+    skip = {"params", *FALSE_SETTINGS, *diffopt._constructor_settings}
     for g, (settings, current) in enumerate(
         zip(recording.groups, diffopt.param_groups)
     ):
