@@ -96,6 +96,14 @@ def is_positive(setting: Scalar) -> bool:
     return bool(setting >= 0) if tracked(setting) else bool(setting > 0)
 
 
+def is_below_one(setting: Scalar) -> bool:
+    """``setting < 1``; at one True, too, where a derivative may flow through it: a
+    factor of one is off as a decay of zero is."""
+    if _is_transformed_tensor(setting):
+        return True
+    return bool(setting <= 1) if tracked(setting) else bool(setting < 1)
+
+
 def _is_transformed_tensor(x: object) -> bool:
     return isinstance(x, Tensor) and _is_transformed(x)
 

@@ -22,6 +22,8 @@ FALSE_SETTINGS = frozenset(
         "use_fused",
         "use_triton",
         "fsdp_in_use",
+        "gradient_release",
+        "optimizer_accumulation",
     }
 )
 """Settings (``group[k]``, ``self.k``, ``self.defaults[k]``) that only choose an

@@ -144,6 +144,8 @@ class DifferentiableSettings(TypedRule):
         zero = float(right.value) == 0
         if isinstance(operator, cst.GreaterThan) and zero:
             return call("ops.is_positive", node.left)
+        if isinstance(operator, cst.LessThan) and float(right.value) == 1:
+            return call("ops.is_below_one", node.left)
         if isinstance(operator, (cst.Equal, cst.NotEqual)):
             off = {} if zero else {"off": right}
             used = call("ops.is_used", node.left, **off)

@@ -21,6 +21,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..lower.facts import FALSE_SETTINGS
+
 Values = Mapping[str, Any]
 
 #: How torch runs the same numbers, never which numbers: the translation ignores them.
@@ -172,7 +174,16 @@ def _arguments(optimizer: type[Optimizer]) -> list[inspect.Parameter]:
                 found.setdefault(p.name, p)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return list(found.values())
+    unseen = FALSE_SETTINGS - set(DISPATCH)  # other ways to run, not to compute
+    return [p for name, p in found.items() if name not in unseen]
+
+
+def needed(setting: Setting) -> Setting:
+    """A setting whose default, None, the constructor may not take: ``lr=None``."""
+    if setting.default is not None or setting.name not in SAMPLES:
+        return setting
+    told = _plain_setting(setting.name, SAMPLES[setting.name])
+    return replace(told, required=True, alternatives=(told.default, *told.alternatives))
 
 
 def _plain_setting(name: str, value: Any) -> Setting:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from .problem import LAYOUTS, SPARSE, Layout, Problem
 from .settings import (
     Setting,
+    needed,
     required,
     required_group_keys,
     settings_of,
@@ -228,20 +229,10 @@ def subject(
     """Find out by trying which parameters `original` takes. Raises `Unusable`."""
     keys = required_group_keys(original)
     settings = _understood(settings_of(original), differentiable)
-    reason = ""
-    layouts: list[Layout] = []
-    for layout in LAYOUTS:
-        if layouts and layout is not SPARSE:
-            continue
-        if keys:
-            layout = layout.with_(layout.name, split=True)
-        trial = Subject(original, differentiable, settings, keys, (layout,))
-        try:
-            conf = Configuration(layout, warm=True)
-            trial.used(conf, trial.problem(conf))
-            layouts.append(layout)
-        except Unusable as refusal:
-            reason = reason or str(refusal)
+    layouts, reason = _taken(Subject(original, differentiable, settings, keys, ()))
+    if not layouts:
+        settings = tuple(map(needed, settings))
+        layouts, _ = _taken(Subject(original, differentiable, settings, keys, ()))
     if not layouts:
         raise Unusable(reason)
     if keys:
@@ -249,6 +240,25 @@ def subject(
         opt = trial.build(Problem(layouts[0], torch.float64).initial(), layouts[0], {})
         settings += settings_of_groups(opt.param_groups, [s.name for s in settings])
     return Subject(original, differentiable, settings, keys, tuple(layouts))
+
+
+def _taken(subject: Subject) -> tuple[list[Layout], str]:
+    """The layouts that an optimizer runs on; else why it does not."""
+    reason = ""
+    layouts: list[Layout] = []
+    for layout in LAYOUTS:
+        if layouts and layout is not SPARSE:
+            continue
+        if subject.group_keys:
+            layout = layout.with_(layout.name, split=True)
+        trial = replace(subject, layouts=(layout,))
+        try:
+            conf = Configuration(layout, warm=True)
+            trial.used(conf, trial.problem(conf))
+            layouts.append(layout)
+        except Unusable as refusal:
+            reason = reason or str(refusal)
+    return layouts, reason
 
 
 def _understood(
