@@ -39,6 +39,8 @@ def run(upstream: Upstream, context: Context) -> Update:
     body = tidy(drop_overwritten(body), context.origins, helpers)
     body = space(apart(body, context.origins))
     fence.check(body, context)
+    if not body:
+        _refuse_nothing(upstream, context)
     context.raise_if_refused()
     return Update(
         body,
@@ -46,3 +48,14 @@ def run(upstream: Upstream, context: Context) -> Update:
         tuple(sorted(context.carried)),
         tuple(sorted(context.constructor_settings)),
     )
+
+
+def _refuse_nothing(upstream: Upstream, context: Context) -> None:
+    step = upstream.method("step")
+    if step is not None:
+        context.refuse(
+            "R1",
+            step.node,
+            "a call of this step without a closure changes nothing",
+            "a differentiable step is handed one loss, and no closure",
+        )

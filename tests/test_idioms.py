@@ -44,6 +44,31 @@ def exists(x):
     return x is not None
 
 
+def with_foreach(foreach, params):
+    if foreach is not None:
+        return foreach
+    return all(p.is_cuda for p in params)
+
+
+def counter(value=0.0, dtype=None):
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype)
+    return torch.tensor(value, dtype=dtype or torch.float32)
+
+
+def descend_all(params, grads, firsts, buffers, lr, foreach, base=None):
+    if with_foreach(foreach, params):
+        raise NotImplementedError
+    if base is None:
+        base = [None] * len(params)
+    for i, p in enumerate(params):
+        if firsts[i]:
+            continue
+        buffer = buffers[i]
+        buffer.mul_(0.5).add_(grads[i])
+        p.add_(buffer, alpha=-lr)
+
+
 def descend(p, grad, lr):
     p.add_(grad, alpha=-lr)
 
@@ -76,7 +101,7 @@ def twice(function):
 
 class Mine(Optimizer):
     def __init__(self, params, lr=0.1, beta=0.6, nu=1.0, scale=0.5, shape=None):
-        super().__init__(params, dict(lr=lr, beta=beta, nu=nu, scale=scale))
+        super().__init__(params, dict(lr=lr, beta=beta, nu=nu, scale=scale, foreach=None))
         self.calls = 0
         self.warm = 0.25
         self.shares = (0.5, 0.7)
@@ -118,6 +143,72 @@ for group in self.param_groups:
 pytestmark = pytest.mark.filterwarnings("ignore:This overload of")
 
 STEPS: dict[str, str] = {
+    "the parameter under the name of its data": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p.grad is None:
+            continue
+        data, grad = p.data, p.grad.data
+        data.addcmul_(grad, torch.ones_like(grad), value=-0.1).div_(1 + group["lr"])
+""",
+    "helpers that ask about what is known": """
+loss = None
+if exists(closure):
+    loss = closure()
+for group in self.param_groups:
+    for p in filter(lambda p: exists(p.grad), group["params"]):
+        grad, lr, beta, nu, state = p.grad, *(group["lr"], group["beta"]), group["nu"], self.state[p]
+        if len(state) == 0:
+            state["step"] = counter()
+            state["steps"] = 0
+        steps = state["steps"]
+        steps += 1
+        state["step"] += 1
+        p.add_(grad, alpha=-lr / (steps + state["step"].item()))
+        state["steps"] = steps
+return loss
+""",
+    "lists filled with what holds when they are": """
+for group in self.param_groups:
+    params, grads, firsts, buffers = [], [], [], []
+    for p in group["params"]:
+        if p.grad is None:
+            continue
+        state = self.state[p]
+        params.append(p)
+        grads.append(p.grad)
+        firsts.append(len(state) == 0)
+        if len(state) == 0:
+            state["buffer"] = torch.zeros_like(p)
+        buffers.append(state["buffer"])
+    if not params:
+        continue
+    lr = group["lr"]
+    descend_all(params, grads, firsts, buffers, lr, foreach=group["foreach"])
+""",
+    "a list filled in either branch": """
+for group in self.param_groups:
+    params, grads, buffers = [], [], []
+    for p in group["params"]:
+        if p.grad is not None:
+            params.append(p)
+            grads.append(p.grad)
+            state = self.state[p]
+            if "buffer" not in state:
+                buffers.append(None)
+            else:
+                buffers.append(state["buffer"])
+    for i, p in enumerate(params):
+        buffer = buffers[i]
+        if buffer is None:
+            buffer = torch.clone(grads[i])
+            buffers[i] = buffer
+        else:
+            buffer.mul_(group["beta"]).add_(grads[i])
+        p.add_(buffer, alpha=-group["lr"])
+    for p, buffer in zip(params, buffers):
+        self.state[p]["buffer"] = buffer
+""",
     "a norm over all groups, in a helper": """
 norm = global_norm(self.param_groups)
 for group in self.param_groups:
@@ -573,6 +664,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     "an object that nobody knows": (
         bodied("p.add_(self.norms.project(grad), alpha=-lr)"),
         "can't be seen",
+    ),
+    "a step that does nothing without its closure": (
+        "if closure is not None:\n    for group in self.param_groups:\n"
+        "        for p in group['params']:\n            p.mul_(0.5)",
+        "without a closure changes nothing",
     ),
     "a step that wants its closure": (
         'if closure is None:\n    raise RuntimeError("no closure")\nclosure()',
