@@ -19,12 +19,10 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.diagnostics import walk
 from codegen.syntax import (
     all_params,
     all_statements,
     bare,
-    bound_names,
     code,
     dotted,
     index_of,

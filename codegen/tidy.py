@@ -15,7 +15,6 @@ from codegen.syntax import (
     Body,
     Statement,
     all_statements,
-    assign,
     assignment,
     block,
     bound_names,

@@ -20,6 +20,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.lower.tuples import split_tuple
 from codegen.syntax import (
     Body,
     Statement,
@@ -148,7 +149,7 @@ class _Items:
             if isinstance(element, cst.StarredElement):
                 return None
             bind = assign([cast(cst.BaseExpression, node.target)], element.value)
-            result += _bindings(bind)
+            result += split_tuple(bind)
             result += [self._copy(s) for s in body]
         return result
 
@@ -163,13 +164,6 @@ class _Items:
             name += "_"
         self.taken.add(name)
         return name
-
-
-def _bindings(bind: Statement) -> list[Statement]:
-    """``a, b = x, y`` as two assignments, where that is the same."""
-    from codegen.lower.specialize import _split_tuple
-
-    return _split_tuple(bind)
 
 
 def _enumerated(

@@ -13,8 +13,7 @@ Pure helpers stay calls.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import cast
 
 import libcst as cst
@@ -24,8 +23,26 @@ from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.liveness import Liveness, liveness
 from codegen.lower import facts
-from codegen.lower.fold import UNKNOWN, Frame, fold, given_to, known, truth
+from codegen.lower.blocks import (
+    NESTED,
+    WHOLE,
+    group_loop_target,
+    keep_comment,
+    without_docstring,
+)
+from codegen.lower.callees import (
+    asks_about_number,
+    calls_argument,
+    calls_through,
+    is_property,
+    is_torchs,
+    returns_parts,
+    walks_parameters,
+)
+from codegen.lower.fold import UNKNOWN, Frame, fold, known, truth
+from codegen.lower.inline import Inliner
 from codegen.lower.lists import walk_selection
+from codegen.lower.tuples import flatten_tuple, split_tuple
 from codegen.syntax import (
     Body,
     Statement,
@@ -36,43 +53,24 @@ from codegen.syntax import (
     bare,
     block,
     bound_names,
-    calls,
-    code,
-    dict_entries,
     dotted,
     ends,
     free_names,
     is_constant,
     is_name,
-    map_bodies,
     orelse_statements,
     read_names,
     rebuild_if,
     replace_nodes,
     small,
     statements,
-    stmt,
-    string_key,
     substitute,
     target_names,
     with_comments,
 )
 from codegen.upstream import Definition, Upstream
 
-_MAX_DEPTH = 12
-_RESULT = "__result"
-_NESTED = "a function inside: "
-WHOLE = frozenset({"self.param_groups", "self.state", "self.defaults"})
-"""What belongs to the optimizer as a whole: a function handed one is seen through."""
 _CONDITIONAL = (cst.IfExp, cst.BooleanOperation, cst.Lambda, cst.CompFor)
-
-
-@dataclass
-class Binding:
-    """How a parameter of an inlined function is given: kept, renamed or constant."""
-
-    name: str
-    value: cst.BaseExpression
 
 
 class Specializer:
@@ -96,7 +94,7 @@ class Specializer:
         """The body of ``step`` specialised to the facts."""
         node = self.upstream.read(definition)
         self._refuse_decorators(node, definition)
-        body = self._name_groups(statements(_without_docstring(node.body)))
+        body = self._name_groups(statements(without_docstring(node.body)))
         names = {p.name.value for p in all_params(node.params)}
         frame = Frame(definition.module, self.upstream.library, definition)
         frame.real_views = self.real_views
@@ -121,7 +119,7 @@ class Specializer:
             func = func.func if isinstance(func, cst.Call) else func
             name = dotted(func)
             found = self.upstream.library.resolve(where.module, name) if name else None
-            if not isinstance(found, Definition) or _is_torchs(found):
+            if not isinstance(found, Definition) or is_torchs(found):
                 continue
             if found.full_name in facts.STEP_DECORATORS:
                 continue
@@ -198,7 +196,7 @@ class Specializer:
         if value is not None:
             chosen = statements(node.body) if value else orelse
             spliced = list(self.block(chosen, frame, live))
-            return _keep_comment(node, spliced)
+            return keep_comment(node, spliced)
         before = frame.fork()
         body = self.block(statements(node.body), frame, live)
         other = frame.fork()
@@ -295,13 +293,13 @@ class Specializer:
         inner.local |= own
         for name in own:
             inner.forget(name)
-        body = statements(_without_docstring(node.body))
+        body = statements(without_docstring(node.body))
         new = self.block(body, inner, liveness(body))
         result = node.with_changes(body=block(new))
         frame.constants.pop(node.name.value, None)
         if self._reaches_out(result):
             name = node.name.value
-            whole = Definition(frame.module, f"{_NESTED}{name}", node)
+            whole = Definition(frame.module, f"{NESTED}{name}", node)
             frame.constants[name] = whole
         return [result]
 
@@ -389,8 +387,8 @@ class Specializer:
         if isinstance(inner, cst.Assert):
             return [] if truth(inner.test) is True else [folded]
         folded = self._written_out(folded)
-        folded = cast(Statement, replace_nodes(folded, _flatten_tuple, self.origins))
-        parts = _split_tuple(folded)
+        folded = cast(Statement, replace_nodes(folded, flatten_tuple, self.origins))
+        parts = split_tuple(folded)
         if len(parts) != 1:
             for part in parts:
                 self._learn(part, frame)
@@ -455,7 +453,7 @@ class Specializer:
         if method.name in seen:
             return True
         node = cast(cst.FunctionDef, method.node)
-        if _is_property(node):
+        if is_property(node):
             return False
         if "self" not in read_names(node.body):
             return True
@@ -594,15 +592,15 @@ class Specializer:
     def _must_inline(
         self, call: cst.Call, definition: Definition, frame: Frame
     ) -> bool:
-        if definition.name.startswith(_NESTED):
+        if definition.name.startswith(NESTED):
             return True
         if "." in definition.name and not self._needs_no_self(definition):
             return True
         return (
-            _returns_parts(definition)
-            or _asks_about_number(call, definition)
-            or _calls_argument(definition)
-            or _walks_parameters(definition)
+            returns_parts(definition)
+            or asks_about_number(call, definition)
+            or calls_argument(definition)
+            or walks_parameters(definition)
             or any(dotted(a.value) in WHOLE for a in call.args)
             or self.mutates_arguments(definition)
         )
@@ -624,278 +622,6 @@ class Specializer:
         return f"{name}_{number}"
 
 
-class Inliner:
-    """One call, replaced by the callee's body."""
-
-    def __init__(
-        self,
-        specializer: Specializer,
-        definition: Definition,
-        call: cst.Call,
-        frame: Frame,
-        after: frozenset[str],
-    ) -> None:
-        self.specializer = specializer
-        self.context = specializer.context
-        self.definition = definition
-        self.call = call
-        self.frame = frame
-        self.after = after
-        self.node = cast(cst.FunctionDef, definition.node)
-
-    def run(
-        self, target: cst.BaseExpression | None, is_return: bool, like: Statement
-    ) -> list[Statement] | None:
-        if self.specializer.depth > _MAX_DEPTH:
-            self.context.refuse(
-                "lower",
-                self.call,
-                f"{self.definition.name} calls itself",
-                "write the recursion as a loop",
-            )
-            return None
-        given = self._bind_arguments()
-        if given is None:
-            return None
-        body = self._tail_body(target, is_return)
-        if body is None:
-            return None
-        if not self.definition.name.startswith(_NESTED):
-            self.specializer.upstream.read(self.definition)
-        prelude, inner, body = self._scope(given, body, target)
-        self.specializer.depth += 1
-        live_out = self.after if target is None else self.after | read_names(target)
-        new = self.specializer.block(body, inner, liveness(body, live_out))
-        self.specializer.depth -= 1
-        for name in bound_names(block(new)):
-            self.frame.forget(name)
-        self.frame.local |= inner.local
-        for statement_ in prelude:
-            self.specializer._learn(statement_, self.frame)
-        self._learn_result(target, inner)
-        lines = [*prelude, *new]
-        first = lines[:1]
-        lines = _keep_comment(like, lines)
-        for old in first:
-            self.context.origins.inherit(lines[0], old)
-        return lines
-
-    def _learn_result(self, target: cst.BaseExpression | None, inner: Frame) -> None:
-        for name in target_names(target) if target is not None else ():
-            if name in inner.constants:
-                self.frame.constants[name] = inner.constants[name]
-
-    # --- arguments ----------------------------------------------------------
-
-    def _bind_arguments(self) -> dict[str, cst.BaseExpression] | None:
-        """Parameter name → argument; None where the call can't be matched."""
-        params = self.node.params
-        args = _spread(self.call.args)
-        if args is None:
-            return None
-        names = [p.name.value for p in (*params.posonly_params, *params.params)]
-        if names[:1] == ["self"] and "." in self.definition.name:
-            names = names[1:]
-        if _is_classmethod(self.node):
-            names = names[1:]
-        given: dict[str, cst.BaseExpression] = {}
-        plain = [a for a in args if a.keyword is None]
-        if isinstance(params.star_arg, cst.Param):
-            rest = cst.Tuple(
-                [cst.Element(a.value) for a in plain[len(names) :]],
-                lpar=[cst.LeftParen()],
-                rpar=[cst.RightParen()],
-            )
-            given[params.star_arg.name.value] = rest
-            plain = plain[: len(names)]
-        if len(plain) > len(names):
-            return None
-        for name, arg in zip(names, plain):
-            given[name] = arg.value
-        names += [p.name.value for p in params.kwonly_params]
-        further: list[cst.DictElement] = []
-        for arg in args:
-            if arg.keyword is None:
-                continue
-            name = arg.keyword.value
-            if name in names:
-                given[name] = arg.value
-            elif params.star_kwarg is None:
-                return None
-            else:
-                key = cst.SimpleString(f'"{name}"')
-                further.append(cst.DictElement(key, arg.value))
-        if params.star_kwarg is not None:
-            given[params.star_kwarg.name.value] = cst.Dict(further)
-        for param in all_params(params):
-            if param.default is not None and param.name.value not in given:
-                given[param.name.value] = param.default
-        return given
-
-    # --- scope --------------------------------------------------------------
-
-    def _scope(
-        self,
-        given: dict[str, cst.BaseExpression],
-        body: Body,
-        target: cst.BaseExpression | None,
-    ) -> tuple[list[Statement], Frame, Body]:
-        """Bind arguments, rename what would collide; (prelude, frame, body)."""
-        inner = Frame(self.definition.module, self.frame.library, self.definition)
-        inner.real_views = self.frame.real_views
-        if self.definition.name.startswith(_NESTED):
-            inner = self.frame.fork()
-            for name in given:
-                inner.forget(name)
-        rebound = bound_names(block(body))
-        star = self.node.params.star_arg
-        if isinstance(star, cst.Param) and star.name.value in rebound:
-            rebound = self._surely_rebound(body)
-        rename: dict[str, cst.BaseExpression] = {}
-        prelude: list[Statement] = []
-        for name, value in given.items():
-            self._bind_one(name, value, rebound, inner, rename, prelude)
-        substituted = set().union(*(read_names(v) for v in rename.values())) | (
-            self.after - set(target_names(target) if target is not None else ())
-        )
-        own = rebound - set(given) - {_RESULT}
-        for name in sorted(own):
-            if name in substituted or name in inner.local:
-                rename[name] = cst.Name(self.specializer.fresh(name))
-        if target is not None:
-            rename[_RESULT] = target
-        new = tuple(
-            cast(Statement, substitute(s, rename, self.context.origins)) for s in body
-        )
-        inner.local |= bound_names(block(new)) | {
-            n for v in rename.values() for n in read_names(v)
-        }
-        self.specializer.taken |= inner.local
-        return prelude, inner, new
-
-    def _surely_rebound(self, body: Body) -> set[str]:
-        """Names that are bound once dead branches are gone."""
-        trial = Frame(self.definition.module, self.frame.library, self.definition)
-        trial.real_views = self.frame.real_views
-        trial.local = bound_names(block(body)) | {
-            p.name.value for p in all_params(self.node.params)
-        }
-        return bound_names(block(self.specializer.block(body, trial, liveness(body))))
-
-    def _bind_one(
-        self,
-        name: str,
-        value: cst.BaseExpression,
-        rebound: set[str],
-        inner: Frame,
-        rename: dict[str, cst.BaseExpression],
-        prelude: list[Statement],
-    ) -> None:
-        constant = known(value, self.frame)
-        if constant is not UNKNOWN:
-            inner.constants[name] = constant
-            inner.local.add(name)
-            if name in rebound and not is_constant(value):
-                return
-            if name in rebound:
-                prelude.append(assign([cst.Name(name)], value))
-            elif literal_name(value) is not None:
-                rename[name] = value
-            return
-        if isinstance(value, cst.Name) and value.value in self.frame.absent:
-            inner.absent.add(value.value)
-        if isinstance(value, cst.Name) and self._may_share(name, value, rebound):
-            if value.value != name:
-                rename[name] = value
-            inner.local.add(value.value)
-            inner.share(self.frame, value, value.value)
-            return
-        simple = (
-            is_constant(value)
-            or isinstance(value, (cst.Tuple, cst.Dict))
-            or dotted(value) in WHOLE
-            or string_key(value) == "params"
-        )
-        if simple and name not in rebound:
-            rename[name] = value
-            return
-        self._bind_new(name, value, inner, rename, prelude)
-
-    def _may_share(self, name: str, value: cst.Name, rebound: set[str]) -> bool:
-        """Whether the callee's parameter may be the caller's variable itself."""
-        if value.value not in self.frame.local:
-            return True
-        return name not in rebound or value.value not in self.after
-
-    def _bind_new(
-        self,
-        name: str,
-        value: cst.BaseExpression,
-        inner: Frame,
-        rename: dict[str, cst.BaseExpression],
-        prelude: list[Statement],
-    ) -> None:
-        """``name = value`` before the body, renamed where the caller needs ``name``."""
-        new = name
-        others = (a.value for a in self.call.args if a.value is not value)
-        if name in self.after or any(name in read_names(o) for o in others):
-            new = self.specializer.fresh(name)
-            rename[name] = cst.Name(new)
-        bind = assign([cst.Name(new)], value)
-        self.context.origins.inherit(bind, value)
-        prelude.append(bind)
-        inner.local.add(new)
-        inner.share(self.frame, value, new)
-
-    # --- results ------------------------------------------------------------
-
-    def _tail_body(
-        self, target: cst.BaseExpression | None, is_return: bool
-    ) -> Body | None:
-        body = self.specializer._name_groups(
-            statements(_without_docstring(self.node.body))
-        )
-
-        def finish(value: cst.BaseExpression | None) -> list[Statement]:
-            if is_return:
-                return [cst.SimpleStatementLine([cst.Return(value)])]
-            if target is None:
-                return []
-            return [assign([cst.Name(_RESULT)], value or cst.Name("None"))]
-
-        needs_value = target is not None or is_return
-        return tail_returns(body, finish, needs_value)
-
-
-def _is_torchs(found: Definition) -> bool:
-    return found.module.name.partition(".")[0] == "torch"
-
-
-def calls_through(decorator: cst.FunctionDef) -> bool:
-    """Whether a decorator's function calls what it decorates, once, and otherwise
-    touches no parameters."""
-    inner = [n for n in walk(decorator.body) if isinstance(n, cst.FunctionDef)]
-    params = [p.name.value for p in decorator.params.params]
-    given = params[:1] if params else []
-    for function in inner:
-        given += [p.name.value for p in function.params.params[:1]]
-    called = [
-        n
-        for n in walk(decorator.body)
-        if isinstance(n, cst.Call) and dotted(n.func) in given
-    ]
-    repeats = any(
-        isinstance(n, (cst.For, cst.While, cst.If, cst.IfExp))
-        for n in walk(decorator.body)
-    )
-    touches = any(
-        isinstance(n, cst.Attribute)
-        and (n.attr.value in ("grad", "param_groups", "state", "data"))
-        for n in walk(decorator.body)
-    )
-    return len(called) == 1 and not repeats and not touches
-
-
 def _keyword(arg: cst.Arg) -> str | None:
     return None if arg.keyword is None else arg.keyword.value
 
@@ -909,270 +635,10 @@ def _binds(node: Statement) -> set[str]:
     return bound_names(node) if small(node) is not None else set()
 
 
-def _flatten_tuple(node: cst.CSTNode) -> cst.CSTNode | None:
-    """``(a, *(b, c))`` → ``(a, b, c)``."""
-    if not isinstance(node, cst.Tuple):
-        return None
-    starred = [e for e in node.elements if isinstance(e, cst.StarredElement)]
-    if not any(isinstance(e.value, cst.Tuple) for e in starred):
-        return None
-    elements: list[cst.BaseElement] = []
-    for element in node.elements:
-        if isinstance(element, cst.StarredElement) and isinstance(
-            element.value, cst.Tuple
-        ):
-            elements.extend(element.value.elements)
-        else:
-            elements.append(element)
-    plain = [e.with_changes(comma=cst.MaybeSentinel.DEFAULT) for e in elements]
-    return node.with_changes(elements=plain)
-
-
-def _split_tuple(node: Statement) -> list[Statement]:
-    """``a, b = x, y`` → ``a = x``, ``b = y``, where the order doesn't matter."""
-    pair = assignment(node)
-    if pair is None or not isinstance(pair[0], cst.Tuple):
-        return [node]
-    target, value = pair
-    if not isinstance(value, cst.Tuple) or not isinstance(target, cst.Tuple):
-        return [node]
-    target, value = _unstarred(target, value)
-    targets = [e.value for e in target.elements]
-    values = [e.value for e in value.elements]
-    names = set(target_names(target))
-    starred = any(
-        isinstance(e, cst.StarredElement) for e in (*target.elements, *value.elements)
-    )
-    independent = all(
-        is_name(v) and is_name(t) and code(v) == code(t) or not names & read_names(v)
-        for t, v in zip(targets, values)
-    )
-    if starred or len(targets) != len(values) or not independent:
-        return [node]
-    parts: list[Statement] = [
-        assign([t], v) for t, v in zip(targets, values) if code(t) != code(v)
-    ]
-    if parts:
-        parts[0] = with_comments(parts[0], node)
-    return parts
-
-
-def _unstarred(target: cst.Tuple, value: cst.Tuple) -> tuple[cst.Tuple, cst.Tuple]:
-    """``a, b, c = x, *pair`` as ``a, (b, c) = x, pair``."""
-    starred = [
-        i for i, e in enumerate(value.elements) if isinstance(e, cst.StarredElement)
-    ]
-    several = len(target.elements) - len(value.elements) + 1
-    plain = not any(isinstance(e, cst.StarredElement) for e in target.elements)
-    if len(starred) != 1 or several < 1 or not plain:
-        return target, value
-    at = starred[0]
-    inner = [e.with_changes(comma=cst.MaybeSentinel.DEFAULT) for e in target.elements]
-    part = cst.Element(cst.Tuple(inner[at : at + several]))
-    targets = [*inner[:at], part, *inner[at + several :]]
-    values = [
-        cst.Element(e.value) if i == at else e for i, e in enumerate(value.elements)
-    ]
-    return target.with_changes(elements=targets), value.with_changes(elements=values)
-
-
 def replace_value(node: Statement, value: cst.BaseExpression) -> Statement:
     """An assignment, return or expression statement with another right-hand side."""
     line = cast(cst.SimpleStatementLine, node)
     return line.with_changes(body=[line.body[0].with_changes(value=value)])
-
-
-def _asks_about_number(call: cst.Call, definition: Definition) -> bool:
-    """Whether a function asks if something is a tensor that is a plain number here."""
-    node = cast(cst.FunctionDef, definition.node)
-    given = given_to(node, call) or {}
-    numbers = {n for n, v in given.items() if isinstance(v, (cst.Integer, cst.Float))}
-    asked = (n for n in walk(node.body) if isinstance(n, cst.Call) and n.args)
-    return any(
-        dotted(n.func) in ("isinstance", "torch.is_tensor")
-        and dotted(n.args[0].value) in numbers
-        for n in asked
-    )
-
-
-def _calls_argument(definition: Definition) -> bool:
-    """Whether a function calls one of its arguments: which shows at its own call."""
-    node = cast(cst.FunctionDef, definition.node)
-    params = {p.name.value for p in all_params(node.params)}
-    return any(dotted(n.func) in params for n in calls(node.body))
-
-
-def _walks_parameters(definition: Definition) -> bool:
-    """Whether a function reads gradients, or a group's parameters, by itself."""
-    return any(
-        isinstance(n, cst.Attribute)
-        and n.attr.value == "grad"
-        or string_key(n) == "params"
-        for n in walk(cast(cst.FunctionDef, definition.node).body)
-    )
-
-
-def _spread(args: Sequence[cst.Arg]) -> list[cst.Arg] | None:
-    """Arguments with ``*(a, b)`` and ``**{"k": v}`` written out; None where what is
-    unpacked isn't known."""
-    result: list[cst.Arg] = []
-    for arg in args:
-        if not arg.star:
-            result.append(arg)
-        elif arg.star == "*" and isinstance(arg.value, (cst.Tuple, cst.List)):
-            result += [cst.Arg(e.value) for e in arg.value.elements]
-        elif arg.star == "**" and (entries := dict_entries(arg.value)) is not None:
-            result += [cst.Arg(v, keyword=cst.Name(k)) for k, v in entries.items()]
-        else:
-            return None
-    return result
-
-
-def _returns_parts(definition: Definition) -> bool:
-    """Whether a function hands arguments back in a tuple: their aliases must be seen."""
-    node = cast(cst.FunctionDef, definition.node)
-    params = {p.name.value for p in all_params(node.params)}
-    for inner in all_statements(statements(node.body)):
-        returned = small(inner)
-        if isinstance(returned, cst.Return) and isinstance(returned.value, cst.Tuple):
-            for element in returned.value.elements:
-                if (
-                    isinstance(element.value, cst.Name)
-                    and element.value.value in params
-                ):
-                    return True
-    return False
-
-
-def _is_property(node: cst.FunctionDef) -> bool:
-    names = {dotted(d.decorator) for d in node.decorators}
-    return bool(names & {"property", "cached_property", "functools.cached_property"})
-
-
-def _is_classmethod(node: cst.FunctionDef) -> bool:
-    return any(dotted(d.decorator) == "classmethod" for d in node.decorators)
-
-
-def literal_name(node: cst.BaseExpression) -> str | None:
-    if isinstance(node, cst.Name) and node.value in ("True", "False", "None"):
-        return node.value
-    return None
-
-
-def tail_returns(
-    body: Body,
-    finish: Callable[[cst.BaseExpression | None], list[Statement]],
-    needs_value: bool,
-) -> Body | None:
-    """``body`` with each ``return`` in tail position replaced; None where one isn't.
-
-    ``if c: return`` followed by more becomes ``if c: … else: more``.
-    """
-    result: list[Statement] = []
-    for number, node in enumerate(body):
-        inner = small(node)
-        if isinstance(inner, cst.Return):
-            new = finish(inner.value)
-            result.extend(with_comments(s, node) for s in new)
-            return tuple(result)
-        if isinstance(node, cst.If) and _returns(node):
-            rest = body[number + 1 :]
-            merged = _split_if(node, rest, finish, needs_value)
-            return None if merged is None else (*result, merged)
-        if isinstance(node, (cst.For, cst.While)) and _returns(node):
-            loop = _break_out(node, body[number + 1 :], finish, needs_value)
-            return None if loop is None else (*result, loop)
-        if _returns(node):
-            return None
-        result.append(node)
-    if needs_value and not (result and ends(result[-1])):
-        result.extend(finish(None))
-    return tuple(result)
-
-
-def _break_out(
-    node: cst.For | cst.While,
-    rest: Body,
-    finish: Callable[[cst.BaseExpression | None], list[Statement]],
-    needs_value: bool,
-) -> Statement | None:
-    """``for …: return x`` and more after it → ``for …: y = x; break`` with an else."""
-    if node.orelse is not None or _returns_from_inner_loop(statements(node.body)):
-        return None
-    after = tail_returns(rest, finish, needs_value)
-    if after is None:
-        return None
-
-    def leave(body: Body) -> Body:
-        result: list[Statement] = []
-        for part in body:
-            inner = small(part)
-            if isinstance(inner, cst.Return):
-                result.extend(with_comments(s, part) for s in finish(inner.value))
-                result.append(stmt("break"))
-            elif inner is None and not isinstance(part, cst.FunctionDef):
-                result.append(map_bodies(part, leave))
-            else:
-                result.append(part)
-        return tuple(result)
-
-    orelse = cst.Else(block(after)) if after else None
-    return node.with_changes(body=block(leave(statements(node.body))), orelse=orelse)
-
-
-def _returns_from_inner_loop(body: Body) -> bool:
-    loops = (n for n in all_statements(body) if isinstance(n, (cst.For, cst.While)))
-    return any(_returns(loop) for loop in loops)
-
-
-def _split_if(
-    node: cst.If,
-    rest: Body,
-    finish: Callable[[cst.BaseExpression | None], list[Statement]],
-    needs_value: bool,
-) -> cst.If | None:
-    body = statements(node.body)
-    orelse = orelse_statements(node)
-    if not (body and ends(body[-1])):
-        body = (*body, *rest)
-    if not (orelse and ends(orelse[-1])):
-        orelse = (*orelse, *rest)
-    new_body = tail_returns(body, finish, needs_value)
-    new_else = tail_returns(orelse, finish, needs_value)
-    if new_body is None or new_else is None:
-        return None
-    return rebuild_if(node, node.test, new_body, new_else)
-
-
-def _returns(node: Statement) -> bool:
-    return any(isinstance(small(n), cst.Return) for n in all_statements([node]))
-
-
-def group_loop_target(node: cst.CSTNode) -> str | None:
-    """``group`` for ``for group in self.param_groups:`` (also under ``enumerate``,
-    and in a ``zip`` with something else)."""
-    if not isinstance(node, cst.For):
-        return None
-    source, target = node.iter, cast(cst.BaseExpression, node.target)
-    if isinstance(source, cst.Call) and is_name(source.func, "enumerate"):
-        source = source.args[0].value
-        if isinstance(target, cst.Tuple) and len(target.elements) == 2:
-            target = target.elements[1].value
-    if isinstance(source, cst.Call) and is_name(source.func, "zip") and source.args:
-        source = source.args[0].value
-        if isinstance(target, cst.Tuple):
-            target = target.elements[0].value
-    if dotted(source) == "self.param_groups" and isinstance(target, cst.Name):
-        return target.value
-    return None
-
-
-def _without_docstring(body: cst.BaseSuite) -> list[Statement]:
-    items = list(statements(body))
-    if items and isinstance(small(items[0]), cst.Expr):
-        if isinstance(cast(cst.Expr, small(items[0])).value, cst.BaseString):
-            return items[1:]
-    return items
 
 
 def _join(frame: Frame, body: Body, other: Frame, rest: Body) -> None:
@@ -1190,20 +656,3 @@ def _without_dispatch_comments(node: Statement) -> Statement:
         if line.comment is None or not facts.DISPATCH_COMMENT.search(line.comment.value)
     ]
     return node.with_changes(leading_lines=kept)
-
-
-def _keep_comment(old: Statement, new: list[Statement]) -> list[Statement]:
-    """Put the comment above a folded statement on what replaces it."""
-    kept = [
-        line
-        for line in old.leading_lines
-        if line.comment is None or not facts.DISPATCH_COMMENT.search(line.comment.value)
-    ]
-    if not new or not any(line.comment for line in kept):
-        if new and old.leading_lines and not new[0].leading_lines:
-            blank = [line for line in old.leading_lines if line.comment is None][:1]
-            new[0] = new[0].with_changes(leading_lines=blank)
-        return new
-    first = new[0]
-    new[0] = first.with_changes(leading_lines=[*kept, *first.leading_lines])
-    return new

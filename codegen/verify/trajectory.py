@@ -9,7 +9,7 @@ step, state and settings at the end: bit for bit, else within `tolerance`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch

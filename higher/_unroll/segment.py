@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from higher._unroll.captured import Named, Search, cut, edges_of, nested, silenced
-from higher._carry import Carry, leaf_of, unpacked
+from higher._carry import Carry, leaf_of
 from higher._unroll.step import Inner, Played
 from higher._unroll.surroundings import Moment, Random, Tree
 

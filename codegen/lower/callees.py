@@ -1,0 +1,104 @@
+"""What a function does, by its syntax: whether its calls must be seen through."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import libcst as cst
+
+from codegen.diagnostics import walk
+from codegen.lower.fold import given_to
+from codegen.syntax import (
+    all_params,
+    all_statements,
+    calls,
+    dotted,
+    small,
+    statements,
+    string_key,
+)
+from codegen.upstream import Definition
+
+
+def is_torchs(found: Definition) -> bool:
+    return found.module.name.partition(".")[0] == "torch"
+
+
+def calls_through(decorator: cst.FunctionDef) -> bool:
+    """Whether a decorator's function calls what it decorates, once, and otherwise
+    touches no parameters."""
+    inner = [n for n in walk(decorator.body) if isinstance(n, cst.FunctionDef)]
+    params = [p.name.value for p in decorator.params.params]
+    given = params[:1] if params else []
+    for function in inner:
+        given += [p.name.value for p in function.params.params[:1]]
+    called = [
+        n
+        for n in walk(decorator.body)
+        if isinstance(n, cst.Call) and dotted(n.func) in given
+    ]
+    repeats = any(
+        isinstance(n, (cst.For, cst.While, cst.If, cst.IfExp))
+        for n in walk(decorator.body)
+    )
+    touches = any(
+        isinstance(n, cst.Attribute)
+        and (n.attr.value in ("grad", "param_groups", "state", "data"))
+        for n in walk(decorator.body)
+    )
+    return len(called) == 1 and not repeats and not touches
+
+
+def asks_about_number(call: cst.Call, definition: Definition) -> bool:
+    """Whether a function asks if something is a tensor that is a plain number here."""
+    node = cast(cst.FunctionDef, definition.node)
+    given = given_to(node, call) or {}
+    numbers = {n for n, v in given.items() if isinstance(v, (cst.Integer, cst.Float))}
+    asked = (n for n in walk(node.body) if isinstance(n, cst.Call) and n.args)
+    return any(
+        dotted(n.func) in ("isinstance", "torch.is_tensor")
+        and dotted(n.args[0].value) in numbers
+        for n in asked
+    )
+
+
+def calls_argument(definition: Definition) -> bool:
+    """Whether a function calls one of its arguments: which shows at its own call."""
+    node = cast(cst.FunctionDef, definition.node)
+    params = {p.name.value for p in all_params(node.params)}
+    return any(dotted(n.func) in params for n in calls(node.body))
+
+
+def walks_parameters(definition: Definition) -> bool:
+    """Whether a function reads gradients, or a group's parameters, by itself."""
+    return any(
+        isinstance(n, cst.Attribute)
+        and n.attr.value == "grad"
+        or string_key(n) == "params"
+        for n in walk(cast(cst.FunctionDef, definition.node).body)
+    )
+
+
+def returns_parts(definition: Definition) -> bool:
+    """Whether a function hands arguments back in a tuple: their aliases must be seen."""
+    node = cast(cst.FunctionDef, definition.node)
+    params = {p.name.value for p in all_params(node.params)}
+    for inner in all_statements(statements(node.body)):
+        returned = small(inner)
+        if isinstance(returned, cst.Return) and isinstance(returned.value, cst.Tuple):
+            for element in returned.value.elements:
+                if (
+                    isinstance(element.value, cst.Name)
+                    and element.value.value in params
+                ):
+                    return True
+    return False
+
+
+def is_property(node: cst.FunctionDef) -> bool:
+    names = {dotted(d.decorator) for d in node.decorators}
+    return bool(names & {"property", "cached_property", "functools.cached_property"})
+
+
+def is_classmethod(node: cst.FunctionDef) -> bool:
+    return any(dotted(d.decorator) == "classmethod" for d in node.decorators)
