@@ -44,9 +44,11 @@ def _median(runs: list[dict[str, Any]], key: str) -> float:
 
 
 def table(runs: Mapping[str, Found], workloads: Mapping[str, Workload]) -> str:
-    """All workloads, in Markdown."""
+    """All workloads that were run, in Markdown."""
     return "\n\n".join(
-        f"### {workloads[name].title}\n\n{_rows(found)}" for name, found in runs.items()
+        f"### {work.title}\n\n{_rows(runs[name])}"
+        for name, work in workloads.items()
+        if name in runs
     )
 
 
@@ -92,11 +94,12 @@ def svg(runs: Mapping[str, Found], workloads: Mapping[str, Workload]) -> str:
     """Bars of memory and time, on a logarithmic axis of ratios from 1/100 to 4."""
     parts: list[str] = []
     y = 40
-    for name, found in runs.items():
+    for name, work in workloads.items():
+        found = runs.get(name, {})
         base = base_of(found)
         if base is None:
             continue
-        parts.append(_text(12, y + 12, f"{workloads[name].title}; {base} = 1", True))
+        parts.append(_text(12, y + 12, f"{work.title}; {base} = 1", True))
         y += 20
         for contestant, one in found.items():
             if not _able(one):

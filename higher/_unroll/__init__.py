@@ -281,10 +281,11 @@ def _again(
 
 def _counts(steps: int, stride: int) -> list[int]:
     """Lengths of the segments. The last ``stride`` steps are kept one by one: there
-    backward begins, and they would only be computed again at once."""
+    backward begins, and they would only be computed again at once. Not in a long
+    unroll, where that is a small part of the time, and memory counts."""
     if stride == 1:
         return [1] * (steps - 1)  # nor is the very last: its graph is kept
-    single = min(steps, stride)
+    single = min(steps, stride) if steps <= _LONG else 0
     whole, odd = divmod(steps - single, stride)
     return [odd] * (odd > 0) + [stride] * whole + [1] * single
 
@@ -308,7 +309,7 @@ def _stride(memory: str | int, steps: int, mode: str) -> int:
     )
 
 
-_SHORT = 16
+_SHORT, _LONG = 16, 64
 _FORWARD = "With mode='forward' only the last and the initial fast weights are kept."
 
 
