@@ -365,7 +365,10 @@ class Analysis:
             if isinstance(source, cst.Call) and is_name(source.func, "range"):
                 item = NUMBER
             if item is None and value.kind is Kind.TENSOR:
-                item = Value(Kind.TENSOR, frozenset({self._new()}))
+                # a view that has no text: nobody could say where a new value goes
+                item = Value(Kind.TENSOR)
+            if item is not None and _is_opaque(item):
+                item = Value(item.kind)
             self._bind(target, item or UNKNOWN, env)
 
     # --- simple statements
@@ -966,6 +969,10 @@ def _numbered(value: Value, number: int) -> Value:
         for p in value.places
     )
     return replace(value, places=places)
+
+
+def _is_opaque(value: Value) -> bool:
+    return any(view.how == "opaque" for p in value.places for view in p.views)
 
 
 def _leave_item(env: Env) -> None:

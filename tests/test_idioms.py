@@ -186,6 +186,16 @@ for group in self.param_groups:
     lr = group["lr"]
     descend_all(params, grads, firsts, buffers, lr, foreach=group["foreach"])
 """,
+    "rows that a loop mutates": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p.grad is None:
+            continue
+        m = p.grad.clone()
+        for row in m:
+            row.mul_(0.5).add_(p[0].sum())
+        p.add_(m, alpha=-group["lr"])
+""",
     "a list filled in either branch": """
 for group in self.param_groups:
     params, grads, buffers = [], [], []
@@ -664,6 +674,12 @@ REFUSED: dict[str, tuple[str, str]] = {
     "an object that nobody knows": (
         bodied("p.add_(self.norms.project(grad), alpha=-lr)"),
         "can't be seen",
+    ),
+    "parts that a loop mutates": (
+        bodied(
+            "m = grad.clone()\nfor part in m.unbind(0):\n    part.mul_(0.5)\np.add_(m)"
+        ),
+        "the compiler can't see",
     ),
     "a step that does nothing without its closure": (
         "if closure is not None:\n    for group in self.param_groups:\n"
