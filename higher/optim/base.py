@@ -174,6 +174,10 @@ class DifferentiableOptimizer:
             if truncation is not None:
                 new, held = truncation.step_taken([new, self._held()])
                 self._hold(new, held)
+            if self._track_higher_grads:
+                # behind a boundary, what a step has changed is apart already
+                only = None if truncation is None else {id(p) for p in old}
+                self._part(new, only, untracked=callback is not None)
         if not self._track_higher_grads:
             new = [_test_mode_leaf(n, o) for n, o in zip(new, old)]
         if self._fmodel is not None:
@@ -181,6 +185,29 @@ class DifferentiableOptimizer:
             if truncation is not None:
                 truncation.forget(fast_weights(self._fmodel).history or [])
         return new
+
+    def _part(
+        self, params: list[Tensor], only: set[int] | None, untracked: bool
+    ) -> None:
+        """Gives each parameter a node of its own in the graph, in place of the list.
+
+        The next inner gradient is one of the parameters as they are now. If a step
+        left one as it was, or made one from another, a loss would depend on it through
+        the others, too, by way of the step that made them.
+
+        Args:
+            params: after the step, in the order of the reference parameters.
+            only: ``id`` of those to do this for; None: for all.
+            untracked: for those that the optimizer does not step, too: somebody looks
+                at their gradients.
+        """
+        tracked = (k for positions in self._group_to_param_list for k in positions)
+        for k in range(len(params)) if untracked else tracked:
+            p = params[k]
+            if p.requires_grad and (only is None or id(p) in only):
+                params[k] = _alias(p)
+        for group, positions in zip(self.param_groups, self._group_to_param_list):
+            group["params"] = [params[k] for k in positions]
 
     def update(
         self,
@@ -387,6 +414,10 @@ class DifferentiableOptimizer:
                 new[k] = p
             group["params"] = [new[k] for k in positions]
         return new
+
+
+_alias: Any = torch.ops.aten.alias.default
+"""A view of the whole, whose backward takes any gradient, sparse ones too."""
 
 
 def checked_order(order: int) -> int:

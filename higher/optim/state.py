@@ -91,8 +91,9 @@ def shared_state(
     other: torch.optim.Optimizer, carried: Sequence[str], move: Mover
 ) -> dict[str, Any]:
     """Copies of ``other``'s carried attributes, and of its state that belongs to no
-    parameter."""
-    shared = {name: move.copy(getattr(other, name)) for name in carried}
+    parameter. An attribute that the first step makes isn't there before it."""
+    there = (name for name in carried if hasattr(other, name))
+    shared = {name: move.copy(getattr(other, name)) for name in there}
     own: Mapping[Any, Any] = other.state
     for key in own:
         if not isinstance(key, Tensor):

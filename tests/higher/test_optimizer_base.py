@@ -63,8 +63,90 @@ def test_gradients_are_none_where_the_loss_does_not_depend() -> None:
             regression()(fmodel[0]), grad_callback=lambda g: (seen.append(g), g)[1]
         )
         assert [g is None for g in seen[0]] == [False, True, True, True]
-        same = [a is b for a, b in zip(before, fmodel.fast_params)]
+        same = [torch.equal(a, b) for a, b in zip(before, fmodel.fast_params)]
         assert same == [False, True, True, True]
+        assert before[1] is fmodel.fast_params[1]
+
+
+class _Reluctant(torch.optim.SGD):
+    """Steps a vector every other time; `after` makes the last parameter from the
+    others' new values."""
+
+    after = False
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        total = torch.zeros((), dtype=torch.float64)
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["step"] = state.get("step", 0) + 1
+                if p.dim() == 1 and state["step"] % 2 and not self.after:
+                    continue
+                p.sub_(p.grad, alpha=group["lr"])
+                if self.after:
+                    p.add_(0.1 * total)
+                    total = total + p.sum()
+
+
+class _DiffReluctant(DifferentiableOptimizer):
+    after = False
+
+    def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
+        total = torch.zeros((), dtype=torch.float64)
+        for g, (group, grads) in enumerate(zip(self.param_groups, grouped_grads)):
+            for i, (p, grad) in enumerate(zip(group["params"], grads)):
+                state = self.state[g][i]
+                state["step"] = state.get("step", 0) + 1
+                if p.dim() == 1 and state["step"] % 2 and not self.after:
+                    continue
+                assert grad is not None
+                group["params"][i] = p - group["lr"] * grad
+                if self.after:
+                    group["params"][i] = group["params"][i] + 0.1 * total
+                    total = total + group["params"][i].sum()
+
+
+@pytest.mark.parametrize("truncate", [None, 2])
+@pytest.mark.parametrize("after", [False, True])
+def test_inner_gradients_are_of_the_weights_as_they_are(
+    after: bool, truncate: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a step leaves some as they were, or makes some from others."""
+    monkeypatch.setattr(_Reluctant, "after", after)
+    monkeypatch.setattr(_DiffReluctant, "after", after)
+    model, loss = net(), regression()
+    opt = _Reluctant(model.parameters(), lr=0.2)
+    fmodel = higher.monkeypatch(model)
+    params = list(model.parameters())
+    diff = _DiffReluctant(opt, params, fmodel=fmodel, truncate=truncate)
+    for _ in range(5):
+        new = diff.step(loss(fmodel))
+        opt.zero_grad()
+        loss(model).backward()
+        opt.step()
+    torch.testing.assert_close(new, params)
+
+
+def test_a_callback_sees_gradients_of_parameters_that_are_not_stepped() -> None:
+    """Those of the weights as they are, not through earlier steps of the others."""
+    model, loss = net(), regression()
+    seen: list[list[Tensor]] = []
+    opt = torch.optim.SGD(model[2].parameters(), lr=0.3)
+
+    def look(grads: list[Any]) -> list[Any]:
+        seen.append(list(grads))
+        return grads
+
+    with higher.innerloop_ctx(model, opt) as (fmodel, diff):
+        for _ in range(2):
+            diff.step(loss(fmodel), grad_callback=look)
+    for expected in seen:
+        opt.zero_grad()
+        model[0].zero_grad()
+        loss(model).backward()
+        torch.testing.assert_close(expected, [p.grad for p in model.parameters()])
+        opt.step()
 
 
 def test_grad_callback_at_construction_and_at_a_step() -> None:
