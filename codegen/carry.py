@@ -62,7 +62,9 @@ class Carrier:
         """All that ``body`` needs; ``own`` are names bound around it."""
         self._bodies.append(body)
         known = bound_names(block(body)) | set(own) | RUNTIME
-        for name in sorted(_global_reads(body) - known - self._done):
+        for name in sorted(_global_reads(body) - known):
+            if name in self._done:
+                continue
             self._done.add(name)
             found = self.context.globals.get(name)
             if found is not None:
@@ -95,9 +97,9 @@ class Carrier:
         elif isinstance(found, SourceModule):
             self.result.imports.add(import_line(name, found.name, module=True))
         elif isinstance(found.node, cst.FunctionDef):
-            self._translate(found)
+            self._translate(name, found)
         elif isinstance(found.node, cst.ClassDef):
-            self.result.imports.add(f"from {found.module.name} import {found.name}")
+            self.result.imports.add(import_line(name, found.full_name))
         else:
             self._constant(name, found)
 
@@ -120,9 +122,9 @@ class Carrier:
         if all(is_constant(n) or not _is_atom(n) for n in walk(value)):
             self.result.constants.append(f"{name} = {code(value)}")
         else:
-            self.result.imports.add(f"from {found.module.name} import {found.name}")
+            self.result.imports.add(import_line(name, found.full_name))
 
-    def _translate(self, found: Definition) -> None:
+    def _translate(self, name: str, found: Definition) -> None:
         node = self.upstream.read(found)
         if any(isinstance(n, (cst.Yield, cst.Await)) for n in walk(node)):
             self.context.refuse(
@@ -151,7 +153,7 @@ class Carrier:
         self.context.annotations = {}
         fence.check(body, self.context)
         new = cst.FunctionDef(
-            node.name, without_self(node), block(space(body)), returns=node.returns
+            cst.Name(name), without_self(node), block(space(body)), returns=node.returns
         )
         self.result.helpers.append(new)
         names = {p.name.value for p in params}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import libcst as cst
@@ -31,7 +32,8 @@ class Context:
     whatever a group says, ``stored`` what the constructor leaves in the state and in
     ``attributes``, ``globals`` what module-level names mean, ``annotations`` those of the
     function at hand. ``jumps`` are settings at whose zero the update itself jumps,
-    ``whole_lists`` those that loops over parameters fill to be read as a whole.
+    ``whole_lists`` those that loops over parameters fill to be read as a whole,
+    ``taken`` variables, whose names no new one may get.
     """
 
     origins: Origins = field(default_factory=Origins)
@@ -47,6 +49,7 @@ class Context:
     float_settings: frozenset[str] = frozenset()
     jumps: frozenset[str] = frozenset()
     whole_lists: set[str] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
 
     def sources(self) -> dict[str, cst.FunctionDef]:
         """Functions, by the name under which the step calls them."""
@@ -55,6 +58,21 @@ class Context:
             for name, found in self.globals.items()
             if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef)
         }
+
+    def name(self, found: Resolved, name: str, taken: Container[str] = ()) -> str:
+        """The name under which a step reads something of upstream's module level: its
+        own, or another where the step knows that for something else."""
+        while name in taken or self.globals.setdefault(name, found) != found:
+            name += "_"
+        return name
+
+    def fresh(self, name: str) -> str:
+        """A name that nothing uses yet."""
+        number = 1
+        while f"{name}_{number}" in self.taken:
+            number += 1
+        self.taken.add(f"{name}_{number}")
+        return f"{name}_{number}"
 
     def refuse(self, rule: str, node: cst.CSTNode, message: str, hint: str) -> None:
         """Collect a diagnostic at ``node``; ``raise_if_refused`` ends the pass."""

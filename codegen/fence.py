@@ -7,7 +7,7 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.rules.r4_out_of_place.inplace import inplace_function, inplace_method
-from codegen.syntax import Body, dotted, keyword
+from codegen.syntax import Body, dotted, is_name, keyword
 
 _FORBIDDEN_ATTRIBUTES = {
     "data": "R5",
@@ -43,7 +43,20 @@ _KNOWN_SELF = frozenset({"param_groups", "state", "shared", "defaults"})
 def check(body: Body, context: Context) -> None:
     """Refuse whatever survived the rules and would be wrong at run time."""
     for statement in body:
-        for node in walk(statement):
+        nodes = list(walk(statement))
+        bases: set[cst.CSTNode] = {
+            n.value for n in nodes if isinstance(n, cst.Attribute)
+        }
+        # a message may name the optimizer
+        bases |= {n for r in nodes if isinstance(r, cst.Raise) for n in walk(r)}
+        for node in nodes:
+            if is_name(node, "self") and node not in bases:
+                context.refuse(
+                    "fence",
+                    node,
+                    "the optimizer itself is handed on",
+                    "hand on what is needed of it",
+                )
             if isinstance(node, cst.Expr):
                 _check_effect(node, context)
             if isinstance(node, cst.Call):
@@ -111,7 +124,7 @@ def _check_call(node: cst.Call, context: Context) -> None:
             context.refuse(
                 rule, node, f".{node.func.attr.value}() {why}", "compute with tensors"
             )
-    if name.startswith("self."):
+    if name.startswith("self.") and name != "self.shared.get":
         context.refuse(
             "fence",
             node,

@@ -39,6 +39,20 @@ class Liveness:
             names |= self.captured.get(name, NONE)
         return frozenset(names)
 
+    def replace(
+        self,
+        node: cst.CSTNode,
+        new: Sequence[cst.CSTNode],
+        inside: Iterable[str] = (),
+    ) -> None:
+        """Statements take another one's place; ``inside`` is read by what is left."""
+        if node not in self.after:
+            return
+        after = self.after[node] | frozenset(inside)
+        for part in reversed(new):
+            self.after[part] = after
+            after = after | self.reads(part)
+
     # --- blocks -------------------------------------------------------------
 
     def block(
@@ -143,6 +157,13 @@ def liveness(body: Sequence[cst.CSTNode], live_out: Iterable[str] = ()) -> Liven
     _collect_captured(body, result.captured)
     result.block(body, frozenset(live_out), (NONE, NONE))
     return result
+
+
+def live_before(body: Sequence[cst.CSTNode], live_out: Iterable[str] = ()) -> set[str]:
+    """Names that statements read before they bind them, or leave for ``live_out``."""
+    result = Liveness()
+    _collect_captured(body, result.captured)
+    return set(result.block(body, frozenset(live_out), (NONE, NONE)))
 
 
 def _collect_captured(body: Iterable[cst.CSTNode], found: dict[str, Names]) -> None:

@@ -6,7 +6,7 @@ Nothing here knows about optimizers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, cast
 
 import libcst as cst
@@ -379,7 +379,7 @@ def _collect_read(node: cst.CSTNode, found: set[str]) -> None:
         inner: set[str] = set()
         _collect_read(node.body, inner)
         found.update(inner - {p.name.value for p in all_params(node.params)})
-    elif isinstance(node, (cst.BaseComp, cst.DictComp)):
+    elif isinstance(node, cst.BaseComp):
         found.update(_read_by_comprehension(node))
     elif isinstance(node, cst.NamedExpr):
         _collect_read(node.value, found)
@@ -393,17 +393,22 @@ def _collect_read(node: cst.CSTNode, found: set[str]) -> None:
             _collect_read(child, found)
 
 
-def _read_by_comprehension(node: cst.BaseComp | cst.DictComp) -> set[str]:
+def _read_by_comprehension(node: cst.BaseComp) -> set[str]:
     """Its loops' variables are its own."""
     inside: set[str] = set()
     for child in children(node):
         _collect_read(child, inside)
-    own: set[str] = set()
+    return inside - comprehension_names(node) | read_names(node.for_in.iter)
+
+
+def comprehension_names(node: cst.BaseComp) -> set[str]:
+    """The variables of a comprehension's loops."""
+    names: set[str] = set()
     loop: cst.CompFor | None = node.for_in
     while loop is not None:
-        own.update(target_names(loop.target))
+        names.update(target_names(loop.target))
         loop = loop.inner_for_in
-    return inside - own | read_names(node.for_in.iter)
+    return names
 
 
 def _collect_target_reads(target: cst.CSTNode, found: set[str]) -> None:
@@ -502,41 +507,25 @@ class Rewriter(cst.CSTTransformer):
         return result
 
 
-class _Renamer(Rewriter):
-    def __init__(
-        self, origins: Origins, names: Mapping[str, cst.BaseExpression]
-    ) -> None:
-        super().__init__(origins)
-        self.names = names
-
-    def visit_Attribute_attr(self, node: cst.Attribute) -> None:
-        """Attribute names are not variables (see leave_Attribute)."""
-
-    def leave_Attribute(
-        self, original_node: cst.Attribute, updated_node: cst.Attribute
-    ) -> cst.BaseExpression:
-        value = parenthesize(updated_node.value)
-        return updated_node.with_changes(attr=original_node.attr, value=value)
-
-    def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> cst.Arg:
-        return updated_node.with_changes(keyword=original_node.keyword)
-
-    def leave_Name(
-        self, original_node: cst.Name, updated_node: cst.Name
-    ) -> cst.BaseExpression:
-        new = self.names.get(original_node.value)
-        if new is None:
-            return updated_node
-        return new.deep_clone()
-
-
-def substitute(
-    node: cst.CSTNode, names: Mapping[str, cst.BaseExpression], origins: Origins
-) -> cst.CSTNode:
-    """``node`` with variables replaced by expressions (names, or anything read)."""
-    if not names:
-        return node
-    return cast(cst.CSTNode, node.visit(_Renamer(origins, names)))
+def map_parts(
+    node: cst.CSTNodeT, change: Callable[[cst.CSTNode], cst.CSTNode]
+) -> cst.CSTNodeT:
+    """A node with its parts changed; itself where none was."""
+    changes: dict[str, object] = {}
+    label = _LABELS.get(type(node))
+    for name in parts(type(node)):
+        if name == label:
+            continue
+        part = getattr(node, name)
+        if isinstance(part, (list, tuple)):
+            items = [change(i) if is_node(i) else i for i in part]
+            if any(new is not old for new, old in zip(items, part)):
+                changes[name] = type(part)(items)
+        elif is_node(part):
+            new = change(part)
+            if new is not part:
+                changes[name] = new
+    return node.with_changes(**changes) if changes else node
 
 
 class _Replacer:
@@ -551,21 +540,7 @@ class _Replacer:
         self.replace = replace
 
     def visit(self, node: cst.CSTNode) -> cst.CSTNode:
-        changes: dict[str, object] = {}
-        label = _LABELS.get(type(node))
-        for name in parts(type(node)):
-            if name == label:
-                continue
-            part = getattr(node, name)
-            if isinstance(part, (list, tuple)):
-                items = [self.visit(i) if is_node(i) else i for i in part]
-                if any(new is not old for new, old in zip(items, part)):
-                    changes[name] = type(part)(items)
-            elif is_node(part):
-                new = self.visit(part)
-                if new is not part:
-                    changes[name] = new
-        updated = node.with_changes(**changes) if changes else node
+        updated = map_parts(node, self.visit)
         found = self.replace(updated)
         if found is not None:
             updated = _keep_parentheses(found, updated)

@@ -11,6 +11,7 @@ import libcst as cst
 
 from codegen.diagnostics import Origins, walk
 from codegen.liveness import Liveness, liveness
+from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
     Statement,
@@ -173,10 +174,14 @@ class _Sweep:
         if isinstance(target, (cst.Name, cst.Attribute, cst.Subscript)):
             if same(target, value):
                 return True
-        names = set(target_names(target))
-        if isinstance(target, (cst.Name, cst.Tuple, cst.List)):
-            return not names & after
-        return False
+        return _only_names(target) and not set(target_names(target)) & after
+
+
+def _only_names(target: cst.CSTNode) -> bool:
+    """Whether a target binds names alone: ``a, b``, not ``a, x["k"]``."""
+    if isinstance(target, (cst.Tuple, cst.List)):
+        return all(_only_names(e.value) for e in target.elements)
+    return isinstance(target, cst.Name)
 
 
 def _without_pass(body: Body) -> Body:
@@ -274,7 +279,8 @@ def _propagate_copies(body: Body, origins: Origins) -> Body:
         if not isinstance(pair[1], cst.Name) or pair[1].value not in bindings:
             continue
         if bindings[pair[0].value] == 1 and bindings[pair[1].value] == 1:
-            return _substitute_copy(body, pair[0].value, pair[1].value, origins)
+            copy = {pair[0].value: cst.Name(pair[1].value)}
+            return tuple(cast(Statement, substitute(s, copy, origins)) for s in body)
     return body
 
 
@@ -288,15 +294,6 @@ def _bindings(body: Body) -> Iterator[str]:
             yield from target_names(node.target)  # bound anew in each iteration
         elif isinstance(node, cst.FunctionDef):
             yield from bound_names(node.body)
-
-
-def _substitute_copy(body: Body, name: str, source: str, origins: Origins) -> Body:
-    def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
-        if isinstance(inner, cst.Name) and inner.value == name:
-            return cst.Name(source)
-        return None
-
-    return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
 
 
 # --- quotes --------------------------------------------------------------------

@@ -16,6 +16,7 @@ from codegen.lower.legacy import modernize
 from codegen.lower.lists import one_append, walk_selections
 from codegen.lower.lockstep import in_lockstep
 from codegen.lower.loops import lower_loops
+from codegen.lower.names import free_gradient, free_written
 from codegen.lower.specialize import Specializer
 from codegen.rules.r1_closures import refuse_closures
 from codegen.syntax import (
@@ -56,7 +57,7 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
         body = tidy(specializer.function(step), context.origins)
     refuse_closures(body, context)
     context.raise_if_refused()
-    body = one_append(body, context)
+    body = one_append(free_written(body, context.origins), context)
     body = in_lockstep(without_foreach(body, context), context)
     context.raise_if_refused()
     body = lower_loops(walk_selections(body, context), context)
@@ -64,6 +65,7 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
     # one spelling for each key: places are compared as text
     body = tuple(one_quote(s, context) for s in body)
     body = tuple(_defaults_by_group(s, context) for s in body)
+    body = free_gradient(body, context.origins)
     return Lowered(tidy(body, context.origins), complex_as_real)
 
 

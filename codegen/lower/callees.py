@@ -7,6 +7,7 @@ from typing import cast
 import libcst as cst
 
 from codegen.diagnostics import walk
+from codegen.lower.blocks import without_docstring
 from codegen.lower.fold import given_to
 from codegen.syntax import (
     all_params,
@@ -96,8 +97,15 @@ def returns_parts(definition: Definition) -> bool:
 
 
 def is_property(node: cst.FunctionDef) -> bool:
-    names = {dotted(d.decorator) for d in node.decorators}
-    return bool(names & {"property", "cached_property", "functools.cached_property"})
+    """Whether a method runs where it is read; a cached one is kept, and carried."""
+    return any(dotted(d.decorator) == "property" for d in node.decorators)
+
+
+def only_return(definition: Definition) -> cst.BaseExpression | None:
+    """What a function returns, where that is all it does."""
+    body = statements(without_docstring(cast(cst.FunctionDef, definition.node).body))
+    returned = small(body[0]) if len(body) == 1 else None
+    return returned.value if isinstance(returned, cst.Return) else None
 
 
 def is_classmethod(node: cst.FunctionDef) -> bool:

@@ -17,6 +17,7 @@ from codegen.syntax import (
     Rewriter,
     bare,
     call,
+    comprehension_names,
     dict_entries,
     dotted,
     ends,
@@ -41,7 +42,10 @@ Known: TypeAlias = "bool | None | Definition | Unknown"
 
 @dataclass
 class Frame:
-    """What is known at one point of a function: constants, settings, scope."""
+    """What is known at one point of a function: constants, settings, scope.
+
+    ``aliases`` are module-level names that go by another one here.
+    """
 
     module: SourceModule
     library: Library
@@ -52,6 +56,7 @@ class Frame:
     local: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
     real_views: bool = False
+    aliases: dict[str, str] = field(default_factory=dict)
 
     def fork(self) -> Frame:
         return Frame(
@@ -64,6 +69,7 @@ class Frame:
             set(self.local),
             set(self.absent),
             self.real_views,
+            dict(self.aliases),
         )
 
     def join(self, other: Frame) -> None:
@@ -92,9 +98,13 @@ class Frame:
     def resolve(self, node: cst.CSTNode) -> Resolved | None:
         """What a (dotted) name means at module level; None for local variables."""
         name = dotted(node)
-        if name is None or name.partition(".")[0] in self.local:
+        if name is None:
             return None
-        return self.library.resolve(self.module, name)
+        head, dot, rest = name.partition(".")
+        if head in self.local:
+            return None
+        meant = self.aliases.get(head, head)
+        return self.library.resolve(self.module, f"{meant}{dot}{rest}")
 
     def full_name(self, node: cst.CSTNode) -> str | None:
         found = self.resolve(node)
@@ -134,6 +144,8 @@ class Folder(Rewriter):
     def __init__(self, origins: Origins, frame: Frame) -> None:
         super().__init__(origins)
         self.frame = frame
+        self.hidden: list[dict[str, Known]] = []
+        """Constants that comprehensions around have variables named like."""
 
     # names and attributes that are not variables must not be replaced
     def leave_Attribute(
@@ -178,6 +190,20 @@ class Folder(Rewriter):
     ) -> cst.CompFor:
         return updated_node.with_changes(target=original_node.target)
 
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.BaseComp):
+            own = comprehension_names(node) & self.frame.constants.keys()
+            hidden = {name: self.frame.constants.pop(name) for name in own}
+            self.hidden.append(hidden)
+        return super().on_visit(node)
+
+    def on_leave(
+        self, original_node: cst.CSTNodeT, updated_node: cst.CSTNodeT
+    ) -> cst.CSTNodeT | cst.RemovalSentinel | cst.FlattenSentinel[cst.CSTNodeT]:
+        if isinstance(original_node, cst.BaseComp):
+            self.frame.constants.update(self.hidden.pop())
+        return super().on_leave(original_node, updated_node)
+
     def visit_Lambda(self, node: cst.Lambda) -> bool:
         return False
 
@@ -197,6 +223,9 @@ class Folder(Rewriter):
             original_node.value
         ):
             return cst.Name("False")
+        item = _item(updated_node)
+        if item is not None:
+            return item
         entries = dict_entries(updated_node.value)
         key = string_key(updated_node)
         if entries is not None and key is not None and key in entries:
@@ -438,6 +467,20 @@ def _got_from_literal(
         return None
     default = args[1] if len(args) > 1 else cst.Name("None")
     return entries.get(str(args[0].evaluated_value), default)
+
+
+def _item(node: cst.Subscript) -> cst.BaseExpression | None:
+    """``a`` of ``(a, b)[0]``."""
+    index = node.slice[0].slice if len(node.slice) == 1 else None
+    if not isinstance(node.value, cst.Tuple) or not isinstance(index, cst.Index):
+        return None
+    items = [e.value for e in node.value.elements if isinstance(e, cst.Element)]
+    if len(items) != len(node.value.elements) or not isinstance(
+        index.value, cst.Integer
+    ):
+        return None
+    number = index.value.evaluated_value
+    return items[number] if number < len(items) else None
 
 
 def _is_test(node: cst.CSTNode) -> bool:

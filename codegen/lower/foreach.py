@@ -17,6 +17,7 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.lower.loops import singular
+from codegen.lower.forms import as_list, repeated
 from codegen.syntax import (
     TIGHT_EQUAL,
     Body,
@@ -154,13 +155,14 @@ class _Foreach:
 
     def _named(self, arg: cst.Arg, before: list[Statement]) -> cst.Arg:
         """A list that is computed in place gets a name first."""
-        value = _as_list(arg.value)
+        value = as_list(arg.value)
         if _operation(value):
             # a call inside the arguments of one that works in place
             new = self._value(value, before)
             value = value if new is None else new
-        if _repeated(value) is not None:
-            return arg.with_changes(value=_repeated(value))
+        same = repeated(value)
+        if same is not None:
+            return arg.with_changes(value=same[0])
         if isinstance(value, (cst.ListComp, cst.List)):
             name = self._fresh("items")
             before.append(assign([cst.Name(name)], value))
@@ -185,29 +187,6 @@ class _Foreach:
         if walked is None:
             self.taken.add(name)
         return name
-
-
-def _as_list(node: cst.BaseExpression) -> cst.BaseExpression:
-    """``[…]`` for ``list(…)`` and ``tuple(…)`` of a generator."""
-    if isinstance(node, cst.Call) and len(node.args) == 1:
-        if is_name(node.func, "list") or is_name(node.func, "tuple"):
-            inner = node.args[0].value
-            if isinstance(inner, cst.GeneratorExp):
-                return cst.ListComp(inner.elt, inner.for_in)
-            return inner
-    return node
-
-
-def _repeated(node: cst.BaseExpression) -> cst.BaseExpression | None:
-    """``x`` for ``[x] * len(params)``."""
-    if not isinstance(node, cst.BinaryOperation):
-        return None
-    if not isinstance(node.operator, cst.Multiply):
-        return None
-    if isinstance(node.left, cst.List) and len(node.left.elements) == 1:
-        if isinstance(node.right, cst.Call) and is_name(node.right.func, "len"):
-            return node.left.elements[0].value
-    return None
 
 
 def _list_names(body: Sequence[Statement]) -> Iterator[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, cast
 
 import libcst as cst
 
 from codegen.liveness import liveness
-from codegen.lower.blocks import NESTED, WHOLE, keep_comment, without_docstring
+from codegen.lower.blocks import NESTED, WHOLE, keep_comment
 from codegen.lower.callees import is_classmethod
 from codegen.lower.fold import UNKNOWN, Frame, known
+from codegen.lower.names import BUILTINS
 from codegen.lower.returns import tail_returns
+from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
     Statement,
@@ -23,9 +25,7 @@ from codegen.syntax import (
     dotted,
     is_constant,
     read_names,
-    statements,
     string_key,
-    substitute,
     target_names,
 )
 from codegen.upstream import Definition
@@ -56,6 +56,7 @@ class Inliner:
         self.frame = frame
         self.after = after
         self.node = cast(cst.FunctionDef, definition.node)
+        self.is_nested = definition.name.startswith(NESTED)
 
     def run(
         self, target: cst.BaseExpression | None, is_return: bool, like: Statement
@@ -68,15 +69,18 @@ class Inliner:
                 "write the recursion as a loop",
             )
             return None
-        given = self._bind_arguments()
+        inner = self._inner_frame()
+        given = self._bind_arguments(inner)
         if given is None:
             return None
-        body = self._tail_body(target, is_return)
+        for name in given:
+            inner.forget(name)
+        body = self._tail_body(inner, target, is_return)
         if body is None:
             return None
-        if not self.definition.name.startswith(NESTED):
+        if not self.is_nested:
             self.specializer.upstream.read(self.definition)
-        prelude, inner, body = self._scope(given, body, target)
+        prelude, body = self._scope(given, inner, body, target)
         self.specializer.depth += 1
         live_out = self.after if target is None else self.after | read_names(target)
         new = self.specializer.block(body, inner, liveness(body, live_out))
@@ -101,7 +105,7 @@ class Inliner:
 
     # --- arguments ----------------------------------------------------------
 
-    def _bind_arguments(self) -> dict[str, cst.BaseExpression] | None:
+    def _bind_arguments(self, inner: Frame) -> dict[str, cst.BaseExpression] | None:
         """Parameter name → argument; None where the call can't be matched."""
         params = self.node.params
         args = _spread(self.call.args)
@@ -143,24 +147,36 @@ class Inliner:
             given[params.star_kwarg.name.value] = cst.Dict(further)
         for param in all_params(params):
             if param.default is not None and param.name.value not in given:
-                given[param.name.value] = param.default
+                given[param.name.value] = self._default(param.default, inner)
         return given
 
+    def _default(self, node: cst.BaseExpression, inner: Frame) -> cst.BaseExpression:
+        """A default, which reads names of the callee's module."""
+        named = self.specializer.name_globals(node, inner, (), self._around())
+        return cast(cst.BaseExpression, named)
+
     # --- scope --------------------------------------------------------------
+
+    def _inner_frame(self) -> Frame:
+        """What is known inside: what is known around, for a nested function."""
+        if self.is_nested:
+            return self.frame.fork()
+        inner = Frame(self.definition.module, self.frame.library, self.definition)
+        inner.real_views = self.frame.real_views
+        return inner
+
+    def _around(self) -> Collection[str]:
+        """Variables that would hide module-level names of the callee's."""
+        return () if self.is_nested else self.frame.local
 
     def _scope(
         self,
         given: dict[str, cst.BaseExpression],
+        inner: Frame,
         body: Body,
         target: cst.BaseExpression | None,
-    ) -> tuple[list[Statement], Frame, Body]:
-        """Bind arguments, rename what would collide; (prelude, frame, body)."""
-        inner = Frame(self.definition.module, self.frame.library, self.definition)
-        inner.real_views = self.frame.real_views
-        if self.definition.name.startswith(NESTED):
-            inner = self.frame.fork()
-            for name in given:
-                inner.forget(name)
+    ) -> tuple[list[Statement], Body]:
+        """Bind arguments, rename what would collide; (prelude, body)."""
         rebound = bound_names(block(body))
         star = self.node.params.star_arg
         if isinstance(star, cst.Param) and star.name.value in rebound:
@@ -174,8 +190,8 @@ class Inliner:
         )
         own = rebound - set(given) - {_RESULT}
         for name in sorted(own):
-            if name in substituted or name in inner.local:
-                rename[name] = cst.Name(self.specializer.fresh(name))
+            if name in substituted or name in inner.local or self._is_taken(name):
+                rename[name] = cst.Name(self.context.fresh(name))
         if target is not None:
             rename[_RESULT] = target
         new = tuple(
@@ -184,8 +200,12 @@ class Inliner:
         inner.local |= bound_names(block(new)) | {
             n for v in rename.values() for n in read_names(v)
         }
-        self.specializer.taken |= inner.local
-        return prelude, inner, new
+        self.context.taken |= inner.local
+        return prelude, new
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether the step reads a module-level name like that."""
+        return name in self.context.globals
 
     def _surely_rebound(self, body: Body) -> set[str]:
         """Names that are bound once dead branches are gone."""
@@ -224,9 +244,11 @@ class Inliner:
             inner.local.add(value.value)
             inner.share(self.frame, value, value.value)
             return
+        if isinstance(value, (cst.Tuple, cst.Dict)) and name not in rebound:
+            rename[name] = self._computed_first(value, prelude)
+            return
         simple = (
             is_constant(value)
-            or isinstance(value, (cst.Tuple, cst.Dict))
             or dotted(value) in WHOLE
             or string_key(value) == "params"
         )
@@ -234,6 +256,22 @@ class Inliner:
             rename[name] = value
             return
         self._bind_new(name, value, inner, rename, prelude)
+
+    def _computed_first(
+        self, value: cst.Tuple | cst.Dict, prelude: list[Statement]
+    ) -> cst.BaseExpression:
+        """A tuple of names: what was computed for it is computed before the call."""
+        items: list[cst.BaseElement | cst.BaseDictElement] = []
+        for item in value.elements:
+            part = item.value
+            plain = isinstance(part, (cst.Name, cst.Lambda)) or is_constant(part)
+            if not plain and not self.frame.is_setting(part):
+                name = cst.Name(self.context.fresh("value"))
+                prelude.append(assign([name], part))
+                self.context.origins.inherit(prelude[-1], part)
+                item = item.with_changes(value=name.deep_clone())
+            items.append(item)
+        return value.with_changes(elements=items)
 
     def _may_share(self, name: str, value: cst.Name, rebound: set[str]) -> bool:
         """Whether the callee's parameter may be the caller's variable itself."""
@@ -252,8 +290,9 @@ class Inliner:
         """``name = value`` before the body, renamed where the caller needs ``name``."""
         new = name
         others = (a.value for a in self.call.args if a.value is not value)
-        if name in self.after or any(name in read_names(o) for o in others):
-            new = self.specializer.fresh(name)
+        shared = name in self.after or any(name in read_names(o) for o in others)
+        if shared or self._is_taken(name) or name in BUILTINS:
+            new = self.context.fresh(name)
             rename[name] = cst.Name(new)
         bind = assign([cst.Name(new)], value)
         self.context.origins.inherit(bind, value)
@@ -264,11 +303,9 @@ class Inliner:
     # --- results ------------------------------------------------------------
 
     def _tail_body(
-        self, target: cst.BaseExpression | None, is_return: bool
+        self, inner: Frame, target: cst.BaseExpression | None, is_return: bool
     ) -> Body | None:
-        body = self.specializer._name_groups(
-            statements(without_docstring(self.node.body))
-        )
+        body = self.specializer.read_body(self.node, inner, self._around())
 
         def finish(value: cst.BaseExpression | None) -> list[Statement]:
             if is_return:

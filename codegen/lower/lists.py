@@ -16,12 +16,15 @@ from typing import cast
 import libcst as cst
 
 from codegen.context import Context
+from codegen.diagnostics import walk
+from codegen.lower.forms import appended, as_list, called
+from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
     Statement,
-    all_statements,
     assignment,
     block,
+    bound_names,
     code,
     expr,
     is_name,
@@ -29,10 +32,12 @@ from codegen.syntax import (
     method,
     negate,
     orelse_statements,
+    read_names,
     small,
     statements,
+    stmt,
     string_key,
-    substitute,
+    target_names,
     with_comments,
 )
 
@@ -48,7 +53,27 @@ class Selection:
 
 def walk_selections(body: Body, context: Context) -> Body:
     """Loops over selections of parameters as loops with a ``continue``."""
-    return _block(body, {}, context)
+    return _block(body, {}, _changed_lists(body), context)
+
+
+def _changed_lists(body: Body) -> frozenset[str]:
+    """Lists that may lose or gain items, by themselves or under another name."""
+    changed: set[str] = set()
+    for node in (n for s in body for n in walk(s)):
+        if isinstance(node, cst.Attribute):
+            held: cst.CSTNode = node.value
+        elif isinstance(node, (cst.AssignTarget, cst.AugAssign, cst.Del)):
+            held = node.target
+            held = held.value if isinstance(held, cst.Subscript) else held
+            if isinstance(node, cst.AssignTarget) and held is node.target:
+                continue
+        elif isinstance(node, cst.Assign):
+            held = node.value
+        else:
+            continue
+        if isinstance(held, cst.Name):
+            changed.add(held.value)
+    return frozenset(changed)
 
 
 def walk_selection(node: cst.For, context: Context) -> cst.For:
@@ -57,33 +82,36 @@ def walk_selection(node: cst.For, context: Context) -> cst.For:
 
 
 def _block(
-    body: Sequence[Statement], known: dict[str, Selection], context: Context
+    body: Sequence[Statement],
+    known: dict[str, Selection],
+    changed: frozenset[str],
+    context: Context,
 ) -> Body:
     known = dict(known)
     result: list[Statement] = []
     for node in body:
+        if isinstance(node, cst.For):
+            result += _first_position(node, known)
+            node = _walk(node, known, context)
+        # a loop binds them before it comes round to what it does first
+        for name in bound_names(node):
+            known.pop(name, None)
         pair = assignment(node)
         if pair is not None and isinstance(pair[0], cst.Name):
             found = _selection(pair[1])
-            known.pop(pair[0].value, None)
-            if found is not None:
+            if found is not None and pair[0].value not in changed:
                 known[pair[0].value] = found
-        if isinstance(node, cst.For):
-            node = _walk(node, known, context)
         if small(node) is None:
-            node = map_bodies(node, lambda part: _block(part, known, context))
+            node = map_bodies(node, lambda part: _block(part, known, changed, context))
         result.append(node)
     return tuple(result)
 
 
 def _selection(node: cst.BaseExpression) -> Selection | None:
-    if isinstance(node, cst.Call) and is_name(node.func, "list") and node.args:
-        node = node.args[0].value
-    if isinstance(node, cst.Call) and is_name(node.func, "filter"):
-        node = _filtered(node)
+    node = as_list(node)
     if string_key(node) == "params":
         return Selection("", node, ())
-    if not isinstance(node, (cst.ListComp, cst.GeneratorExp)):
+    if not isinstance(node, cst.ListComp):
         return None
     loop = node.for_in
     if loop.inner_for_in is not None or not isinstance(loop.target, cst.Name):
@@ -93,35 +121,60 @@ def _selection(node: cst.BaseExpression) -> Selection | None:
     return Selection(loop.target.value, loop.iter, tuple(i.test for i in loop.ifs))
 
 
-def _filtered(node: cst.Call) -> cst.BaseExpression:
-    """``filter(lambda p: test, source)`` as a comprehension."""
-    if len(node.args) == 2 and isinstance(node.args[0].value, cst.Lambda):
-        test = node.args[0].value
-        if len(test.params.params) == 1:
-            item = test.params.params[0].name
-            conditions = [cst.CompIf(test.body)]
-            return cst.ListComp(item, cst.CompFor(item, node.args[1].value, conditions))
-    return node
-
-
 def _walk(node: cst.For, known: dict[str, Selection], context: Context) -> cst.For:
-    if not isinstance(node.target, cst.Name):
+    found = _walked(node, known)
+    if found is None:
         return node
-    if isinstance(node.iter, cst.Name) and node.iter.value in known:
-        selection = known[node.iter.value]
-    elif string_key(node.iter) != "params" and (found := _selection(node.iter)):
-        selection = found
-    else:
-        return node
-    rename = {selection.item: cst.Name(node.target.value)}
-    skips: list[Statement] = []
+    selection, index, item = found
+    rename = {selection.item: item}
+    head: list[Statement] = []
     for condition in selection.conditions:
         test = cast(cst.BaseExpression, substitute(condition, rename, context.origins))
         leave = cst.SimpleStatementLine([cst.Continue()])
-        skips.append(cst.If(negate(test), block([leave])))
+        head.append(cst.If(negate(test), block([leave])))
+    if index is not None:
+        head.append(stmt(f"{index} = {index} + 1"))
     return node.with_changes(
+        target=item,
         iter=selection.source.deep_clone(),
-        body=block([*skips, *statements(node.body)]),
+        body=block([*head, *statements(node.body)]),
+    )
+
+
+def _first_position(node: cst.For, known: dict[str, Selection]) -> list[Statement]:
+    found = _walked(node, known)
+    return [] if found is None or found[1] is None else [stmt(f"{found[1]} = -1")]
+
+
+def _walked(
+    node: cst.For, known: dict[str, Selection]
+) -> tuple[Selection, str | None, cst.Name] | None:
+    """A loop's selection, the variable that counts its items, and that of the items."""
+    target, walked, index = node.target, node.iter, None
+    if called(walked, "enumerate") and len(cast(cst.Call, walked).args) == 1:
+        pair = [*target_names(target)]
+        if len(pair) != 2:
+            return None
+        reads = read_names(block(statements(node.body)))
+        index = pair[0] if pair[0] in reads else None
+        if index is not None and _indexes(node, index):
+            return None
+        target, walked = cst.Name(pair[1]), cast(cst.Call, walked).args[0].value
+    if not isinstance(target, cst.Name):
+        return None
+    if isinstance(walked, cst.Name) and walked.value in known:
+        return known[walked.value], index, target
+    if string_key(walked) == "params":
+        return None
+    selection = _selection(walked)
+    return None if selection is None else (selection, index, target)
+
+
+def _indexes(node: cst.For, index: str) -> bool:
+    """Whether a position finds items in lists: those loops are lowered as such."""
+    return any(
+        isinstance(n, cst.Subscript) and index in set().union(*map(read_names, n.slice))
+        for n in walk(node)
     )
 
 
@@ -140,7 +193,7 @@ def one_append(body: Body, context: Context) -> Body:
 
 def _merged(node: cst.If) -> Statement | None:
     """That ``if`` as a statement; ``state.get("k")`` for an item that may not exist."""
-    sides = [_appended(statements(node.body)), _appended(orelse_statements(node))]
+    sides = [_only_append(statements(node.body)), _only_append(orelse_statements(node))]
     if sides[0] is None or sides[1] is None:
         return None
     (target, first), (other, second) = sides[0], sides[1]
@@ -153,15 +206,8 @@ def _merged(node: cst.If) -> Statement | None:
     return with_comments(line, node)
 
 
-def _appended(body: Body) -> tuple[str, cst.BaseExpression] | None:
-    inner = small(body[0]) if len(body) == 1 else None
-    made = inner.value if isinstance(inner, cst.Expr) else None
-    if not isinstance(made, cst.Call) or len(made.args) != 1:
-        return None
-    func = made.func
-    if not isinstance(func, cst.Attribute) or func.attr.value != "append":
-        return None
-    return (code(func.value), made.args[0].value) if is_name(func.value) else None
+def _only_append(body: Body) -> tuple[str, cst.BaseExpression] | None:
+    return appended(body[0]) if len(body) == 1 else None
 
 
 def _got(
@@ -178,53 +224,3 @@ def _got(
     if not is_name(first, "None") or code(second) != item:
         return None
     return method(asked.comparator, "get", [cst.Arg(test.left)])
-
-
-# --- asking about lists ----------------------------------------------------------
-
-
-def emptiness(test: cst.BaseExpression) -> str | None:
-    """``params`` for ``not params`` and ``len(params) == 0``."""
-    if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
-        inner = test.expression
-        if isinstance(inner, cst.Comparison):
-            text = code(inner)
-            if not text.endswith(("!= 0", "> 0")) or not called(inner.left, "len"):
-                return None
-            inner = inner.left
-        if called(inner, "len"):
-            inner = cast(cst.Call, inner).args[0].value
-        return inner.value if isinstance(inner, cst.Name) else None
-    if isinstance(test, cst.Comparison) and code(test).endswith("== 0"):
-        if called(test.left, "len"):
-            inner = cast(cst.Call, test.left).args[0].value
-            return inner.value if isinstance(inner, cst.Name) else None
-    return None
-
-
-def leaves_a_mark(node: Statement) -> bool:
-    """Whether a statement changes what outlives the step."""
-    for inner in all_statements([node]):
-        line = small(inner)
-        if isinstance(line, cst.Assign):
-            if any(not isinstance(t.target, cst.Name) for t in line.targets):
-                return True
-        if isinstance(line, cst.AugAssign) and not isinstance(line.target, cst.Name):
-            return True
-        if isinstance(line, cst.Expr) and isinstance(line.value, cst.Call):
-            return True
-    return False
-
-
-def only_loops(node: Statement) -> bool:
-    """Whether a statement is loops, and variables for them."""
-    if isinstance(node, cst.If):
-        inner = (*statements(node.body), *orelse_statements(node))
-        return all(only_loops(s) for s in inner)
-    return isinstance(node, cst.For) or (
-        (pair := assignment(node)) is not None and isinstance(pair[0], cst.Name)
-    )
-
-
-def called(node: cst.CSTNode, name: str) -> bool:
-    return isinstance(node, cst.Call) and is_name(node.func, name) and bool(node.args)

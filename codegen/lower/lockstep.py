@@ -25,8 +25,22 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import walk
-from codegen.lower.lists import called, emptiness, leaves_a_mark, only_loops
+from codegen.liveness import live_before
+from codegen.lower.effects import draws, free_reads, is_path, written_by
+from codegen.lower.families import Family, lasts
+from codegen.lower.forms import (
+    appended,
+    appending,
+    as_list,
+    called,
+    emptiness,
+    leaves_a_mark,
+    only_loops,
+    repeated,
+)
 from codegen.lower.loops import singular
+from codegen.lower.names import unlike
+from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
     Statement,
@@ -35,14 +49,12 @@ from codegen.syntax import (
     assignment,
     block,
     bound_names,
-    calls,
     code,
     dotted,
     expr,
     index_of,
     is_name,
     map_bodies,
-    method,
     negate,
     orelse_statements,
     rebuild_if,
@@ -52,7 +64,6 @@ from codegen.syntax import (
     statements,
     stmt,
     string_key,
-    substitute,
     target_names,
     with_comments,
 )
@@ -61,18 +72,6 @@ _HINT = (
     "walk the parameters in one loop, or in loops that share nothing but lists with "
     "one item a parameter"
 )
-
-
-@dataclass(frozen=True)
-class Family:
-    """The parameters that lists have one item for: where from, which are left out."""
-
-    source: cst.BaseExpression
-    conditions: tuple[cst.BaseExpression, ...]
-
-    def key(self) -> tuple[str, ...]:
-        tests = tuple(code(c) for c in self.conditions)
-        return (code(self.source), *(t for t in tests))
 
 
 @dataclass(frozen=True)
@@ -166,8 +165,7 @@ class Lockstep:
 
     def run(self) -> Body:
         for number, node in enumerate(self.body):
-            rest = self.body[number + 1 :]
-            self.needed = set().union(*(read_names(s) for s in rest), set())
+            self.needed = live_before(self.body[number + 1 :])
             self._statement(node)
         self.needed = set()
         self._flush()
@@ -204,8 +202,7 @@ class Lockstep:
     def _each(self, body: Body, after: set[str]) -> None:
         """Statements that stand inside another one, in its place."""
         for number, inner in enumerate(body):
-            rest = set().union(*(read_names(s) for s in body[number + 1 :]), set())
-            self.needed = rest | after
+            self.needed = live_before(body[number + 1 :], after)
             self._statement(inner)
 
     def _begins(self, node: Statement) -> bool:
@@ -213,7 +210,7 @@ class Lockstep:
         pair = assignment(node)
         if pair is None or not isinstance(pair[0], cst.Name):
             return False
-        name, value = pair[0].value, _as_list(pair[1])
+        name, value = pair[0].value, as_list(pair[1])
         if code(value) in ("[]", "list()") and self._is_filled(name):
             self.empty[name] = node
             self.lists.pop(name, None)
@@ -227,8 +224,9 @@ class Lockstep:
     def _is_filled(self, name: str) -> bool:
         """Whether the block's loops append to a list."""
         return any(
-            _append(s) is not None and cast("tuple[str, object]", _append(s))[0] == name
+            pair[0] == name
             for s in all_statements(self.body)
+            if (pair := appended(s)) is not None
         )
 
     def _selection(self, value: cst.BaseExpression) -> Family | None:
@@ -257,7 +255,7 @@ class Lockstep:
         node: cst.CSTNode,
     ) -> Family:
         for test in tests:
-            if not _lasts(test, self.item):
+            if not lasts(test, self.item):
                 raise _Unfit(
                     node, "which parameters are in this list may change while it lives"
                 )
@@ -267,7 +265,7 @@ class Lockstep:
 
     def _source(self, node: cst.BaseExpression) -> Listed | None:
         """The list that an expression names: one's own, or a group's parameters."""
-        node = _as_list(node)
+        node = as_list(node)
         if isinstance(node, cst.Name):
             return self.lists.get(node.value)
         if string_key(node) == "params":
@@ -308,8 +306,7 @@ class Lockstep:
 
     def _none_of(self, family: Family) -> cst.BaseExpression:
         item, source = self.item, code(family.source)
-        tests = " and ".join(code(c) for c in family.conditions) or "True"
-        return expr(f"not any({tests} for {item} in {source})")
+        return expr(f"not any({family.test() or 'True'} for {item} in {source})")
 
     # --- what is done for each parameter by itself
 
@@ -343,14 +340,14 @@ class Lockstep:
         self, value: cst.BaseExpression
     ) -> tuple[Family, cst.BaseExpression] | None:
         """(family, item) of a list that has an item for each item of another."""
-        value = _as_list(value)
+        value = as_list(value)
         if isinstance(value, cst.Name):
             listed = self.lists.get(value.value)
             return None if listed is None else (listed.family, self._name(listed))
-        repeated = _repeated(value)
-        if repeated is not None:
-            listed = self._source(repeated[1])
-            return None if listed is None else (listed.family, repeated[0])
+        same = repeated(value)
+        if same is not None:
+            listed = self._source(same[1])
+            return None if listed is None else (listed.family, same[0])
         if not isinstance(value, cst.ListComp):
             return None
         loop = value.for_in
@@ -396,6 +393,8 @@ class Lockstep:
         """(family, variable → item, index) of a walk over lists."""
         index: str | None = None
         if called(source, "enumerate") and isinstance(target, cst.Tuple):
+            if len(cast(cst.Call, source).args) != 1:
+                return None
             index = next(target_names(target.elements[0].value), None)
             source = cast(cst.Call, source).args[0].value
             target = target.elements[1].value
@@ -461,7 +460,7 @@ class Lockstep:
     def _found(
         self, value: cst.BaseExpression
     ) -> tuple[Family, cst.BaseExpression] | None:
-        if isinstance(_as_list(value), cst.ListComp):
+        if isinstance(as_list(value), cst.ListComp):
             self.found = True
         return self._comprehended(value)
 
@@ -523,7 +522,7 @@ class Lockstep:
                 replace_nodes(new, lambda n: self._count_items(n, node), self.origins),
             )
             inner.append(self._stored(new, index, node))
-        inner = self._fill(inner, family)
+        inner = self._fill(self._counted(inner, index, node), family)
         if inner and not prelude:
             inner[0] = _comments_of(node, inner[0])
         return [*prelude, *inner]
@@ -557,16 +556,31 @@ class Lockstep:
             if name in self.lists and self.lists[name].variable == self.item:
                 raise _Unfit(inner, "a list of parameters is written to")
         new = cast(Statement, replace_nodes(node, replace, self.origins))
-        if index in read_names(new):
-            raise _Unfit(loop, f"the position {index!r} is used other than as an index")
         return new
+
+    def _counted(
+        self, body: list[Statement], index: str | None, loop: cst.For
+    ) -> list[Statement]:
+        """A position that is used as a number is counted."""
+        if index is None or not any(index in read_names(s) for s in body):
+            return body
+        if index in self.needed or not isinstance(loop.target, cst.Tuple):
+            raise _Unfit(loop, f"the position {index!r} is used other than as an index")
+        name = unlike(index, self.taken)
+        self.taken.add(name)
+        self.out.append(stmt(f"{name} = -1"))
+        body = [
+            cast(Statement, substitute(s, {index: cst.Name(name)}, self.origins))
+            for s in body
+        ]
+        return [stmt(f"{name} = {name} + 1"), *body]
 
     def _fill(self, body: Sequence[Statement], family: Family) -> list[Statement]:
         """``grads.append(p.grad)`` → ``grad = p.grad``."""
         result: list[Statement] = []
         tests: list[cst.BaseExpression] = []
         for node in body:
-            pair = _append(node)
+            pair = appended(node)
             if pair is not None and (pair[0] in self.empty or pair[0] in self.lists):
                 result += self._note(node, pair, family, tests)
             elif isinstance(node, cst.If):
@@ -592,7 +606,7 @@ class Lockstep:
 
     def _fills(self, node: Statement) -> bool:
         """Whether a list of the block's is appended to in here."""
-        pairs = (_append(s) for s in all_statements([node]))
+        pairs = (appended(s) for s in all_statements([node]))
         return any(p is not None and p[0] in self.empty for p in pairs)
 
     def _note(
@@ -647,11 +661,11 @@ class Lockstep:
     def _conflict(self, old: Sequence[Statement], new: Sequence[Statement]) -> bool:
         """Whether one loop's statements need another's to be over."""
         items = {listed.variable for listed in self.lists.values()} | {self.item}
-        written = _written(old) - items
-        read = _free_reads(new) - items
-        if written & read or (_written(new) - items) & _free_reads(old):
+        written = written_by(old) - items
+        read = free_reads(new) - items
+        if written & read or (written_by(new) - items) & free_reads(old):
             return True
-        return _draws(old) and _draws(new)
+        return draws(old) and draws(new)
 
     def _define(self, new: Sequence[Statement]) -> None:
         """Remember what can be looked up again: ``state = self.state[p]``."""
@@ -662,7 +676,7 @@ class Lockstep:
                 again = (
                     pair is not None
                     and isinstance(pair[0], cst.Name)
-                    and _is_path(pair[1])
+                    and is_path(pair[1])
                     and all(
                         n in self.definitions or n in ("self", self.item)
                         for n in read_names(pair[1])
@@ -707,7 +721,7 @@ class Lockstep:
     def _look_up_again(self, new: Sequence[Statement]) -> None:
         """A new loop begins: the items that it reads are looked up."""
         assert self.segment is not None
-        read = _free_reads(new) | self.needed_items()
+        read = free_reads(new) | self.needed_items()
         seen: set[str] = set()
         for name, listed in self.lists.items():
             variable = listed.variable
@@ -838,7 +852,7 @@ class Lockstep:
         before: list[Statement],
         node: Statement,
     ) -> cst.Name:
-        new = [*before, _appending(name, variable)]
+        new = [*before, appending(name, variable)]
         self.origins.inherit(new[-1], node)
         self._join(family, new, node)
         self.context.whole_lists.add(name)
@@ -879,10 +893,10 @@ class Lockstep:
 
     def _count(self, family: Family) -> cst.BaseExpression:
         item, source = self.item, code(family.source)
-        tests = " and ".join(code(c) for c in family.conditions)
-        if not tests:
+        if not family.conditions:
             return expr(f"len({source})")
-        return expr(f"sum({tests} for {item} in {source})")
+        # a test may be any value, and counts as one
+        return expr(f"sum(1 if {family.test()} else 0 for {item} in {source})")
 
     # --- the rest
 
@@ -894,16 +908,16 @@ class Lockstep:
 
     def _reads_items(self, node: Statement) -> bool:
         own = {v.variable for v in self.lists.values()} - {self.item}
-        return bool(_free_reads([node]) & own)
+        return bool(free_reads([node]) & own)
 
     def _beside(self, node: Statement) -> None:
         """A statement that knows nothing of lists goes before the loop, if it may."""
         segment = self.segment
         if segment is not None:
-            written = _written([node])
+            written = written_by([node])
             loop_reads = set().union(*(read_names(s) for s in segment.body), set())
-            touched = written & (loop_reads | _written(segment.body))
-            if touched or _written(segment.body) & read_names(node) or _draws([node]):
+            touched = written & (loop_reads | written_by(segment.body))
+            if touched or written_by(segment.body) & read_names(node) or draws([node]):
                 self._flush()
         for name in bound_names(node):
             self.lists.pop(name, None)
@@ -940,72 +954,12 @@ def _only_walked(body: Body) -> set[str]:
     return walked - bound
 
 
-def _as_list(node: cst.BaseExpression) -> cst.BaseExpression:
-    """Through ``list(…)``, ``tuple(…)``, ``filter(lambda …)`` and ``xs[:]``."""
-    if isinstance(node, cst.Call) and dotted(node.func) in ("list", "tuple"):
-        if len(node.args) == 1:
-            return _as_list(node.args[0].value)
-    if isinstance(node, cst.GeneratorExp):
-        return cst.ListComp(node.elt, node.for_in)
-    if called(node, "filter") and len(cast(cst.Call, node).args) == 2:
-        test, source = (a.value for a in cast(cst.Call, node).args)
-        if isinstance(test, cst.Lambda) and len(test.params.params) == 1:
-            item = test.params.params[0].name
-            loop = cst.CompFor(item, source, [cst.CompIf(test.body)])
-            return cst.ListComp(item, loop)
-    if isinstance(node, cst.Subscript) and code(node).endswith("[:]"):
-        return node.value
-    return node
-
-
-def _repeated(
-    node: cst.BaseExpression,
-) -> tuple[cst.BaseExpression, cst.BaseExpression] | None:
-    """(x, params) of ``[x] * len(params)``."""
-    if not isinstance(node, cst.BinaryOperation):
-        return None
-    if not isinstance(node.operator, cst.Multiply) or not called(node.right, "len"):
-        return None
-    if isinstance(node.left, cst.List) and len(node.left.elements) == 1:
-        length = cast(cst.Call, node.right)
-        return node.left.elements[0].value, length.args[0].value
-    return None
-
-
-def _append(node: cst.CSTNode) -> tuple[str, cst.BaseExpression] | None:
-    """(list, item) of the statement ``list.append(item)``."""
-    inner = small(node)
-    if not isinstance(inner, cst.Expr) or not isinstance(inner.value, cst.Call):
-        return None
-    func = inner.value.func
-    if isinstance(func, cst.Attribute) and func.attr.value == "append":
-        if isinstance(func.value, cst.Name) and len(inner.value.args) == 1:
-            return func.value.value, inner.value.args[0].value
-    return None
-
-
 def _item_of(node: cst.CSTNode, index: str) -> str:
     """``exp_avgs`` for ``exp_avgs[i]``."""
     if isinstance(node, cst.Subscript) and isinstance(node.value, cst.Name):
         if is_name(index_of(node), index):
             return node.value.value
     return ""
-
-
-_LASTING = {"dim", "numel", "size", "is_floating_point", "is_complex", "len"}
-_LASTING |= {"isinstance", "hasattr", "getattr", "torch.is_complex", "any", "all"}
-
-
-def _lasts(test: cst.BaseExpression, item: str) -> bool:
-    """Whether a test of a parameter has the same outcome all through a step."""
-    names = read_names(test) - {item, "group", "torch", "len", "isinstance", "getattr"}
-    if names - {"hasattr", "any", "all", "True", "False", "None"}:
-        return False
-    for node in calls(test):
-        last = (dotted(node.func) or "").rpartition(".")[2]
-        if last not in _LASTING and dotted(node.func) not in _LASTING:
-            return False
-    return True
 
 
 def _own_of(body: Sequence[Statement]) -> Iterable[Statement]:
@@ -1043,81 +997,6 @@ def _skip_none(node: cst.For, item: str) -> cst.For:
     return node.with_changes(body=block([skip, *statements(first.body)]))
 
 
-def _is_path(node: cst.BaseExpression) -> bool:
-    """``self.state[p]["k"]``, ``p.grad``: found again whenever it is asked for."""
-    if isinstance(node, cst.Name):
-        return True
-    if isinstance(node, cst.Attribute):
-        return _is_path(node.value)
-    if isinstance(node, cst.Subscript):
-        index = index_of(node)
-        plain = isinstance(index, (cst.Name, cst.SimpleString))
-        return plain and _is_path(node.value)
-    return False
-
-
-def _free_reads(body: Sequence[Statement]) -> set[str]:
-    """Names that are read before these statements surely bind them."""
-    bound: set[str] = set()
-    free: set[str] = set()
-    for node in body:
-        free |= read_names(node) - bound
-        pair = assignment(node)
-        if pair is not None:
-            bound.update(target_names(pair[0]))
-        elif isinstance(node, cst.If):
-            both = [
-                set(_surely_bound(part))
-                for part in (statements(node.body), orelse_statements(node))
-            ]
-            bound |= both[0] & both[1]
-    return free
-
-
-def _surely_bound(body: Sequence[Statement]) -> Iterable[str]:
-    for node in body:
-        pair = assignment(node)
-        if pair is not None:
-            yield from target_names(pair[0])
-
-
-def _written(body: Sequence[Statement]) -> set[str]:
-    """Names bound, and roots of what is stored into or mutated."""
-    found: set[str] = set()
-    for node in (n for s in body for n in walk(s)):
-        if isinstance(node, (cst.AssignTarget, cst.AugAssign, cst.AnnAssign)):
-            found.add(_root(node.target))
-            found.update(target_names(node.target))
-        elif isinstance(node, (cst.For, cst.NamedExpr)):
-            found.update(target_names(node.target))
-        elif isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
-            name = node.func.attr.value
-            if name.endswith("_") or name in ("append", "update", "setdefault"):
-                found.add(_root(node.func.value))
-    return found - {""}
-
-
-def _root(node: cst.CSTNode) -> str:
-    """``group`` for ``group["k"]``; what is kept for a parameter has none."""
-    if isinstance(node, cst.Subscript):
-        return "" if dotted(node.value) == "self.state" else _root(node.value)
-    if isinstance(node, cst.Attribute):
-        return _root(node.value)
-    if isinstance(node, cst.Call):
-        return _root(node.func)
-    return node.value if isinstance(node, cst.Name) else ""
-
-
-def _draws(body: Sequence[Statement]) -> bool:
-    """Whether random numbers are drawn: their order counts."""
-    words = ("rand", "normal", "bernoulli", "dropout", "multinomial", "uniform")
-    return any(
-        any(w in (dotted(c.func) or code(c.func)) for w in words)
-        for s in body
-        for c in calls(s)
-    )
-
-
 def _plain(node: Statement) -> Statement:
     return node.with_changes(leading_lines=[])
 
@@ -1127,8 +1006,3 @@ def _comments_of(loop: cst.For, first: Statement) -> Statement:
         lines = [*loop.leading_lines, *first.leading_lines]
         return first.with_changes(leading_lines=lines)
     return first
-
-
-def _appending(name: str, variable: str) -> Statement:
-    append = method(cst.Name(name), "append", [cst.Arg(cst.Name(variable))])
-    return cst.SimpleStatementLine([cst.Expr(append)])

@@ -21,7 +21,8 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import Origins
-from codegen.lower.lists import emptiness, leaves_a_mark, only_loops
+from codegen.lower.forms import appended, emptiness, leaves_a_mark, only_loops
+from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
     Statement,
@@ -43,7 +44,6 @@ from codegen.syntax import (
     statements,
     stmt,
     string_key,
-    substitute,
     target_names,
     with_comments,
 )
@@ -90,7 +90,7 @@ def fuse(body: Body, context: Context) -> Body:
     for number, node in enumerate(body):
         if not isinstance(node, cst.For) or not _is_param_loop(node):
             continue
-        lists = _empty_lists(body[:number]) & _appended(node)
+        lists = _empty_lists(body[:number]) & _filled_by(node)
         lists -= context.whole_lists
         later = set().union(*(read_names(s) for s in body[number + 1 :]), set())
         if lists & later:
@@ -112,20 +112,8 @@ def _empty_lists(body: Sequence[Statement]) -> set[str]:
     return names
 
 
-def _append(node: cst.CSTNode) -> tuple[str, cst.BaseExpression] | None:
-    """(list, item) of the statement ``list.append(item)``."""
-    inner = small(node)
-    if not isinstance(inner, cst.Expr) or not isinstance(inner.value, cst.Call):
-        return None
-    func = inner.value.func
-    if isinstance(func, cst.Attribute) and func.attr.value == "append":
-        if isinstance(func.value, cst.Name) and len(inner.value.args) == 1:
-            return func.value.value, inner.value.args[0].value
-    return None
-
-
-def _appended(node: cst.For) -> set[str]:
-    found = (_append(s) for s in all_statements(statements(node.body)))
+def _filled_by(node: cst.For) -> set[str]:
+    found = (appended(s) for s in all_statements(statements(node.body)))
     return {pair[0] for pair in found if pair is not None}
 
 
@@ -143,7 +131,7 @@ def _initialises(node: Statement, lists: set[str]) -> bool:
 def _without_appends(body: Sequence[Statement], lists: set[str]) -> list[Statement]:
     result: list[Statement] = []
     for node in body:
-        pair = _append(node)
+        pair = appended(node)
         if pair is not None and pair[0] in lists:
             continue
         if isinstance(node, (cst.If, cst.For)):
@@ -222,7 +210,7 @@ class _Fusion:
         self, body: Body, conditions: tuple[cst.BaseExpression, ...]
     ) -> None:
         for node in body:
-            pair = _append(node)
+            pair = appended(node)
             if pair is not None and pair[0] in self.lists:
                 self._note_fill(node, *pair, conditions)
             elif isinstance(node, cst.If):
@@ -483,7 +471,7 @@ class _Fusion:
     def _replace_appends(self, body: Sequence[Statement]) -> list[Statement]:
         result: list[Statement] = []
         for node in body:
-            pair = _append(node)
+            pair = appended(node)
             if pair is not None and pair[0] in self.lists:
                 variable = self.fills[pair[0]].variable
                 if variable is not None:

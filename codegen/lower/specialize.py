@@ -13,7 +13,7 @@ Pure helpers stay calls.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import libcst as cst
@@ -21,6 +21,7 @@ import libcst as cst
 from codegen.constructor import attribute_function
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.evaluation import Evaluation
 from codegen.liveness import Liveness, liveness
 from codegen.lower import facts
 from codegen.lower.blocks import (
@@ -34,7 +35,6 @@ from codegen.lower.callees import (
     asks_about_number,
     calls_argument,
     calls_through,
-    is_property,
     is_torchs,
     returns_parts,
     walks_parameters,
@@ -42,7 +42,10 @@ from codegen.lower.callees import (
 from codegen.lower.fold import UNKNOWN, Frame, fold, known, truth
 from codegen.lower.inline import Inliner
 from codegen.lower.lists import walk_selection
+from codegen.lower.names import hidden_names, rename
+from codegen.lower.own import Own, set_attribute
 from codegen.lower.tuples import flatten_tuple, split_tuple
+from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
     Statement,
@@ -53,24 +56,26 @@ from codegen.syntax import (
     bare,
     block,
     bound_names,
+    call,
+    calls,
     dotted,
     ends,
     free_names,
     is_constant,
     is_name,
     orelse_statements,
+    parenthesize,
     read_names,
     rebuild_if,
     replace_nodes,
     small,
     statements,
-    substitute,
     target_names,
     with_comments,
 )
 from codegen.upstream import Definition, Upstream
 
-_CONDITIONAL = (cst.IfExp, cst.BooleanOperation, cst.Lambda, cst.CompFor)
+_HAVE_VALUES = (cst.Assign, cst.AnnAssign, cst.AugAssign, cst.Expr, cst.Return)
 
 
 class Specializer:
@@ -83,7 +88,7 @@ class Specializer:
         self.upstream = upstream
         self.context = context
         self.origins = context.origins
-        self.taken: set[str] = set()
+        self.own = Own(upstream, context)
         self.depth = 0
         self.partials: dict[str, cst.Call] = {}
         self.bindings: Counter[str] = Counter()
@@ -94,12 +99,12 @@ class Specializer:
         """The body of ``step`` specialised to the facts."""
         node = self.upstream.read(definition)
         self._refuse_decorators(node, definition)
-        body = self._name_groups(statements(without_docstring(node.body)))
         names = {p.name.value for p in all_params(node.params)}
         frame = Frame(definition.module, self.upstream.library, definition)
         frame.real_views = self.real_views
+        body = self.read_body(node, frame, frozenset())
         frame.local = names | bound_names(block(body))
-        self.taken |= frame.local
+        self.context.taken |= frame.local
         self.bindings.update(n for s in all_statements(body) for n in _binds(s))
         for param in all_params(node.params):
             if param.name.value == "closure":
@@ -132,6 +137,38 @@ class Specializer:
                 "do what the decorator does in the function itself",
             )
 
+    def read_body(
+        self, node: cst.FunctionDef, frame: Frame, around: Collection[str]
+    ) -> Body:
+        """A function's statements, its names apart from those around it."""
+        body = statements(without_docstring(node.body))
+        params = {p.name.value for p in all_params(node.params)}
+        body = rename(body, hidden_names(body) - params, self.origins)
+        own = bound_names(block(body)) | params | frame.local
+        body = tuple(
+            cast(Statement, self.name_globals(s, frame, own, around)) for s in body
+        )
+        return self._name_groups(body)
+
+    def name_globals(
+        self,
+        node: cst.CSTNode,
+        frame: Frame,
+        own: Collection[str],
+        around: Collection[str],
+    ) -> cst.CSTNode:
+        """Module-level names under those by which the whole step knows them."""
+        new: dict[str, cst.BaseExpression] = {}
+        for name in sorted(read_names(node) - set(own)):
+            found = self.upstream.library.resolve(frame.module, name)
+            if found is None:
+                continue
+            alias = self.context.name(found, name, around)
+            if alias != name:
+                frame.aliases[alias] = name
+                new[name] = cst.Name(alias)
+        return substitute(node, new, self.origins)
+
     def _name_groups(self, body: Body) -> Body:
         """``for pg in self.param_groups`` → ``for group in …``: one name for all."""
         rename: dict[str, cst.BaseExpression] = {
@@ -151,8 +188,6 @@ class Specializer:
             new = self.statement(node, frame, live)
             new = [self._without_dispatch_comments(s) for s in new]
             self._pass_comments_on(node, new)
-            for part in new:
-                self._note_globals(part, frame)
             result.extend(new)
             if new and ends(new[-1]):
                 break
@@ -162,13 +197,6 @@ class Specializer:
         kept = _without_dispatch_comments(node)
         self.origins.inherit(kept, node)
         return kept
-
-    def _note_globals(self, node: Statement, frame: Frame) -> None:
-        """Remember what module-level names mean where they are read."""
-        for name in read_names(node) - frame.local:
-            found = self.upstream.library.resolve(frame.module, name)
-            if found is not None:
-                self.context.globals.setdefault(name, found)
 
     def _pass_comments_on(self, old: Statement, new: list[Statement]) -> None:
         for node in new:
@@ -190,34 +218,36 @@ class Specializer:
         return self._simple(node, frame, live)
 
     def _if(self, node: cst.If, frame: Frame, live: Liveness) -> list[Statement]:
-        test = self._name_methods(fold(node.test, frame, self.origins), frame)
+        before, test = self._call_first(node.test, node, frame, live)
+        test = fold(test, frame, self.origins)
         value = truth(test)
         orelse = orelse_statements(node)
         if value is not None:
             chosen = statements(node.body) if value else orelse
             spliced = list(self.block(chosen, frame, live))
-            return keep_comment(node, spliced)
-        before = frame.fork()
+            return keep_comment(node, [*before, *spliced])
+        fork = frame.fork()
         body = self.block(statements(node.body), frame, live)
         other = frame.fork()
-        other.__dict__.update(before.__dict__)
+        other.__dict__.update(fork.__dict__)
         rest = self.block(orelse, other, live)
         _join(frame, body, other, rest)
         if not body and not rest:
-            return []
-        return [rebuild_if(node, test, body, rest)]
+            return before
+        return [*before, rebuild_if(node, test, body, rest)]
 
     def _loop(
         self, node: cst.For | cst.While, frame: Frame, live: Liveness
     ) -> list[Statement]:
         before: list[Statement] = []
         if isinstance(node, cst.For):
-            node = walk_selection(node, self.context)
-            before, node = self._call_first(node, frame, live)
+            node = walk_selection(self._count_from_zero(node), self.context)
+            before, walked = self._call_first(node.iter, node, frame, live)
+            node = node.with_changes(iter=walked)
         for name in self._rebound_inside(node, frame, live):
             frame.forget(name)
         if isinstance(node, cst.While):
-            node = node.with_changes(test=fold(node.test, frame, self.origins))
+            node = node.with_changes(test=self._folded(node.test, frame))
             if truth(node.test) is False:
                 return []
         inner = frame.fork()
@@ -225,28 +255,61 @@ class Specializer:
         frame.join(inner)
         return [*before, node.with_changes(body=block(body))]
 
+    def _count_from_zero(self, node: cst.For) -> cst.For:
+        """``for i, x in enumerate(xs, 1)`` counts from zero, and adds one."""
+        call, target = node.iter, node.target
+        if not isinstance(call, cst.Call) or not is_name(call.func, "enumerate"):
+            return node
+        if len(call.args) != 2 or not isinstance(target, cst.Tuple):
+            return node
+        walked, start = call.args
+        if read_names(start.value) & bound_names(node):
+            self.context.refuse(
+                "lower", start.value, "where this count starts changes", "count from 0"
+            )
+            return node
+        head = target.elements[0]
+        name = self.context.fresh("position")
+        added = start.value if is_constant(start.value) else parenthesize(start.value)
+        shifted = cst.BinaryOperation(cst.Name(name), cst.Add(), added)
+        bind = assign([head.value], shifted)
+        self.origins.inherit(bind, node.iter)
+        last = walked.with_changes(comma=cst.MaybeSentinel.DEFAULT)
+        first = head.with_changes(value=cst.Name(name))
+        return node.with_changes(
+            iter=call.with_changes(args=[last]),
+            target=target.with_changes(elements=[first, *target.elements[1:]]),
+            body=block([bind, *statements(node.body)]),
+        )
+
     def _call_first(
-        self, node: cst.For, frame: Frame, live: Liveness
-    ) -> tuple[list[Statement], cst.For]:
-        """What a loop walks, with calls that must be seen through made before it."""
-        iterated = self._name_methods(fold(node.iter, frame, self.origins), frame)
-        walked = cst.SimpleStatementLine([cst.Expr(iterated)])
-        self.origins.inherit(walked, node.iter)
-        parts = self._extract_calls(walked, frame)
+        self,
+        node: cst.BaseExpression,
+        statement: Statement,
+        frame: Frame,
+        live: Liveness,
+    ) -> tuple[list[Statement], cst.BaseExpression]:
+        """What a statement tests or walks, its calls that must be seen through made
+        before it."""
+        node = self._folded(node, frame)
+        whole = cst.SimpleStatementLine([cst.Expr(node)])
+        self.origins.inherit(whole, node)
+        parts = self._extract_calls(whole, frame)
         if len(parts) > 1:
-            iterated = cast(cst.Expr, small(parts[-1])).value
-        elif not isinstance(iterated, cst.Call):
+            node = cast(cst.Expr, small(parts[-1])).value
+        elif not isinstance(node, cst.Call):
             parts = []
-        elif (definition := self._callee(iterated, frame)) and self._must_inline(
-            iterated, definition, frame
+        elif (definition := self._callee(node, frame)) and self._must_inline(
+            node, definition, frame
         ):
-            name = self.fresh(definition.name.rpartition(".")[2].strip("_"))
+            name = self.context.fresh(definition.name.rpartition(".")[2].strip("_"))
             frame.local.add(name)
-            parts = [assign([cst.Name(name)], iterated), walked]
-            self.origins.inherit(parts[0], walked)
-            iterated = cst.Name(name)
+            parts = [assign([cst.Name(name)], node), whole]
+            self.origins.inherit(parts[0], whole)
+            node = cst.Name(name)
+        live.replace(statement, parts, read_names(statement))
         before = [s for p in parts[:-1] for s in self._simple(p, frame, live)]
-        return before, node.with_changes(iter=iterated)
+        return before, node
 
     def _rebound_inside(
         self, node: cst.For | cst.While, frame: Frame, live: Liveness
@@ -263,9 +326,7 @@ class Specializer:
         return left | (names - frame.constants.keys())
 
     def _with(self, node: cst.With, frame: Frame, live: Liveness) -> list[Statement]:
-        items = [
-            i.with_changes(item=fold(i.item, frame, self.origins)) for i in node.items
-        ]
+        items = [i.with_changes(item=self._folded(i.item, frame)) for i in node.items]
         body = self.block(statements(node.body), frame, live)
         return [node.with_changes(items=items, body=block(body))]
 
@@ -356,7 +417,7 @@ class Specializer:
                 return None
             if not is_constant(arg.value):
                 word = _keyword(arg) or target
-                name = self.fresh(word)
+                name = self.context.fresh(word)
                 frame.local.add(name)
                 binds.append(assign([cst.Name(name)], arg.value))
                 self.origins.inherit(binds[-1], node)
@@ -374,14 +435,16 @@ class Specializer:
     # --- simple statements --------------------------------------------------
 
     def _simple(self, node: Statement, frame: Frame, live: Liveness) -> list[Statement]:
-        inner = small(node)
+        original, inner = node, small(node)
         if isinstance(inner, cst.Pass) or self._has_no_effect(inner, frame):
             return []
         partial = self._note_partial(node, frame)
         if partial is not None:
             return partial
-        node = self._unfold_partial(node, frame)
-        folded = self._name_methods(fold(node, frame, self.origins), frame)
+        node = set_attribute(self._unfold_partial(node, frame))
+        if self.own.sets_property(node):
+            return []
+        folded = self._folded(node, frame)
         self.origins.inherit(folded, node)
         inner = small(folded)
         if isinstance(inner, cst.Assert):
@@ -393,11 +456,12 @@ class Specializer:
             for part in parts:
                 self._learn(part, frame)
             return parts
-        inlined = self._try_inline(node, folded, frame, live)
+        inlined = self._try_inline(original, folded, frame, live)
         if inlined is not None:
             return inlined
         extracted = self._extract_calls(folded, frame)
         if extracted:
+            live.replace(original, extracted)
             return [s for part in extracted for s in self._simple(part, frame, live)]
         self._learn(folded, frame)
         return [folded]
@@ -430,41 +494,11 @@ class Specializer:
         ]
         return replace_value(node, cst.Tuple(elements))
 
-    def _name_methods(self, node: cst.CSTNodeT, frame: Frame) -> cst.CSTNodeT:
-        """``self.debias`` → ``debias``: a method that needs no ``self`` is a function."""
-
-        def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
-            name = dotted(inner) if isinstance(inner, cst.Attribute) else None
-            if name is None or not name.startswith("self.") or name.count(".") != 1:
-                return None
-            if name[5:] in frame.local:
-                return None
-            method = self.upstream.method(name[5:])
-            if method is None or not self._needs_no_self(method):
-                return None
-            self.context.globals[name[5:]] = method
-            return cst.Name(name[5:])
-
-        return cast(cst.CSTNodeT, replace_nodes(node, replace, self.origins))
-
-    def _needs_no_self(
-        self, method: Definition, seen: frozenset[str] = frozenset()
-    ) -> bool:
-        if method.name in seen:
-            return True
-        node = cast(cst.FunctionDef, method.node)
-        if is_property(node):
-            return False
-        if "self" not in read_names(node.body):
-            return True
-        uses = [n for n in walk(node.body) if isinstance(n, cst.Attribute)]
-        own = [n.attr.value for n in uses if is_name(n.value, "self")]
-        count = sum(is_name(n, "self") for n in walk(node.body))
-        if count != len(own):
-            return False
-        found = [self.upstream.method(name) for name in own]
-        inner = seen | {method.name}
-        return all(m is not None and self._needs_no_self(m, inner) for m in found)
+    def _folded(self, node: cst.CSTNodeT, frame: Frame) -> cst.CSTNodeT:
+        """What is known folded; what is read of the optimizer itself made plain."""
+        node = self.own.read_properties(node, frame)
+        node = self.own.ask_attributes(fold(node, frame, self.origins))
+        return self.own.name_methods(node, frame)
 
     def _has_no_effect(self, node: cst.CSTNode | None, frame: Frame) -> bool:
         if not isinstance(node, cst.Expr):
@@ -520,7 +554,7 @@ class Specializer:
         effect = isinstance(inner, cst.Expr)
         if not effect and not self._must_inline(value, definition, frame):
             return None
-        after = live.after.get(original, frozenset())
+        after = live.after.get(original, frozenset(frame.local))
         is_return = isinstance(inner, cst.Return)
         return Inliner(self, definition, value, frame, after).run(
             target, is_return, node
@@ -528,37 +562,30 @@ class Specializer:
 
     def _extract_calls(self, node: Statement, frame: Frame) -> list[Statement]:
         """Calls to be inlined that stand inside an expression: each gets a statement."""
-        prelude: list[Statement] = []
-        whole = getattr(small(node), "value", None)
-
-        def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
-            if not isinstance(inner, cst.Call):
-                return None
-            definition = self._callee(inner, frame)
-            if definition is None or not self._must_inline(inner, definition, frame):
-                return None
-            name = self.fresh(
-                cast(cst.FunctionDef, definition.node).name.value.strip("_")
-            )
-            frame.local.add(name)
-            bind = assign([cst.Name(name)], inner)
-            self.origins.inherit(bind, inner)
-            prelude.append(bind)
-            return cst.Name(name)
-
-        if any(isinstance(n, _CONDITIONAL) for n in walk(node)):
+        inner = small(node)
+        value = getattr(inner, "value", None)
+        if not isinstance(inner, _HAVE_VALUES) or value is None:
             return []
-        new = cast(Statement, replace_nodes(node, replace, self.origins))
-        if isinstance(whole, cst.Call) and is_name(getattr(small(new), "value", None)):
-            # the statement is that call itself, which could not be inlined
-            bound = cast(
-                tuple[cst.CSTNode, cst.BaseExpression], assignment(prelude.pop())
-            )
-            new = replace_value(new, bound[1])
-        if not prelude:
+        found = _Calls(self, frame)
+        # what is itself a call has been tried, and could not be inlined
+        new = found.visit(value, whole=not isinstance(inner, cst.AugAssign))
+        if not found.prelude:
             return []
-        prelude[0] = with_comments(prelude[0], node)
-        return [*prelude, new.with_changes(leading_lines=[])]
+        if isinstance(inner, cst.AugAssign) and not isinstance(inner.target, cst.Name):
+            self._refuse_late_read(inner, found)
+        first = with_comments(found.prelude[0], node)
+        last = replace_value(node, new).with_changes(leading_lines=[])
+        return [first, *found.prelude[1:], last]
+
+    def _refuse_late_read(self, node: cst.AugAssign, found: _Calls) -> None:
+        """``s["k"] += f(s)`` reads ``s["k"]`` before it calls."""
+        if found.effects:
+            self.context.refuse(
+                "lower",
+                node,
+                "a call changes things while a value is added to",
+                "call it in a statement of its own first",
+            )
 
     def _callee(self, call: cst.Call, frame: Frame) -> Definition | None:
         name = dotted(call.func)
@@ -594,16 +621,27 @@ class Specializer:
     ) -> bool:
         if definition.name.startswith(NESTED):
             return True
-        if "." in definition.name and not self._needs_no_self(definition):
+        if "." in definition.name and not self.own.needs_no_self(definition):
             return True
         return (
             returns_parts(definition)
             or asks_about_number(call, definition)
             or calls_argument(definition)
             or walks_parameters(definition)
-            or any(dotted(a.value) in WHOLE for a in call.args)
+            or any(dotted(a.value) in (*WHOLE, "self") for a in call.args)
             or self.mutates_arguments(definition)
         )
+
+    def changes_something(self, definition: Definition) -> bool:
+        """Whether a call may be seen in what is computed after it."""
+        body = cast(cst.FunctionDef, definition.node).body
+        stores = any(
+            isinstance(n, (cst.AssignTarget, cst.AugAssign, cst.Del))
+            and not isinstance(n.target, (cst.Name, cst.Tuple))
+            for n in walk(body)
+        )
+        asks = any((dotted(c.func) or "").startswith("self.") for c in calls(body))
+        return stores or asks or self.mutates_arguments(definition)
 
     def mutates_arguments(self, definition: Definition) -> bool:
         """Whether a function may change what it is handed (judged by its syntax)."""
@@ -613,13 +651,40 @@ class Specializer:
         params = {p.name.value for p in all_params(node.params)}
         return may_mutate(node, params)
 
-    def fresh(self, name: str) -> str:
-        """A name that nothing uses yet."""
-        number = 1
-        while f"{name}_{number}" in self.taken:
-            number += 1
-        self.taken.add(f"{name}_{number}")
-        return f"{name}_{number}"
+
+class _Calls(Evaluation):
+    """Calls to be inlined; ``effects`` once one changes something."""
+
+    def __init__(self, specializer: Specializer, frame: Frame) -> None:
+        super().__init__(specializer.context)
+        self.specializer = specializer
+        self.frame = frame
+        self.effects = False
+
+    def moves(self, node: cst.CSTNode) -> bool:
+        return self._definition(node) is not None
+
+    def _definition(self, node: cst.CSTNode) -> Definition | None:
+        if not isinstance(node, cst.Call):
+            return None
+        found = self.specializer._callee(node, self.frame)
+        if found is None or not self.specializer._must_inline(node, found, self.frame):
+            return None
+        self.effects |= self.specializer.changes_something(found)
+        return found
+
+    def is_steady(self, node: cst.BaseExpression) -> bool:
+        return not self.effects or super().is_steady(node)
+
+    def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
+        found = cast(Definition, self._definition(node))
+        called = cast(cst.FunctionDef, found.node).name.value
+        name = self.context.fresh(called.strip("_"))
+        self.frame.local.add(name)
+        bind = assign([cst.Name(name)], node)
+        self.context.origins.inherit(bind, node)
+        self.prelude.append(bind)
+        return cst.Name(name)
 
 
 def _keyword(arg: cst.Arg) -> str | None:

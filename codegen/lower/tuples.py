@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import libcst as cst
 
+from codegen.diagnostics import walk
 from codegen.syntax import (
     Statement,
     assign,
@@ -11,6 +12,7 @@ from codegen.syntax import (
     code,
     is_name,
     read_names,
+    string_key,
     target_names,
     with_comments,
 )
@@ -56,12 +58,24 @@ def split_tuple(node: Statement) -> list[Statement]:
     )
     if starred or len(targets) != len(values) or not independent:
         return [node]
+    if any(_may_read(v, t) for i, t in enumerate(targets) for v in values[i + 1 :]):
+        return [node]
     parts: list[Statement] = [
         assign([t], v) for t, v in zip(targets, values) if code(t) != code(v)
     ]
     if parts:
         parts[0] = with_comments(parts[0], node)
     return parts
+
+
+def _may_read(value: cst.BaseExpression, target: cst.BaseExpression) -> bool:
+    """Whether ``value`` may read what was stored in ``target``, an item or attribute."""
+    if isinstance(target, cst.Name):
+        return False
+    key = string_key(target)
+    if key is not None:
+        return any(string_key(n) == key for n in walk(value))
+    return bool(read_names(target) & read_names(value))
 
 
 def _unstarred(target: cst.Tuple, value: cst.Tuple) -> tuple[cst.Tuple, cst.Tuple]:

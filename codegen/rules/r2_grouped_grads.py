@@ -8,12 +8,14 @@ from typing import cast
 import libcst as cst
 
 from codegen.rules.base import Example, Rule
+from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
     Statement,
     block,
     bound_names,
     code,
+    comprehension_names,
     dotted,
     expr,
     is_name,
@@ -24,7 +26,6 @@ from codegen.syntax import (
     small,
     statements,
     string_key,
-    substitute,
     target_names,
 )
 
@@ -193,7 +194,7 @@ class GroupedGrads(Rule):
         item = loop.target.value
         if f"{item}.grad" not in code(node):
             return None
-        names = bound_names_of(node)
+        names = comprehension_names(node)
         if inner is None and is_name(group, "group"):
             beside = self.grads
         elif _all_groups(outer) and same(cast(cst.CSTNode, group), outer.target):
@@ -220,16 +221,6 @@ class GroupedGrads(Rule):
 
 def _all_groups(loop: cst.CompFor) -> bool:
     return dotted(loop.iter) == "self.param_groups"
-
-
-def bound_names_of(node: cst.BaseSimpleComp) -> set[str]:
-    """The variables of a comprehension's loops."""
-    names: set[str] = set()
-    loop: cst.CompFor | None = node.for_in
-    while loop is not None:
-        names |= set(target_names(loop.target))
-        loop = loop.inner_for_in
-    return names
 
 
 def _walks(node: cst.BaseExpression) -> str | None:

@@ -9,13 +9,13 @@ stood for is its receiver. Mutations of temporaries (``(a / b).add_(eps)``) stay
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
 
 import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.evaluation import Evaluation
 from codegen.rules.r4_out_of_place.inplace import (
     VIEWS,
     chain_root,
@@ -24,15 +24,21 @@ from codegen.rules.r4_out_of_place.inplace import (
 )
 from codegen.syntax import (
     Body,
-    Rewriter,
     Statement,
+    all_statements,
     block,
+    bound_names,
     dotted,
+    is_constant,
+    is_name,
     keyword,
     map_bodies,
     orelse_statements,
+    read_names,
     small,
     statements,
+    string_key,
+    target_names,
     with_comments,
 )
 
@@ -62,79 +68,89 @@ def mutates_place(node: cst.CSTNode) -> bool:
     return inplace_function(node) is not None
 
 
-def hoist(body: Sequence[Statement], context: Context) -> Body:
+def hoist(body: Body, context: Context) -> Body:
     """``body`` with every mutation of a place a statement, or the right-hand side of
     one."""
-    result: list[Statement] = []
-    for node in body:
-        result.extend(_statement(node, context))
-    return tuple(result)
+    return _Hoist(context, _kin(body)).block(body)
 
 
-def _statement(node: Statement, context: Context) -> list[Statement]:
-    if isinstance(node, cst.If):
-        return _if(node, context)
-    if isinstance(node, cst.While) and _mutates_inside(node.test):
-        context.refuse(
-            "R4",
-            node.test,
-            "the condition of a loop mutates a tensor",
-            "compute the condition in a statement of its own",
-        )
-    if isinstance(node, cst.For):
-        prelude, iterated = _extract(node.iter, context)
-        node = node.with_changes(iter=iterated)
-        return [*prelude, _inside(node, context)]
-    if isinstance(node, (cst.While, cst.With, cst.Try, cst.FunctionDef)):
-        return [_inside(node, context)]
-    return _simple(node, context)
+class _Hoist:
+    def __init__(self, context: Context, kin: Mapping[str, frozenset[str]]) -> None:
+        self.context = context
+        self.kin = kin
 
+    def block(self, body: Sequence[Statement]) -> Body:
+        return tuple(new for node in body for new in self._statement(node))
 
-def _inside(node: Statement, context: Context) -> Statement:
-    return map_bodies(node, lambda part: hoist(part, context))
+    def _statement(self, node: Statement) -> list[Statement]:
+        if isinstance(node, cst.If):
+            return self._if(node)
+        if isinstance(node, cst.While) and _mutates_inside(node.test):
+            self.context.refuse(
+                "R4",
+                node.test,
+                "the condition of a loop mutates a tensor",
+                "compute the condition in a statement of its own",
+            )
+        if isinstance(node, cst.For):
+            prelude, iterated = self._extract(node.iter)
+            node = node.with_changes(iter=iterated)
+            return [*prelude, self._inside(node)]
+        if isinstance(node, (cst.While, cst.With, cst.Try, cst.FunctionDef)):
+            return [self._inside(node)]
+        return self._simple(node)
 
+    def _inside(self, node: Statement) -> Statement:
+        return map_bodies(node, lambda part: self.block(part))
 
-def _if(node: cst.If, context: Context) -> list[Statement]:
-    prelude, test = _extract(node.test, context)
-    body = hoist(statements(node.body), context)
-    new = node.with_changes(test=test, body=block(body))
-    if isinstance(node.orelse, cst.If):
-        rest = _if(node.orelse, context)
-        if len(rest) == 1:
-            new = new.with_changes(orelse=rest[0])
+    def _if(self, node: cst.If) -> list[Statement]:
+        prelude, test = self._extract(node.test)
+        body = self.block(statements(node.body))
+        new = node.with_changes(test=test, body=block(body))
+        if isinstance(node.orelse, cst.If):
+            rest = self._if(node.orelse)
+            if len(rest) == 1:
+                new = new.with_changes(orelse=rest[0])
+            else:
+                new = new.with_changes(orelse=cst.Else(block(rest)))
+        elif node.orelse is not None:
+            inner = self.block(orelse_statements(node))
+            new = new.with_changes(orelse=node.orelse.with_changes(body=block(inner)))
+        return [*prelude, new]
+
+    def _simple(self, node: Statement) -> list[Statement]:
+        inner = small(node)
+        if isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
+            branches = _as_branches(node, inner)
+            if branches is not None:
+                return list(self.block([branches]))
+        if inner is None or not _mutates_inside(inner):
+            return [node]
+        if isinstance(inner, cst.Expr):
+            prelude, value = self._extract(inner.value, whole=True)
+            new: cst.BaseSmallStatement = inner.with_changes(value=value)
+        elif isinstance(inner, cst.Assign) and _plain_targets(inner):
+            prelude, value = self._extract(inner.value, whole=True)
+            new = inner.with_changes(value=value)
+        elif isinstance(inner, (cst.AugAssign, cst.AnnAssign, cst.Return, cst.Assign)):
+            assert inner.value is not None
+            prelude, value = self._extract(inner.value)
+            new = inner.with_changes(value=value)
         else:
-            new = new.with_changes(orelse=cst.Else(block(rest)))
-    elif node.orelse is not None:
-        inner = hoist(orelse_statements(node), context)
-        new = new.with_changes(orelse=node.orelse.with_changes(body=block(inner)))
-    return [*prelude, new]
+            return [node]
+        last = cst.SimpleStatementLine([new])
+        if not prelude:
+            return [with_comments(last, node)]
+        prelude[0] = prelude[0].with_changes(leading_lines=node.leading_lines)
+        return [*prelude, last]
 
-
-def _simple(node: Statement, context: Context) -> list[Statement]:
-    inner = small(node)
-    if isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
-        branches = _as_branches(node, inner)
-        if branches is not None:
-            return list(hoist([branches], context))
-    if inner is None or not _mutates_inside(inner):
-        return [node]
-    if isinstance(inner, cst.Expr):
-        prelude, value = _extract_top(inner.value, context)
-        new: cst.BaseSmallStatement = inner.with_changes(value=value)
-    elif isinstance(inner, cst.Assign) and _plain_targets(inner):
-        prelude, value = _extract_top(inner.value, context)
-        new = inner.with_changes(value=value)
-    elif isinstance(inner, (cst.AugAssign, cst.AnnAssign, cst.Return, cst.Assign)):
-        assert inner.value is not None
-        prelude, value = _extract(inner.value, context)
-        new = inner.with_changes(value=value)
-    else:
-        return [node]
-    last = cst.SimpleStatementLine([new])
-    if not prelude:
-        return [with_comments(last, node)]
-    prelude[0] = prelude[0].with_changes(leading_lines=node.leading_lines)
-    return [*prelude, last]
+    def _extract(
+        self, node: cst.BaseExpression, whole: bool = False
+    ) -> tuple[list[Statement], cst.BaseExpression]:
+        """(mutations, expression); one that is the ``whole`` expression stays."""
+        mutations = _Mutations(self.context, self.kin, node)
+        new = mutations.chain(node) if whole else mutations.visit(node)
+        return mutations.prelude, new
 
 
 def _plain_targets(node: cst.Assign) -> bool:
@@ -165,97 +181,105 @@ def _mutates_inside(node: cst.CSTNode) -> bool:
     return any(mutates_place(inner) for inner in walk(node))
 
 
-def _extract_top(
-    node: cst.BaseExpression, context: Context
-) -> tuple[list[Statement], cst.BaseExpression]:
-    """Like :func:`_extract`, but a mutation that is the whole expression stays."""
-    if not mutates_place(node):
-        return _extract(node, context)
-    assert isinstance(node, cst.Call)
-    return _extract_children(node, context)
+class _Mutations(Evaluation):
+    """Mutations of places, each a statement of its own."""
 
+    def __init__(
+        self, context: Context, kin: Mapping[str, frozenset[str]], node: cst.CSTNode
+    ) -> None:
+        super().__init__(context)
+        changed = {n for call in walk(node) for n in _mutated_names(call)}
+        self.changed = changed.union(*(kin.get(name, ()) for name in changed))
 
-def _extract(
-    node: cst.BaseExpression, context: Context
-) -> tuple[list[Statement], cst.BaseExpression]:
-    if not _mutates_inside(node):
-        return [], node
-    extractor = _Extractor(context)
-    return extractor.prelude, cast(cst.BaseExpression, _visit(node, extractor))
+    def moves(self, node: cst.CSTNode) -> bool:
+        return mutates_place(node)
 
+    def is_steady(self, node: cst.BaseExpression) -> bool:
+        return is_place(node) or not read_names(node) & self.changed
 
-def _visit(node: cst.CSTNode, extractor: _Extractor) -> cst.CSTNode:
-    new = node.visit(extractor)
-    assert isinstance(new, cst.CSTNode)
-    return new
+    def chain(self, node: cst.BaseExpression) -> cst.BaseExpression:
+        """``x.mul_(a).add_(b)`` stays as it is, unless ``b`` mutates, too."""
+        if not mutates_place(node):
+            return self.visit(node)
+        assert isinstance(node, cst.Call)
+        further = any(_mutates_inside(arg) for arg in node.args)
+        func = node.func
+        if further or inplace_method(node) is None:
+            return self.visit(node, whole=True)
+        assert isinstance(func, cst.Attribute)
+        receiver = self.chain(func.value)
+        if receiver is func.value:
+            return node
+        return node.with_changes(func=func.with_changes(value=receiver))
 
+    def leave_lazy(self, node: cst.CSTNode) -> None:
+        self.context.refuse(
+            "R4",
+            next(inner for inner in walk(node) if mutates_place(inner)),
+            "a tensor is mutated inside a conditional or repeated expression",
+            "write it as a statement, in an if or a for",
+        )
 
-def _extract_children(
-    node: cst.Call, context: Context
-) -> tuple[list[Statement], cst.BaseExpression]:
-    """Hoist from the arguments (and receivers' arguments) of a top-level mutation."""
-    extractor = _Extractor(context)
-    if inplace_method(node) is not None and isinstance(node.func, cst.Attribute):
-        receiver = node.func.value
-        if mutates_place(receiver):
-            assert isinstance(receiver, cst.Call)
-            prelude, inner = _extract_children(receiver, context)
-            extractor.prelude.extend(prelude)
-        else:
-            inner = cast(cst.BaseExpression, _visit(receiver, extractor))
-        node = node.with_changes(func=node.func.with_changes(value=inner))
-    args = [arg.with_changes(value=_visit(arg.value, extractor)) for arg in node.args]
-    return extractor.prelude, node.with_changes(args=args)
-
-
-class _Extractor(Rewriter):
-    """Moves mutations to ``prelude``, in the order of evaluation."""
-
-    def __init__(self, context: Context) -> None:
-        super().__init__(context.origins)
-        self.context = context
-        self.prelude: list[Statement] = []
-        self.conditional = 0
-
-    def visit_IfExp(self, node: cst.IfExp) -> bool:
-        return self._guard(node)
-
-    def visit_BooleanOperation(self, node: cst.BooleanOperation) -> bool:
-        return self._guard(node)
-
-    def visit_Lambda(self, node: cst.Lambda) -> bool:
-        return self._guard(node)
-
-    def visit_ListComp(self, node: cst.ListComp) -> bool:
-        return self._guard(node)
-
-    def visit_GeneratorExp(self, node: cst.GeneratorExp) -> bool:
-        return self._guard(node)
-
-    def _guard(self, node: cst.CSTNode) -> bool:
-        """Inside these a mutation may happen never, later or several times."""
-        for inner in walk(node):
-            if mutates_place(inner):
-                self.context.refuse(
-                    "R4",
-                    inner,
-                    "a tensor is mutated inside a conditional or repeated expression",
-                    "write it as a statement, in an if or a for",
-                )
-                return False
-        return False
-
-    def leave_Call(
-        self, original_node: cst.Call, updated_node: cst.Call
-    ) -> cst.BaseExpression:
-        if not mutates_place(updated_node):
-            return updated_node
-        line = cst.SimpleStatementLine([cst.Expr(updated_node)])
-        self.origins.inherit(line, original_node)
+    def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
+        assert isinstance(node, cst.Call)
+        line = cst.SimpleStatementLine([cst.Expr(node)])
+        self.context.origins.inherit(line, node)
         self.prelude.append(line)
-        out = keyword(updated_node, "out")
-        if out is not None:
-            return out.deep_clone()
-        if inplace_function(updated_node) is not None:
-            return updated_node.args[0].value.deep_clone()
-        return chain_root(updated_node).deep_clone()
+        return _mutated(node).deep_clone()
+
+
+def _mutated(node: cst.Call) -> cst.BaseExpression:
+    """What a mutation changes, and yields."""
+    out = keyword(node, "out")
+    if out is not None:
+        return out
+    if inplace_function(node) is not None:
+        return node.args[0].value
+    return chain_root(node)
+
+
+def _mutated_names(node: cst.CSTNode) -> set[str]:
+    if not isinstance(node, cst.Call) or not mutates_place(node):
+        return set()
+    return read_names(_mutated(node))
+
+
+# --- which variables may share memory ------------------------------------------
+
+
+def _kin(body: Body) -> dict[str, frozenset[str]]:
+    """Variable → those that may be, hold or belong to the same tensors, by syntax."""
+    families: dict[str, set[str]] = {}
+    for node in all_statements(body):
+        for names in _related(node):
+            merged = set(names).union(*(families.get(name, ()) for name in names))
+            families.update(dict.fromkeys(merged, merged))
+    return {name: frozenset(family) for name, family in families.items()}
+
+
+def _related(node: Statement) -> Iterator[set[str]]:
+    inner = small(node)
+    if isinstance(node, cst.For):
+        yield set(target_names(node.target)) | read_names(node.iter)
+    elif isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
+        made = _is_new(inner.value) or _is_setting(inner.value)
+        targets = bound_names(inner) | (read_names(inner) - read_names(inner.value))
+        yield targets if made else targets | read_names(inner.value)
+    elif isinstance(inner, cst.Expr) and not mutates_place(inner.value):
+        yield read_names(inner)
+
+
+def _is_new(node: cst.BaseExpression) -> bool:
+    """Whether an expression surely makes an object of its own."""
+    if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation, cst.Comparison)):
+        return True
+    if not isinstance(node, cst.Call) or not isinstance(node.func, cst.Attribute):
+        return is_constant(node)
+    name = node.func.attr.value
+    return name not in VIEWS and not name.endswith("_") and keyword(node, "out") is None
+
+
+def _is_setting(node: cst.BaseExpression) -> bool:
+    key = string_key(node)
+    held = isinstance(node, cst.Subscript) and is_name(node.value, "group")
+    return held and key is not None and key != "params"

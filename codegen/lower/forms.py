@@ -1,0 +1,116 @@
+"""How steps write lists, and what they ask about them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import libcst as cst
+
+from codegen.syntax import (
+    Statement,
+    all_statements,
+    assignment,
+    code,
+    dotted,
+    is_name,
+    method,
+    orelse_statements,
+    small,
+    statements,
+)
+
+
+def called(node: cst.CSTNode, name: str) -> bool:
+    return isinstance(node, cst.Call) and is_name(node.func, name) and bool(node.args)
+
+
+def as_list(node: cst.BaseExpression) -> cst.BaseExpression:
+    """Through ``list(…)``, ``tuple(…)``, ``filter(lambda …)`` and ``xs[:]``."""
+    if isinstance(node, cst.Call) and dotted(node.func) in ("list", "tuple"):
+        if len(node.args) == 1:
+            return as_list(node.args[0].value)
+    if isinstance(node, cst.GeneratorExp):
+        return cst.ListComp(node.elt, node.for_in)
+    if called(node, "filter") and len(cast(cst.Call, node).args) == 2:
+        test, source = (a.value for a in cast(cst.Call, node).args)
+        if isinstance(test, cst.Lambda) and len(test.params.params) == 1:
+            item = test.params.params[0].name
+            loop = cst.CompFor(item, source, [cst.CompIf(test.body)])
+            return cst.ListComp(item, loop)
+    if isinstance(node, cst.Subscript) and code(node).endswith("[:]"):
+        return node.value
+    return node
+
+
+def repeated(
+    node: cst.BaseExpression,
+) -> tuple[cst.BaseExpression, cst.BaseExpression] | None:
+    """(x, params) of ``[x] * len(params)``."""
+    if not isinstance(node, cst.BinaryOperation):
+        return None
+    if not isinstance(node.operator, cst.Multiply) or not called(node.right, "len"):
+        return None
+    if isinstance(node.left, cst.List) and len(node.left.elements) == 1:
+        length = cast(cst.Call, node.right)
+        return node.left.elements[0].value, length.args[0].value
+    return None
+
+
+def appended(node: cst.CSTNode) -> tuple[str, cst.BaseExpression] | None:
+    """(list, item) of the statement ``list.append(item)``."""
+    inner = small(node)
+    if not isinstance(inner, cst.Expr) or not isinstance(inner.value, cst.Call):
+        return None
+    func = inner.value.func
+    if isinstance(func, cst.Attribute) and func.attr.value == "append":
+        if isinstance(func.value, cst.Name) and len(inner.value.args) == 1:
+            return func.value.value, inner.value.args[0].value
+    return None
+
+
+def appending(name: str, variable: str) -> Statement:
+    append = method(cst.Name(name), "append", [cst.Arg(cst.Name(variable))])
+    return cst.SimpleStatementLine([cst.Expr(append)])
+
+
+def emptiness(test: cst.BaseExpression) -> str | None:
+    """``params`` for ``not params`` and ``len(params) == 0``."""
+    if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
+        inner = test.expression
+        if isinstance(inner, cst.Comparison):
+            text = code(inner)
+            if not text.endswith(("!= 0", "> 0")) or not called(inner.left, "len"):
+                return None
+            inner = inner.left
+        if called(inner, "len"):
+            inner = cast(cst.Call, inner).args[0].value
+        return inner.value if isinstance(inner, cst.Name) else None
+    if isinstance(test, cst.Comparison) and code(test).endswith("== 0"):
+        if called(test.left, "len"):
+            inner = cast(cst.Call, test.left).args[0].value
+            return inner.value if isinstance(inner, cst.Name) else None
+    return None
+
+
+def leaves_a_mark(node: Statement) -> bool:
+    """Whether a statement changes what outlives the step."""
+    for inner in all_statements([node]):
+        line = small(inner)
+        if isinstance(line, cst.Assign):
+            if any(not isinstance(t.target, cst.Name) for t in line.targets):
+                return True
+        if isinstance(line, cst.AugAssign) and not isinstance(line.target, cst.Name):
+            return True
+        if isinstance(line, cst.Expr) and isinstance(line.value, cst.Call):
+            return True
+    return False
+
+
+def only_loops(node: Statement) -> bool:
+    """Whether a statement is loops, and variables for them."""
+    if isinstance(node, cst.If):
+        inner = (*statements(node.body), *orelse_statements(node))
+        return all(only_loops(s) for s in inner)
+    return isinstance(node, cst.For) or (
+        (pair := assignment(node)) is not None and isinstance(pair[0], cst.Name)
+    )

@@ -1,0 +1,93 @@
+"""Names: what a person wrote must not meet what the compiler writes.
+
+One function is made of several, each with variables and module-level names of its own,
+and the rules add names. Where two things would share a name, one gets another.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable
+from typing import cast
+
+import libcst as cst
+
+from codegen.diagnostics import Origins
+from codegen.substitution import substitute
+from codegen.syntax import (
+    Body,
+    Statement,
+    all_statements,
+    block,
+    bound_names,
+    is_name,
+    map_bodies,
+    read_names,
+    small,
+    string_key,
+)
+
+BUILTINS = frozenset(n for n in dir(builtins) if n.islower())
+RUNTIME = frozenset({"ops", "grouped_grads", "self", "kwargs", "Any"}) | {
+    "DifferentiableOptimizer",
+    "GroupedGrads",
+}
+"""What the module around a step and its signature bind."""
+WRITTEN = RUNTIME | {"group_grads", "group_idx", "p_idx", "updated"}
+"""What the rules write into a step."""
+
+
+def unlike(name: str, taken: Iterable[str]) -> str:
+    """``name_``, or with more underscores where that is taken."""
+    new = f"{name}_"
+    while new in taken:
+        new += "_"
+    return new
+
+
+def hidden_names(body: Body) -> set[str]:
+    """Variables to rename before a function is read: those that hide a builtin, and a
+    ``group`` that is none of the optimizer's."""
+    names = bound_names(block(body)) & BUILTINS
+    assigned = {n for s in all_statements(body) if small(s) for n in bound_names(s)}
+    return names | (assigned & {"group"})
+
+
+def free_written(body: Body, origins: Origins) -> Body:
+    """Variables of the user's that are called like what the rules write get others."""
+    names = bound_names(block(body)) & WRITTEN
+    return rename(body, names, origins)
+
+
+def free_gradient(body: Body, origins: Origins) -> Body:
+    """``grad`` is the gradient in a loop over parameters, and nothing outside it."""
+    outside = block(_without_loops(body))
+    if "grad" in bound_names(outside) | read_names(outside):
+        return rename(body, {"grad"}, origins)
+    return body
+
+
+def _without_loops(body: Body) -> Body:
+    """Statements outside the loops over parameters."""
+    return tuple(
+        map_bodies(s, _without_loops)
+        for s in body
+        if not isinstance(s, cst.For) or not walks_group(s.iter)
+    )
+
+
+def walks_group(node: cst.BaseExpression) -> bool:
+    """``group["params"]``, or ``enumerate`` of it."""
+    if isinstance(node, cst.Call) and is_name(node.func, "enumerate"):
+        node = node.args[0].value
+    return string_key(node) == "params"
+
+
+def rename(body: Body, names: Iterable[str], origins: Origins) -> Body:
+    """Variables under other names, everywhere in ``body``."""
+    whole = block(body)
+    taken = bound_names(whole) | read_names(whole)
+    new: dict[str, cst.BaseExpression] = {}
+    for name in sorted(names):
+        new[name] = cst.Name(unlike(name, taken))
+    return tuple(cast(Statement, substitute(s, new, origins)) for s in body)
