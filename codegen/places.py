@@ -805,7 +805,9 @@ class Analysis:
             "topk",
             "max",
         ):
-            if not (method == "max" and len(args) == 1):
+            # of two tensors, the larger; along a dim, values and indices
+            along = len(args) > 1 and self.value(args[1], env).kind is Kind.NUMBER
+            if method != "max" or along:
                 item = Value(Kind.TENSOR, frozenset({self._new(" item")}))
                 return Value(Kind.SEQUENCE, frozenset({self._new()}), item)
         return self._fresh(Kind.TENSOR)

@@ -363,6 +363,19 @@ for group in self.param_groups:
         torch.add(m.tanh(), m.mul_(0.5), out=m)
         p.sub_(m * (1 + 0.1 * u + 0.1 * v), alpha=group["lr"])
 """,
+    "state that is the parameter, or a copy if that is of another dtype": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p.grad is None:
+            continue
+        state = self.state[p]
+        if not state:
+            state["same"] = p.detach().to(dtype=torch.float64)
+            state["most"] = torch.zeros_like(p).to(dtype=torch.float64)
+        moved = p - state["same"]
+        state["most"] = torch.max(state["most"], moved.square() + 1.0)
+        p.sub_(p.grad * state["most"] + moved, alpha=group["lr"])
+""",
     "two tensors of the state that change places": """
 for group in self.param_groups:
     for p in group["params"]:

@@ -22,6 +22,7 @@ from higher.optim.state import (
     copied_settings,
     copy_structure,
     pin_dtypes,
+    replaced,
     settings_of,
     shared_state,
 )
@@ -109,7 +110,9 @@ class DifferentiableOptimizer:
         self.param_groups = self._branched_groups(other, reference)
         if override is not None:
             self._apply_override(override)
-        move = Mover(device)
+        params = (p for g in other.param_groups for p in g["params"])
+        weights = (w for g in self.param_groups for w in g["params"])
+        move = Mover(device, params, weights)
         self.state = branched_state(other, move)
         if override and self._state_from_constructor and not _stepped(self.state):
             self.state = [defaultdict(dict) for _ in self.param_groups]
@@ -179,7 +182,8 @@ class DifferentiableOptimizer:
                 only = None if truncation is None else {id(p) for p in old}
                 self._part(new, only, untracked=callback is not None)
         if not self._track_higher_grads:
-            new = [_test_mode_leaf(n, o) for n, o in zip(new, old)]
+            made, new = new, [_test_mode_leaf(n, o) for n, o in zip(new, old)]
+            self._renew(made, new)
         if self._fmodel is not None:
             self._fmodel.update_params(new)
             if truncation is not None:
@@ -202,12 +206,23 @@ class DifferentiableOptimizer:
                 at their gradients.
         """
         tracked = (k for positions in self._group_to_param_list for k in positions)
+        old = list(params)
         for k in range(len(params)) if untracked else tracked:
             p = params[k]
             if p.requires_grad and (only is None or id(p) in only):
                 params[k] = _alias(p)
+        self._renew(old, params)
+
+    def _renew(self, old: list[Tensor], new: list[Tensor]) -> None:
+        """New tensors for parameters, also where the state holds the very same."""
         for group, positions in zip(self.param_groups, self._group_to_param_list):
-            group["params"] = [params[k] for k in positions]
+            group["params"] = [new[k] for k in positions]
+        renewed = {id(o): n for o, n in zip(old, new) if n is not o}
+        if renewed:
+            for states in self.state:
+                for i, slots in states.items():
+                    states[i] = replaced(slots, renewed)
+            self.shared = replaced(self.shared, renewed)
 
     def update(
         self,
@@ -394,9 +409,12 @@ class DifferentiableOptimizer:
         """Runs ``_update`` on the given parameters; the new ones in their order."""
         check_choices(type(self), self.param_groups, self._choices)
         grouped: GroupedGrads = []
+        held = list(params)
         for group, positions in zip(self.param_groups, self._group_to_param_list):
-            group["params"] = [params[k] for k in positions]
+            for k, p in zip(positions, group["params"]):
+                held[k] = p
             grouped.append([grads[k] for k in positions])
+        self._renew(held, params)
         seen: list[tuple[int, int]] = []
         if self._complex_as_real and any(p.is_complex() for p in params):
             seen = as_real(self.param_groups, grouped, self.state)
@@ -404,15 +422,16 @@ class DifferentiableOptimizer:
         self._update(grouped, **kwargs)
         pin_dtypes(self.state, before)
         as_complex(self.param_groups, self.state, seen)
-        new = list(params)
+        made, new = list(params), list(params)
         for group, positions in zip(self.param_groups, self._group_to_param_list):
             for p, k in zip(group["params"], positions):
+                made[k] = p
                 p = p if p.dtype == params[k].dtype else p.to(params[k].dtype)
                 if params[k].requires_grad and not p.requires_grad:
                     # of constants alone (the gradient of a linear loss): steps go on
                     p = p.detach().requires_grad_()
                 new[k] = p
-            group["params"] = [new[k] for k in positions]
+        self._renew(made, new)
         return new
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict, deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -52,6 +52,26 @@ def copy_structure(value: Any, seen: dict[int, Any] | None = None) -> Any:
         copied = kind(copy_structure(v, seen) for v in value)
     seen[id(value)] = copied, value  # the original too: its id must stay taken
     return copied
+
+
+def replaced(value: Any, renewed: Mapping[int, Tensor]) -> Any:
+    """``value`` with tensors that are renewed in place of those with that ``id``; itself
+    where it holds none of them."""
+    if isinstance(value, Tensor):
+        return renewed.get(id(value), value)
+    if isinstance(value, Mapping):
+        items = {k: replaced(v, renewed) for k, v in value.items()}
+        if all(items[k] is v for k, v in value.items()):
+            return value
+        new = copy.copy(value)
+        new.update(items)  # type: ignore[attr-defined]
+        return new
+    if type(value) not in (list, tuple, deque):
+        return value
+    parts = [replaced(v, renewed) for v in value]
+    if all(a is b for a, b in zip(parts, value)):
+        return value
+    return deque(parts, value.maxlen) if type(value) is deque else type(value)(parts)
 
 
 def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,11 +125,18 @@ class Mover:
     """Copies an optimizer's state, to a device if there is one.
 
     Tensors are copied too: the original optimizer writes into its own. What is one
-    object stays one.
+    object stays one, and what is one of ``params`` by another name becomes the one of
+    ``weights`` that stands for it.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(
+        self,
+        device: Device,
+        params: Iterable[Tensor] = (),
+        weights: Iterable[Tensor] = (),
+    ) -> None:
         self.device = device
+        self._weights = {_memory(p): w for p, w in zip(params, weights)}
         # the originals too: their ids must stay taken
         self._seen: dict[int, tuple[Any, Any]] = {}
 
@@ -120,6 +147,9 @@ class Mover:
 
     def _copy(self, value: Any, key: Any) -> Any:
         if isinstance(value, Tensor):
+            memory = _memory(value)
+            if memory in self._weights:
+                return self._weights[memory]
             # torch, too, leaves step counters where they are
             if self.device is None or (key == "step" and value.dim() == 0):
                 return value.clone()
@@ -131,6 +161,16 @@ class Mover:
         if type(value) in (list, tuple):
             return type(value)(self.copy(v) for v in value)
         return copy.copy(value)
+
+
+def _memory(t: Tensor) -> tuple[Any, ...]:
+    """What tensors have in common that are one another's ``detach()``."""
+    if t.layout is not torch.strided or t.numel() == 0:
+        return (id(t),)
+    try:
+        return (t.data_ptr(), t.dtype, t.shape, t.stride())
+    except RuntimeError:  # without storage, as under vmap
+        return (id(t),)
 
 
 def pin_dtypes(

@@ -128,6 +128,54 @@ def test_inner_gradients_are_of_the_weights_as_they_are(
     torch.testing.assert_close(new, params)
 
 
+class _Anchored(torch.optim.SGD):
+    """Keeps the parameter itself, under another name."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state.setdefault("anchor", p.detach())
+                p.sub_(p.grad + 0.5 * (p - state["anchor"]), alpha=group["lr"])
+
+
+class _DiffAnchored(DifferentiableOptimizer):
+    def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
+        for g, (group, grads) in enumerate(zip(self.param_groups, grouped_grads)):
+            for i, (p, grad) in enumerate(zip(group["params"], grads)):
+                state = self.state[g][i]
+                anchor = state.setdefault("anchor", p)
+                new = p - group["lr"] * (grad + 0.5 * (p - anchor))
+                if anchor is p:
+                    state["anchor"] = new
+                group["params"][i] = new
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"truncate": 2}, {"track_higher_grads": False}]
+)
+def test_state_that_is_a_parameter_stays_it(
+    used: bool, options: dict[str, Any]
+) -> None:
+    model, loss = net(), regression()
+    opt = _Anchored(model.parameters(), lr=0.2)
+    if used:
+        loss(model).backward()
+        opt.step()
+    fmodel = higher.monkeypatch(model)
+    diff = _DiffAnchored(opt, list(model.parameters()), fmodel=fmodel, **options)
+    for _ in range(4):
+        new = diff.step(loss(fmodel))
+        opt.zero_grad()
+        loss(model).backward()
+        opt.step()
+    torch.testing.assert_close(new, list(model.parameters()))
+    held = [s["anchor"] for s in diff.state[0].values()]
+    assert all(a is b for a, b in zip(held, new))
+
+
 def test_a_callback_sees_gradients_of_parameters_that_are_not_stepped() -> None:
     """Those of the weights as they are, not through earlier steps of the others."""
     model, loss = net(), regression()

@@ -122,7 +122,7 @@ class Dtypes:
         return found.pop() if len(found) == 1 else Dtype.MIXED
 
     def _is_tensor(self, node: cst.BaseExpression, env: Env) -> bool:
-        return self.places.value(node, env).kind is Kind.TENSOR
+        return self.places.value(node, env).kind in (Kind.TENSOR, Kind.UNKNOWN)
 
     def _bind(self, target: cst.BaseExpression, dtype: Dtype) -> None:
         key = _key(target)
