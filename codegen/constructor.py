@@ -9,7 +9,7 @@ import libcst as cst
 
 from codegen.diagnostics import walk
 from codegen.lower.facts import FALSE_SETTINGS
-from codegen.places import Env, Kind, Slot, Value, analyse, annotated, join_kind
+from codegen.places import UNKNOWN, Env, Kind, Slot, Value, analyse, annotated, join
 from codegen.syntax import (
     all_params,
     assignment,
@@ -22,21 +22,29 @@ from codegen.syntax import (
 from codegen.upstream import Definition, Upstream
 
 
-def stored_kinds(upstream: Upstream) -> dict[Slot, Kind]:
+def stored_values(upstream: Upstream) -> dict[Slot, Value]:
     """Slot of the state, or of what all parameters share → what sort of thing the
     constructor stores there.
 
     A step that finds its state filled has no line that tells tensors from numbers.
     """
     init = upstream.method("__init__")
-    kinds: dict[Slot, Kind] = {}
+    found: dict[Slot, Value] = {}
     while init is not None:
         env, values = _arguments(cast(cst.FunctionDef, init.node)), analyse(())
-        for slot, value in _stores(cast(cst.FunctionDef, init.node)):
-            kind = values.value(value, env).kind
-            kinds[slot] = join_kind(kinds.get(slot, Kind.NONE), kind)
+        for slot, node in _stores(cast(cst.FunctionDef, init.node)):
+            value = _sort(values.value(node, env))
+            found[slot] = cast(Value, join(found.get(slot), value))
         init = upstream.method("__init__", after=_owner(upstream, init))
-    return {slot: kind for slot, kind in kinds.items() if kind is not Kind.UNKNOWN}
+    return {slot: v for slot, v in found.items() if v.kind is not Kind.UNKNOWN}
+
+
+def _sort(value: Value) -> Value:
+    """What sort of thing a value is, and what its items are to begin with."""
+    item = None if value.item is None else _sort(value.item)
+    if item is not None and item.kind is Kind.NONE:
+        item = UNKNOWN
+    return Value(value.kind, item=item)
 
 
 def attributes(upstream: Upstream) -> frozenset[str]:

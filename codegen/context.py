@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
-from codegen.places import Kind, Slot
+from codegen.places import Slot, Value
 from codegen.upstream import Definition, Resolved
 
 
@@ -44,7 +44,7 @@ class Context:
     constructor_settings: set[str] = field(default_factory=set)
     globals: dict[str, Resolved] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
-    stored: dict[Slot, Kind] = field(default_factory=dict)
+    stored: dict[Slot, Value] = field(default_factory=dict)
     attributes: frozenset[str] = frozenset()
     float_settings: frozenset[str] = frozenset()
     jumps: frozenset[str] = frozenset()

@@ -242,7 +242,8 @@ class Analysis:
 
     def __init__(
         self,
-        slot_kinds: dict[Slot, Kind] | None = None,
+        slot_kinds: Mapping[Slot, Kind] | None = None,
+        stored: Mapping[Slot, Value] | None = None,
         sources: Mapping[str, cst.FunctionDef] | None = None,
         depth: int = 0,
         first: bool = False,
@@ -252,6 +253,7 @@ class Analysis:
         self.first = first
         self.before: dict[cst.CSTNode, Env] = {}
         self.slot_kinds: dict[Slot, Kind] = dict(slot_kinds or {})
+        self.stored = dict(stored or {})
         self.sites: dict[cst.CSTNode | None, int] = {}
         self.site: cst.CSTNode | None = None
         self.functions: set[str] = set()
@@ -618,7 +620,9 @@ class Analysis:
             kind = base.item.kind
         elif kind is None:
             kind = Kind.NONE if self.first else Kind.UNKNOWN
-        value = Value(kind, frozenset({Place(f"{slot.container}[{slot.key}]")}))
+        stored = self.stored.get(slot)
+        item = stored.item if stored is not None and stored.kind is kind else None
+        value = Value(kind, frozenset({Place(f"{slot.container}[{slot.key}]")}), item)
         if kind in (Kind.NUMBER, Kind.SETTING):
             value = SETTING
         env.slots[slot] = value
@@ -1055,7 +1059,7 @@ def analyse(
     body: Sequence[cst.CSTNode],
     annotations: Mapping[str, str] | None = None,
     sources: Mapping[str, cst.FunctionDef] | None = None,
-    stored: Mapping[Slot, Kind] | None = None,
+    stored: Mapping[Slot, Value] | None = None,
 ) -> Analysis:
     """The place table of a function body in the README's shape.
 
@@ -1066,12 +1070,13 @@ def analyse(
     for name, annotation in (annotations or {}).items():
         start.names[name] = annotated(name, annotation)
     # what a step reads it has stored before: the first round looks at first stores alone
-    first = Analysis(dict(stored or {}), sources, first=True)
+    told = {slot: value.kind for slot, value in (stored or {}).items()}
+    first = Analysis(told, stored, sources, first=True)
     first.block(body, start.fork())
-    kinds = dict(first.slot_kinds)
-    kinds = {slot: kind for slot, kind in kinds.items() if kind != Kind.NONE}
+    found = first.slot_kinds.items()
+    kinds: dict[Slot, Kind] = {s: k for s, k in found if k is not Kind.NONE}
     while True:
-        analysis = Analysis(kinds, sources)
+        analysis = Analysis(kinds, stored, sources)
         analysis.block(body, start.fork())
         if analysis.slot_kinds == kinds:
             return analysis

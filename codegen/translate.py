@@ -17,7 +17,7 @@ import libcst as cst
 
 from codegen import emit
 from codegen.carry import Carrier
-from codegen.constructor import attributes, stored_kinds
+from codegen.constructor import attributes, stored_values
 from codegen.context import Change, Context
 from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
 from codegen.lower.facts import FALSE_SETTINGS
@@ -93,7 +93,7 @@ def translate(
 
 def _translate(upstream: Upstream, context: Context) -> Translation:
     context.float_settings = frozenset(float_settings(upstream))
-    context.stored = stored_kinds(upstream)
+    context.stored = stored_values(upstream)
     context.attributes = attributes(upstream)
     if context.jumps:
         names = ", ".join(sorted(context.jumps))
