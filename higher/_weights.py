@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from higher._apart import given
 from higher._tree import modules_of
 from higher.utils import detached_copy
 
@@ -80,6 +81,13 @@ class FastWeights:
             raise IndexError(
                 f"There are fast weights for time 0 to {last}, not {time}."
             ) from None
+
+    def given(self, params: Iterable[Tensor]) -> list[Tensor]:
+        """Weights that come from outside, apart from what they were made from."""
+        if not self.track:
+            return self._checked(params)
+        known = [w for w in self.history or () if isinstance(w, list)]
+        return given(self._checked(params), [self.installed, *known])
 
     def update(self, params: Iterable[Tensor]) -> None:
         """Makes ``params`` the latest fast weights."""

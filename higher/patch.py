@@ -92,7 +92,7 @@ class StatelessModule(nn.Module):
 
     @fast_params.setter
     def fast_params(self, params: Iterable[Tensor]) -> None:
-        fast_weights(self).update(params)
+        self.update_params(params)
 
     @property
     def init_fast_params(self) -> list[Tensor]:
@@ -143,7 +143,8 @@ class StatelessModule(nn.Module):
         Raises:
             ValueError: there are too few or too many.
         """
-        fast_weights(self).update(params)
+        weights = fast_weights(self)
+        weights.update(weights.given(params))
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -401,7 +402,7 @@ def _take_params(module: StatelessModule, kwargs: dict[str, Any]) -> None:
         return
     del kwargs["params"]
     if params is not None:
-        weights.update(params)
+        module.update_params(params)
 
 
 def _has_params_argument(forward: Callable[..., Any]) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from higher._apart import apart
 from higher._truncation import Dropped
 from higher.optim.base import (
     DifferentiableOptimizer,
@@ -66,6 +67,7 @@ def unroll(
             the same each time; torch's random state, autocast, modes and buffers are
             put back for that.
         batches: one for each of the K steps, anything that ``loss_fn`` understands.
+            All are asked for at the start, unless ``memory="full"``.
         memory: which weights and optimizer states are kept. ``"full"``: all, and the
             graphs of all steps, as the plain loop does. ``"step"``: those of each
             step; its graph is made again when backward reaches it (the last one's
@@ -105,13 +107,17 @@ def unroll(
     ``fmodel.parameters(time=t)`` has the weights of all times, in the graph; those
     that were not kept are computed again when asked for.
     """
-    steps = list(batches)
     if not isinstance(meta_params, Tensor):
         meta_params = list(meta_params)
     _check_pair(fmodel, diffopt)
+    order = checked_order(diffopt._order if order is None else order)
+    if memory == "full" and truncate is None and mode == "reverse":
+        if override is not None:
+            diffopt._apply_override(override)
+        return _plain(fmodel, diffopt, loss_fn, batches, grad_callback, order)
+    steps = list(batches)
     stride = _stride(memory, len(steps), mode)
     cut = _cut(truncate, len(steps))
-    order = checked_order(diffopt._order if order is None else order)
     if mode == "forward" and order == 1:
         raise ValueError("mode='forward' is of second order: leave out order=1.")
     if override is not None:
@@ -147,7 +153,7 @@ def _plain(
     fmodel: StatelessModule,
     diffopt: DifferentiableOptimizer,
     loss_fn: LossFn,
-    steps: Sequence[Any],
+    steps: Iterable[Any],
     callback: GradCallback | None,
     order: int,
 ) -> list[Tensor]:
@@ -240,7 +246,7 @@ class _Line:
         inner, first, start = self.inner, self.done, self.carry
         past = dict(enumerate(self.history))
         result = run(inner, self.tree, first, count, start, past, self.named)
-        self.carry = result.carry
+        self.carry = self._apart(result.carry)
         self.losses += result.losses
         for k in range(1, count):
             again = partial(_again, inner, first, k, start, result, self.named)
@@ -248,11 +254,21 @@ class _Line:
         self.history.append(self._params())
         self.done += count
 
+    def _apart(self, carry: Carry) -> Carry:
+        """Weights that no step has changed are apart from what others were made of."""
+        weights = {slot.at for slot in carry.layout[0]}
+        same = {id(t) for t in self.carry.tensors}
+        tensors = list(carry.tensors)
+        for i in weights:
+            (tensors[i],) = apart([tensors[i]], only=same)
+        return Carry(carry.layout, tensors)
+
     def go_forward(self) -> None:
         """Runs the remaining steps, their derivatives by the settings beside them."""
-        result = run_forward(self.inner, self.tree, self.done, self.carry)
+        initial = self.history[0]
+        result = run_forward(self.inner, self.tree, self.done, self.carry, initial)
         count = len(result.losses)
-        self.carry = result.carry
+        self.carry = self._apart(result.carry)
         self.losses += result.losses
         kept = [Dropped(self.inner.count, _FORWARD) for _ in range(count - 1)]
         self.history += [*kept, self._params()]

@@ -120,10 +120,12 @@ class Inner:
         weights.exposed = False
         weights.install(params)
         module: Any = weights.root()
-        before = hooks.count
+        before, memory = hooks.count, [p.data_ptr() for p in params]
         loss = self._loss_fn(module, self._batches[step])
         self.hooked = hooks.count > before
-        if not all(map(is_, weights.installed, params)):
+        # ``p.data = …`` leaves the object, and changes what it stands for
+        kept = memory == [p.data_ptr() for p in params]
+        if not kept or not all(map(is_, weights.installed, params)):
             raise RuntimeError(_ASSIGNED)
         return loss
 

@@ -36,8 +36,10 @@ class Forward(NamedTuple):
     losses: list[Tensor]
 
 
-def run_forward(inner: Inner, tree: Tree, first: int, start: Carry) -> Forward:
-    """Runs all steps from ``first`` on.
+def run_forward(
+    inner: Inner, tree: Tree, first: int, start: Carry, initial: Sequence[Tensor]
+) -> Forward:
+    """Runs all steps from ``first`` on; ``initial`` are the weights at time 0.
 
     Raises:
         RuntimeError: no setting requires grad, or something else does.
@@ -49,8 +51,10 @@ def run_forward(inner: Inner, tree: Tree, first: int, start: Carry) -> Forward:
     directions = list(_directions(start, sources))
     losses: list[Tensor] = []
     slopes: list[Tangents] = [[] for _ in directions]
-    initial = [leaves[slot.at].detach() for slot in start.layout[0]]
-    pusher = _Pusher(inner, tree, {} if inner.start else {0: initial})
+    past: dict[int, Sequence[Tensor]] = {}
+    if not inner.start:
+        past[0] = [w.detach() for w in initial]
+    pusher = _Pusher(inner, tree, past)
     with inner.surroundings():
         for number in range(first, inner.steps):
             carry, directions, loss, slope = pusher.step(number, carry, directions)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from higher._truncation import Truncation
+from higher._apart import apart
 from higher._weights import fast_weights
 from higher.optim.complex_views import as_complex, as_real
 from higher.optim.settings import apply_override, as_setting, check_choices
@@ -21,6 +22,7 @@ from higher.optim.state import (
     branched_state,
     copied_settings,
     copy_structure,
+    memory_of,
     pin_dtypes,
     replaced,
     settings_of,
@@ -180,38 +182,16 @@ class DifferentiableOptimizer:
             if self._track_higher_grads:
                 # behind a boundary, what a step has changed is apart already
                 only = None if truncation is None else {id(p) for p in old}
-                self._part(new, only, untracked=callback is not None)
+                made, new = new, apart(new, only)
+                self._renew(made, new)
         if not self._track_higher_grads:
             made, new = new, [_test_mode_leaf(n, o) for n, o in zip(new, old)]
             self._renew(made, new)
         if self._fmodel is not None:
-            self._fmodel.update_params(new)
+            fast_weights(self._fmodel).update(new)
             if truncation is not None:
                 truncation.forget(fast_weights(self._fmodel).history or [])
         return new
-
-    def _part(
-        self, params: list[Tensor], only: set[int] | None, untracked: bool
-    ) -> None:
-        """Gives each parameter a node of its own in the graph, in place of the list.
-
-        The next inner gradient is one of the parameters as they are now. If a step
-        left one as it was, or made one from another, a loss would depend on it through
-        the others, too, by way of the step that made them.
-
-        Args:
-            params: after the step, in the order of the reference parameters.
-            only: ``id`` of those to do this for; None: for all.
-            untracked: for those that the optimizer does not step, too: somebody looks
-                at their gradients.
-        """
-        tracked = (k for positions in self._group_to_param_list for k in positions)
-        old = list(params)
-        for k in range(len(params)) if untracked else tracked:
-            p = params[k]
-            if p.requires_grad and (only is None or id(p) in only):
-                params[k] = _alias(p)
-        self._renew(old, params)
 
     def _renew(self, old: list[Tensor], new: list[Tensor]) -> None:
         """New tensors for parameters, also where the state holds the very same."""
@@ -395,10 +375,12 @@ class DifferentiableOptimizer:
             retain_graph=retain_graph,
             allow_unused=True,
         )
-        if all(g is None for g in found):
+        left = iter(found)
+        grads = [next(left) if p.requires_grad else None for p in params]
+        stepped = {k for positions in self._group_to_param_list for k in positions}
+        if all(grads[k] is None for k in stepped):
             raise RuntimeError(_no_gradient(loss, targets))
-        grads = iter(found)
-        return [next(grads) if p.requires_grad else None for p in params]
+        return grads
 
     def _updated(
         self,
@@ -426,6 +408,8 @@ class DifferentiableOptimizer:
         for group, positions in zip(self.param_groups, self._group_to_param_list):
             for p, k in zip(group["params"], positions):
                 made[k] = p
+                if p.shape != params[k].shape:
+                    raise ValueError(_other_shape(p, params[k]))
                 p = p if p.dtype == params[k].dtype else p.to(params[k].dtype)
                 if params[k].requires_grad and not p.requires_grad:
                     # of constants alone (the gradient of a linear loss): steps go on
@@ -433,10 +417,6 @@ class DifferentiableOptimizer:
                 new[k] = p
         self._renew(made, new)
         return new
-
-
-_alias: Any = torch.ops.aten.alias.default
-"""A view of the whole, whose backward takes any gradient, sparse ones too."""
 
 
 def checked_order(order: int) -> int:
@@ -462,8 +442,16 @@ def _positions(
 ) -> list[list[int]]:
     """Where each parameter of each group is among the reference parameters."""
     index = {id(p): k for k, p in enumerate(reference)}
+    seen: set[int] = set()
     for g, group in enumerate(other.param_groups):
         for i, p in enumerate(group["params"]):
+            if id(p) in seen:
+                raise ValueError(
+                    f"Parameter {i} of group {g} of the optimizer (shape "
+                    f"{tuple(p.shape)}) is there twice, which steps it twice. Leave "
+                    "one out."
+                )
+            seen.add(id(p))
             if id(p) not in index:
                 raise ValueError(
                     f"Parameter {i} of group {g} of the optimizer (shape "
@@ -483,9 +471,25 @@ def _no_gradient(loss: Tensor, targets: list[Tensor]) -> str:
     )
 
 
+def _other_shape(new: Tensor, old: Tensor) -> str:
+    return (
+        f"A step gave a parameter of shape {tuple(old.shape)} the shape "
+        f"{tuple(new.shape)}: a setting in override is a tensor of several elements "
+        "that does not fit it. Pass a tensor of one element, for each group its own."
+    )
+
+
 def called_back(
     callback: GradCallback, grads: list[Tensor | None]
 ) -> list[Tensor | None]:
+    seen: set[tuple[Any, ...]] = set()
+    for k, g in enumerate(grads):
+        # a callback may write into each by itself
+        memory = None if g is None else memory_of(g)
+        if g is not None and memory in seen:
+            grads[k] = g.clone()
+        elif memory is not None:
+            seen.add(memory)
     result = list(callback(grads))
     if len(result) != len(grads):
         raise ValueError(

@@ -136,7 +136,7 @@ class Mover:
         weights: Iterable[Tensor] = (),
     ) -> None:
         self.device = device
-        self._weights = {_memory(p): w for p, w in zip(params, weights)}
+        self._weights = {memory_of(p): w for p, w in zip(params, weights)}
         # the originals too: their ids must stay taken
         self._seen: dict[int, tuple[Any, Any]] = {}
 
@@ -147,7 +147,7 @@ class Mover:
 
     def _copy(self, value: Any, key: Any) -> Any:
         if isinstance(value, Tensor):
-            memory = _memory(value)
+            memory = memory_of(value)
             if memory in self._weights:
                 return self._weights[memory]
             # torch, too, leaves step counters where they are
@@ -163,7 +163,7 @@ class Mover:
         return copy.copy(value)
 
 
-def _memory(t: Tensor) -> tuple[Any, ...]:
+def memory_of(t: Tensor) -> tuple[Any, ...]:
     """What tensors have in common that are one another's ``detach()``."""
     if t.layout is not torch.strided or t.numel() == 0:
         return (id(t),)
