@@ -906,6 +906,8 @@ class Analysis:
         if base.place == Place("group") and slot not in env.slots:
             if self.slot_kinds.get(slot) is not Kind.TENSOR:
                 return SETTING
+        if slot not in env.slots:
+            env.maybe.add(slot)  # that is why it is asked for with get
         found = replace(self._slot_value(slot, base, env), source=slot)
         return cast(Value, join(found, default))
 

@@ -41,6 +41,8 @@ def same(a: cst.CSTNode, b: cst.CSTNode) -> bool:
 
 def bare(node: cst.CSTNode) -> cst.CSTNode:
     """An expression without its outer parentheses."""
+    if isinstance(node, cst.Tuple) and not node.elements:
+        return node
     if isinstance(node, cst.BaseExpression) and getattr(node, "lpar", None):
         return node.with_changes(lpar=(), rpar=())
     return node

@@ -60,6 +60,7 @@ from codegen.syntax import (
     calls,
     dotted,
     ends,
+    expr,
     free_names,
     is_constant,
     is_name,
@@ -73,7 +74,13 @@ from codegen.syntax import (
     target_names,
     with_comments,
 )
-from codegen.upstream import Definition, Upstream
+from codegen.upstream import (
+    Definition,
+    External,
+    Resolved,
+    SourceModule,
+    Upstream,
+)
 
 _HAVE_VALUES = (cst.Assign, cst.AnnAssign, cst.AugAssign, cst.Expr, cst.Return)
 
@@ -162,6 +169,11 @@ class Specializer:
         for name in sorted(read_names(node) - set(own)):
             found = self.upstream.library.resolve(frame.module, name)
             if found is None:
+                continue
+            known = _well_known(found, name)
+            if known is not None:
+                new[name] = expr(known)
+                frame.aliases[known] = name
                 continue
             alias = self.context.name(found, name, around)
             if alias != name:
@@ -704,6 +716,17 @@ def replace_value(node: Statement, value: cst.BaseExpression) -> Statement:
     """An assignment, return or expression statement with another right-hand side."""
     line = cast(cst.SimpleStatementLine, node)
     return line.with_changes(body=[line.body[0].with_changes(value=value)])
+
+
+def _well_known(found: Resolved, name: str) -> str | None:
+    """``math.sqrt`` for a ``sqrt`` of math's, ``torch`` for torch by another name: the
+    rules know these by their own."""
+    if isinstance(found, SourceModule):
+        full = found.name
+    else:
+        full = found.full_name if isinstance(found, External) else ""
+    known = full in ("math", "torch") or full.startswith("math.")
+    return full if known and full != name else None
 
 
 def _join(frame: Frame, body: Body, other: Frame, rest: Body) -> None:

@@ -33,6 +33,11 @@ def moments(steps: int) -> tuple[int, ...]:
     return (*(k for k in KEPT if k <= steps), STATE)
 
 
+def _same(a: Leaf, b: Leaf) -> bool:
+    """Whether two numbers are parts of one setting, which is told as a whole."""
+    return (a.name, a.group) == (b.name, b.group)
+
+
 @dataclass(frozen=True)
 class Oracle:
     """Finite differences of one configuration of the original.
@@ -236,7 +241,7 @@ class Original:
             return before
         settings = {
             leaf: self.slopes(
-                leaf, EACH_STEP, *(m for x, m in often.items() if x.name != leaf.name)
+                leaf, EACH_STEP, *(m for x, m in often.items() if not _same(x, leaf))
             )
             for leaf in leaves
         }
