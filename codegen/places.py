@@ -693,8 +693,14 @@ class Analysis:
         if name in NUMBER_FUNCTIONS:
             return NUMBER
         if name in SETTING_FUNCTIONS:
-            kind = self._arithmetic(self._scalar(a, env) for a in args)
-            return self._fresh(kind)
+            values = [self._scalar(a, env) for a in args]
+            found = self._fresh(self._arithmetic(values))
+            if name not in ("max", "min") or not any(v.places for v in values):
+                return found
+            # one of them, and no copy
+            return replace(
+                found, places=frozenset[Place]().union(*(v.places for v in values))
+            )
         if name in ("list", "tuple", "sorted", "reversed", "deque", "zip"):
             value = self.value(args[0], env) if args else OTHER
             return Value(Kind.SEQUENCE, frozenset({self._new()}), value.item)

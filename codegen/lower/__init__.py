@@ -10,6 +10,7 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import misuse, walk
 from codegen.lower.complex import only_converts
+from codegen.lower.defaults import without_setdefault
 from codegen.lower.foreach import without_foreach
 from codegen.lower.items import items_by_position
 from codegen.lower.legacy import modernize
@@ -57,7 +58,8 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
         body = tidy(specializer.function(step), context.origins)
     refuse_closures(body, context)
     context.raise_if_refused()
-    body = one_append(free_written(body, context.origins), context)
+    body = without_setdefault(free_written(body, context.origins), context)
+    body = one_append(body, context)
     body = in_lockstep(without_foreach(body, context), context)
     context.raise_if_refused()
     body = lower_loops(walk_selections(body, context), context)

@@ -472,7 +472,9 @@ def _got_from_literal(
 def _item(node: cst.Subscript) -> cst.BaseExpression | None:
     """``a`` of ``(a, b)[0]``."""
     index = node.slice[0].slice if len(node.slice) == 1 else None
-    if not isinstance(node.value, cst.Tuple) or not isinstance(index, cst.Index):
+    if not isinstance(node.value, (cst.Tuple, cst.List)):
+        return None
+    if not isinstance(index, cst.Index):
         return None
     items = [e.value for e in node.value.elements if isinstance(e, cst.Element)]
     if len(items) != len(node.value.elements) or not isinstance(

@@ -499,7 +499,7 @@ class Specializer:
             cst.Element(
                 cast(
                     cst.BaseExpression,
-                    substitute(value.elt, {name: item}, self.origins),
+                    substitute(value.elt.deep_clone(), {name: item}, self.origins),
                 )
             )
             for item in items

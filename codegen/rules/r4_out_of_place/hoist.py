@@ -10,6 +10,7 @@ stood for is its receiver. Mutations of temporaries (``(a / b).add_(eps)``) stay
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import libcst as cst
 
@@ -26,6 +27,7 @@ from codegen.syntax import (
     Body,
     Statement,
     all_statements,
+    bare,
     block,
     bound_names,
     dotted,
@@ -119,6 +121,9 @@ class _Hoist:
         return [*prelude, new]
 
     def _simple(self, node: Statement) -> list[Statement]:
+        named = self._name_roots(node)
+        if len(named) > 1:
+            return [new for part in named for new in self._statement(part)]
         inner = small(node)
         if isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
             branches = _as_branches(node, inner)
@@ -143,6 +148,21 @@ class _Hoist:
             return [with_comments(last, node)]
         prelude[0] = prelude[0].with_changes(leading_lines=node.leading_lines)
         return [*prelude, last]
+
+    def _name_roots(self, node: Statement) -> list[Statement]:
+        """``state.get("m", z).mul_(b)`` → ``get_1 = state.get("m", z)`` in front: what
+        is mutated may be held elsewhere."""
+        inner = small(node)
+        value = getattr(inner, "value", None)
+        if not isinstance(inner, _HAVE_VALUES) or value is None:
+            return [node]
+        roots = _Roots(self.context, value)
+        new = roots.visit(value)
+        if new is value:
+            return [node]
+        last = cst.SimpleStatementLine([inner.with_changes(value=new)])
+        self.context.origins.inherit(last, node)
+        return [with_comments(roots.prelude[0], node), *roots.prelude[1:], last]
 
     def _extract(
         self, node: cst.BaseExpression, whole: bool = False
@@ -179,6 +199,44 @@ def _as_branches(node: Statement, inner: cst.Assign | cst.AnnAssign) -> cst.If |
 
 def _mutates_inside(node: cst.CSTNode) -> bool:
     return any(mutates_place(inner) for inner in walk(node))
+
+
+_HAVE_VALUES = (cst.Assign, cst.AnnAssign, cst.AugAssign, cst.Expr, cst.Return)
+
+
+class _Roots(Evaluation):
+    """What in-place methods are called on, where that has no name."""
+
+    def __init__(self, context: Context, node: cst.CSTNode) -> None:
+        super().__init__(context)
+        mutations = (n for n in walk(node) if inplace_method(n) is not None)
+        roots = (chain_root(cast(cst.Call, n)) for n in mutations)
+        self.roots = {r for r in roots if _may_be_held(r)}
+
+    def moves(self, node: cst.CSTNode) -> bool:
+        return node in self.roots
+
+    def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
+        return self._keep(node)
+
+
+def _may_be_held(node: cst.BaseExpression) -> bool:
+    """Whether an expression that is no place may yield something that has one."""
+    node = cast(cst.BaseExpression, bare(node))
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        return node.func.attr.value in _HAND_OUT
+    if is_place(node):
+        return False
+    if isinstance(node, (cst.IfExp, cst.BooleanOperation, cst.NamedExpr)):
+        return True
+    if isinstance(node, cst.Subscript):
+        return isinstance(node.value, (cst.List, cst.Tuple, cst.Dict))
+    func = node.func if isinstance(node, cst.Call) else None
+    return isinstance(func, cst.Name) and func.value in _PICK
+
+
+_PICK = ("max", "min", "next", "getattr")
+_HAND_OUT = ("get", "pop", "popleft", "setdefault")
 
 
 class _Mutations(Evaluation):

@@ -1,0 +1,94 @@
+"""``setdefault`` written out.
+
+state.setdefault("m", torch.zeros_like(p)).mul_(b)   →   if "m" not in state:
+                                                             state["m"] = torch.zeros_like(p)
+                                                         state["m"].mul_(b)
+"""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from codegen.context import Context
+from codegen.diagnostics import walk
+from codegen.evaluation import Evaluation
+from codegen.syntax import (
+    Body,
+    Statement,
+    assign,
+    block,
+    code,
+    dotted,
+    expr,
+    is_constant,
+    map_bodies,
+    positional,
+    small,
+    with_comments,
+)
+
+_HAVE_VALUES = (cst.Assign, cst.AnnAssign, cst.AugAssign, cst.Expr, cst.Return)
+
+
+def without_setdefault(body: Body, context: Context) -> Body:
+    """Every ``setdefault`` of a string key as a statement of its own in front."""
+    result: list[Statement] = []
+    for node in body:
+        if small(node) is None:
+            result.append(map_bodies(node, lambda b: without_setdefault(b, context)))
+        else:
+            result += _written_out(node, context)
+    return tuple(result)
+
+
+def _written_out(node: Statement, context: Context) -> list[Statement]:
+    inner = small(node)
+    value = getattr(inner, "value", None)
+    if not isinstance(inner, _HAVE_VALUES) or value is None:
+        return [node]
+    defaults = _Defaults(context)
+    new = defaults.visit(value)
+    if new is value:
+        return [node]
+    if isinstance(inner, cst.Expr) and not any(
+        isinstance(n, cst.Call) for n in walk(new)
+    ):
+        lines = defaults.prelude
+    else:
+        lines = [
+            *defaults.prelude,
+            cst.SimpleStatementLine([inner.with_changes(value=new)]),
+        ]
+    for line in lines:
+        context.origins.inherit(line, node)
+    return [with_comments(lines[0], node), *lines[1:]] if lines else []
+
+
+class _Defaults(Evaluation):
+    def moves(self, node: cst.CSTNode) -> bool:
+        if not isinstance(node, cst.Call) or len(node.args) not in (1, 2):
+            return False
+        func = node.func
+        if not isinstance(func, cst.Attribute) or func.attr.value != "setdefault":
+            return False
+        if dotted(func.value) == "self.state":
+            return len(node.args) == 2 and code(node.args[1].value) in ("{}", "dict()")
+        key = node.args[0].value
+        return is_constant(key) and isinstance(func.value, (cst.Name, cst.Subscript))
+
+    def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
+        made = cst.ensure_type(node, cst.Call)
+        held = cst.ensure_type(made.func, cst.Attribute).value
+        key, *default = positional(made)
+        item = expr(f"{code(held)}[{code(key)}]")
+        if dotted(held) == "self.state":
+            return item
+        value = default[0] if default else cst.Name("None")
+        if any("rand" in code(n) for n in walk(value) if isinstance(n, cst.Call)):
+            value = self._keep(value)  # it is drawn in any case
+        missing = expr(f"{code(key)} not in {code(held)}")
+        self.prelude.append(
+            cst.If(missing, block([assign([item], value.deep_clone())]))
+        )
+        self.context.origins.inherit(self.prelude[-1], node)
+        return item.deep_clone()
