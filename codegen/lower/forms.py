@@ -6,6 +6,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.diagnostics import walk
 from codegen.syntax import (
     Statement,
     all_statements,
@@ -104,6 +105,21 @@ def leaves_a_mark(node: Statement) -> bool:
         if isinstance(line, cst.Expr) and isinstance(line.value, cst.Call):
             return True
     return False
+
+
+def may_fail(node: Statement) -> bool:
+    """Whether a statement may raise where lists are empty: it calls, or divides."""
+    if isinstance(node, cst.For):
+        return False
+    if isinstance(node, cst.If):
+        inner = (*statements(node.body), *orelse_statements(node))
+        return any(map(may_fail, inner)) or may_fail(stmt_of(node.test))
+    risky = (cst.Call, cst.Divide, cst.FloorDivide, cst.Modulo)
+    return any(isinstance(n, risky) for n in walk(node))
+
+
+def stmt_of(node: cst.BaseExpression) -> Statement:
+    return cst.SimpleStatementLine([cst.Expr(node)])
 
 
 def only_loops(node: Statement) -> bool:

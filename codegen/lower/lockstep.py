@@ -35,6 +35,7 @@ from codegen.lower.forms import (
     called,
     emptiness,
     leaves_a_mark,
+    may_fail,
     only_loops,
     repeated,
 )
@@ -295,7 +296,11 @@ class Lockstep:
         rest = self.body[self.body.index(node) + 1 :] if whole else self.body
         # leaving the step leaves out other groups, too
         leaves = isinstance(inner, cst.Return)
-        if leaves or any(leaves_a_mark(s) for s in rest if not only_loops(s)):
+        if (
+            leaves
+            or any(map(may_fail, rest))
+            or any(leaves_a_mark(s) for s in rest if not only_loops(s))
+        ):
             listed = self.lists.get(name)
             if listed is None:
                 return False

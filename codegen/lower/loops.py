@@ -21,7 +21,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import Origins
-from codegen.lower.forms import appended, emptiness, leaves_a_mark, only_loops
+from codegen.lower.forms import appended, emptiness, leaves_a_mark, may_fail, only_loops
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
@@ -274,7 +274,9 @@ class _Fusion:
             return False
         if len(inner) == 1 and isinstance(inner[0], cst.Continue):
             rest = self.body[self.body.index(node) + 1 :] if node in self.body else ()
-            marks = any(leaves_a_mark(s) for s in rest if not only_loops(s))
+            marks = any(map(may_fail, rest)) or any(
+                leaves_a_mark(s) for s in rest if not only_loops(s)
+            )
             return emptiness(node.test) in self.lists and bool(rest) and not marks
         return all(isinstance(line, cst.Raise) for line in inner)
 

@@ -7,6 +7,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.diagnostics import walk
 from codegen.rules.base import Example, Rule
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -139,7 +140,7 @@ class GroupedGrads(Rule):
         result: list[Statement] = []
         hidden = False
         for node in body:
-            binds = "grad" in bound_names(node)
+            binds = "grad" in bound_names(node) or _stores(node, f"{item}.grad")
             inside = hidden or (binds and small(node) is None)
             name = f"{self.grads}[p_idx]" if inside else "grad"
             new = self._replace_gradient(node, item, name)
@@ -217,6 +218,12 @@ class GroupedGrads(Rule):
             node.with_changes(for_in=new), replace, self.context.origins
         )
         return found
+
+
+def _stores(node: Statement, place: str) -> bool:
+    return any(
+        isinstance(n, cst.AssignTarget) and code(n.target) == place for n in walk(node)
+    )
 
 
 def _all_groups(loop: cst.CompFor) -> bool:
