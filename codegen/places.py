@@ -459,6 +459,8 @@ class Analysis:
         """Items of a tuple of unknown make: settings' parts are settings."""
         if value.kind in (Kind.SETTING, Kind.NUMBER):
             return value
+        if value.kind is Kind.TENSOR:
+            return UNKNOWN  # rows, which are views
         return Value(Kind.UNKNOWN, value.places)
 
     # --- expressions --------------------------------------------------------
@@ -895,7 +897,9 @@ class Analysis:
         return self._fresh(Kind.TENSOR)
 
     def _container_method(self, method: str, base: Value) -> Value:
-        if method in ("values", "items", "keys", "copy"):
+        if method == "values":
+            return Value(Kind.SEQUENCE, frozenset({self._new()}), base.item or UNKNOWN)
+        if method in ("items", "keys", "copy"):
             return Value(Kind.SEQUENCE, frozenset({self._new()}), base.item)
         if method in ("pop", "popleft", "setdefault"):
             return base.item or UNKNOWN
@@ -968,6 +972,8 @@ def _numbered(value: Value, number: int) -> Value:
     """Items unpacked from one sequence are different objects, or parts of one."""
     if value.kind in (Kind.SETTING, Kind.NUMBER):
         return value
+    if not all(p.views or p.obj.startswith("#") for p in value.places):
+        return UNKNOWN  # held by something that is not seen through
     places = frozenset(
         (
             replace(

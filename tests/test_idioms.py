@@ -15,6 +15,8 @@ HEAD = """
 import copy
 import functools
 import math
+import math as maths
+from math import sqrt as square_root
 
 import torch
 from torch import nn
@@ -101,6 +103,7 @@ class Mine(Optimizer):
         self.calls = 0
         self.warm = 0.25
         self.shares = (0.5, 0.7)
+        self.table = [[None, None] for _ in range(3)]
         self.update_fn = descend
         self.shape = shape if shape is not None else lambda t: t / (1 + t)
 
@@ -375,6 +378,79 @@ for group in self.param_groups:
         moved = p - state["same"]
         state["most"] = torch.max(state["most"], moved.square() + 1.0)
         p.sub_(p.grad * state["most"] + moved, alpha=group["lr"])
+""",
+    "slots asked for with get": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p.grad is None:
+            continue
+        state = self.state[p]
+        m = state.get("m")
+        if m is None:
+            m = torch.zeros_like(p)
+        m.mul_(group["beta"]).add_(p.grad)
+        state["m"] = m
+        state["v"] = state.get("v", torch.zeros_like(p)).mul_(0.5).add_(m)
+        p.sub_(m + state["v"], alpha=group["lr"])
+""",
+    "setdefault": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p.grad is None:
+            continue
+        state = self.state.setdefault(p, {})
+        state.setdefault("m", torch.zeros_like(p)).mul_(group["beta"]).add_(p.grad)
+        mu, nu = [state.setdefault(k, torch.zeros_like(p)) for k in ("mu", "nu")]
+        mu.add_(p.grad)
+        nu.add_(mu)
+        p.sub_(state["m"] + nu, alpha=group["lr"])
+""",
+    "math by other names": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p.grad is not None:
+            rate = square_root(group["lr"]) * maths.exp(group["beta"])
+            p.sub_(p.grad, alpha=0.1 * rate)
+""",
+    "what is mutated has no name": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p.grad is None:
+            continue
+        grad, other = p.grad, p.grad * 2
+        (grad if group["nu"] > 0 else other).mul_(0.5)
+        max(other, grad, key=lambda t: float(t.sum())).mul_(0.5)
+        [p, grad][0].sub_(grad + other, alpha=group["lr"])
+""",
+    "a stored gradient": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p.grad is None:
+            continue
+        p.grad = p.grad / (1 + p.grad.norm())
+        grad = p.grad
+        p.sub_(grad, alpha=group["lr"])
+""",
+    "a norm of all, if there are any": """
+for group in self.param_groups:
+    params = [p for p in group["params"] if p.grad is not None and p.dim() < 9]
+    if not params:
+        continue
+    norm = torch.stack([p.grad.norm() for p in params]).norm()
+    for p in params:
+        p.sub_(p.grad / (1 + norm), alpha=group["lr"])
+""",
+    "a list of lists of the optimizer's own": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p.grad is None:
+            continue
+        state = self.state[p]
+        state["step"] = state.get("step", 0) + 1
+        held = self.table[int(state["step"] % 3)]
+        if held[0] != state["step"]:
+            held[0], held[1] = state["step"], 1 / (1 + state["step"])
+        p.sub_(p.grad, alpha=group["lr"] * held[1])
 """,
     "two tensors of the state that change places": """
 for group in self.param_groups:
@@ -751,6 +827,14 @@ REFUSED: dict[str, tuple[str, str]] = {
     "bits read as another dtype": (
         bodied("p.view(torch.uint8).bitwise_xor_(grad.view(torch.uint8))"),
         "a view of another dtype",
+    ),
+    "parts of what is not seen through": (
+        bodied("m, v = state.values()\nm.mul_(beta).add_(grad)\np.sub_(m, alpha=lr)"),
+        "can't see",
+    ),
+    "rows by unpacking": (
+        bodied("x, y = grad\nx.mul_(0.5)\np.sub_(grad)"),
+        "can't see",
     ),
     "a property that is set": ("self.rate = 0.5", "what setting it does isn't seen"),
     "a property in a condition": (
