@@ -7,7 +7,7 @@ from typing import cast
 import libcst as cst
 
 from codegen.context import Context
-from codegen.diagnostics import walk
+from codegen.diagnostics import Origins, walk
 from codegen.evaluation import lazy_parts
 from codegen.lower.callees import is_property, only_return
 from codegen.lower.fold import Frame
@@ -16,6 +16,7 @@ from codegen.syntax import (
     assign,
     assignment,
     call,
+    calls,
     code,
     dotted,
     expr,
@@ -186,3 +187,19 @@ def set_attribute(node: Statement) -> Statement:
         return node
     target = expr(f"self.{args[1].evaluated_value!s}")
     return with_comments(assign([target], args[2]), node)
+
+
+def mangled(node: Statement, owner: str, origins: Origins) -> Statement:
+    """``self.__k`` → ``self._Class__k``, as Python names a class's private attributes;
+    methods keep their names."""
+
+    def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+        if not isinstance(inner, cst.Attribute) or not is_name(inner.value, "self"):
+            return None
+        name = inner.attr.value
+        if inner in called or not name.startswith("__") or name.endswith("__"):
+            return None
+        return inner.with_changes(attr=cst.Name(f"_{owner.lstrip('_')}{name}"))
+
+    called = {made.func for made in calls(node)}
+    return cast(Statement, replace_nodes(node, replace, origins))

@@ -43,7 +43,7 @@ from codegen.lower.fold import UNKNOWN, Frame, fold, known, truth
 from codegen.lower.inline import Inliner
 from codegen.lower.lists import walk_selection
 from codegen.lower.names import hidden_names, rename
-from codegen.lower.own import Own, set_attribute
+from codegen.lower.own import Own, mangled, set_attribute
 from codegen.lower.tuples import flatten_tuple, split_tuple
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -155,6 +155,9 @@ class Specializer:
         body = tuple(
             cast(Statement, self.name_globals(s, frame, own, around)) for s in body
         )
+        if frame.owner is not None and "." in frame.owner.name:
+            owner = frame.owner.name.partition(".")[0]
+            body = tuple(mangled(s, owner, self.origins) for s in body)
         return self._name_groups(body)
 
     def name_globals(
