@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from higher._held import path_to
 from higher._tree import modules_of
 
 _DISTRIBUTED = (
@@ -38,6 +41,29 @@ def check_modules(root: nn.Module) -> None:
                         "initialized yet: call the model once on an example input "
                         "before making it stateless."
                     )
+
+
+def refuse_holder(root: nn.Module, holder: Any) -> NoReturn:
+    """Refuses a tree for what holds a weight where no other can be put.
+
+    Raises:
+        TypeError: saying where, and what to do instead.
+    """
+    keyed = isinstance(holder, (dict, set, frozenset))
+    raise TypeError(
+        f"{path_to(root, holder)} ({type(holder).__name__}) holds a parameter of "
+        f"{type(root).__name__}"
+        + (", or its id, as a key or member. " if keyed else ". ")
+        + "Every step has new weights, which can't be put there: it would go on with "
+        "the initial ones. "
+        + (
+            "Use the parameter's name instead of it."
+            if keyed
+            else "Hold the parameter in an attribute of a module or of a plain object, "
+            "in a list or in a dict; or hold its name, and use "
+            "model.get_parameter(name) in forward."
+        )
+    )
 
 
 def _name(root: nn.Module, module: nn.Module) -> str:
