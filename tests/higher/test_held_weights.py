@@ -1,4 +1,4 @@
-"""Weights that a module holds through other objects: kept up to date, or refused."""
+"""What holds weights, and what is held by them: kept up to date, or refused."""
 
 from __future__ import annotations
 
@@ -350,3 +350,60 @@ def test_test_mode() -> None:
             diff.step(loss(fmodel))
         value = loss(fmodel)
     torch.testing.assert_close(value, fast_unroll(Net(), loss)[0], check_dtype=False)
+
+
+def mask(net: Net, how: str) -> Any:
+    if how == "register_hook":
+        return net.weight.register_hook(lambda g: g * 0)
+
+    def clear(p: Tensor) -> None:
+        p.grad = None
+
+    return net.weight.register_post_accumulate_grad_hook(clear)
+
+
+@pytest.mark.parametrize("how", ["register_hook", "post_accumulate"])
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("track", [True, False])
+def test_hooks_on_parameters_are_refused(how: str, copied: bool, track: bool) -> None:
+    net = nn.Sequential(Net())
+    handle = mask(net[0], how)
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    loop = higher.innerloop_ctx(
+        net, opt, copy_initial_weights=copied, track_higher_grads=track
+    )
+    with pytest.raises(TypeError, match=r"'0\.weight' has a hook.*grad_callback"):
+        loop.__enter__()
+    handle.remove()
+    higher.monkeypatch(net)
+
+
+def test_the_hint_of_that_does_what_a_hook_would() -> None:
+    net = Net()
+    plain = copy.deepcopy(net)
+    mask(plain, "register_hook")
+    opt = torch.optim.SGD(plain.parameters(), lr=0.1)
+    for _ in range(3):
+        opt.zero_grad()
+        regression()(plain).backward()
+        opt.step()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    with higher.innerloop_ctx(net, opt) as (fmodel, diff):
+        for _ in range(3):
+            diff.step(
+                regression()(fmodel), grad_callback=lambda gs: [gs[0] * 0, *gs[1:]]
+            )
+    torch.testing.assert_close(list(fmodel.parameters()), list(plain.parameters()))
+
+
+def test_hooks_that_act_on_no_inner_gradient_are_let_be() -> None:
+    """On frozen parameters, registered later, or on weights of a stateless module."""
+    net = Net()
+    net.weight.register_hook(lambda g: g * 0)
+    net.weight.requires_grad_(False)
+    fmodel = higher.monkeypatch(net, copy_initial_weights=False)
+    fmodel.bias.register_hook(lambda g: 3 * g)
+    again = higher.monkeypatch(fmodel, copy_initial_weights=False)
+    net.bias.register_hook(lambda g: 2 * g)
+    again.bias.sum().backward()
+    assert net.bias.grad.tolist() == [6.0, 6.0]
