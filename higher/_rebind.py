@@ -2,8 +2,8 @@
 
 A hook, an instance's own ``forward`` or a stored method may refer to the module by
 its closure, its defaults, its arguments, its owner or, in a script, by a global name.
-Those are made to refer to the clone; callables that don't reach the module are shared, so that what a hook records
-ends up where its owner looks.
+Those are made to refer to the clone; callables that don't reach the module are shared,
+so that what a hook records ends up where its owner looks.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from higher._checkpointing import watch
 from higher._clone import Cloner, Device, _internal_attrs
 from higher._refuse import check_hooks, check_modules
-from higher._second_order import math_attention, own_forward
+from higher._second_order import math_attention, own_forward, own_hooks
 from higher._tree import parameters_of
 from higher._truncation import Dropped
 from higher._weights import FastWeights, ModuleDict, fast_weights
@@ -309,6 +309,7 @@ def _stateless(
         forward = own_forward(m, weights)
         if forward is not None:
             m.__dict__["forward"] = forward
+        own_hooks(m)
     watch(weights)
     return cast(StatelessModule, fmodule)
 
