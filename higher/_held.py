@@ -104,6 +104,9 @@ def referents(value: Any) -> Iterator[Any]:
         yield value.__wrapped__
     elif hasattr(value, "__dict__") or slots_of(kind):
         yield from (v for _, v in attributes_of(value))
+    elif getattr(getattr(value, "dtype", None), "hasobject", False):
+        # of numpy, which the garbage collector doesn't know
+        yield from getattr(value, "flat", ())
     elif not isinstance(value, type):
         yield from (v for v in gc.get_referents(value) if not isinstance(v, type))
 

@@ -13,7 +13,7 @@ import functools
 import gc
 import types
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -32,8 +32,8 @@ from higher._held import (
 from higher._tree import modules_of
 from higher._weights import FastWeights
 
-_DEPTH = 4
-_BREADTH = 1000
+_MOST = 10_000
+"""Of objects that are looked through for what they refer to."""
 
 
 class Rebinder:
@@ -75,27 +75,58 @@ class Rebinder:
             return value
         if id(value) in self.memo:
             return self.memo[id(value)]
-        if not self._reaches(value, _DEPTH):
+        if not self._reaches(value):
             return value
         rebind = _REBINDERS.get(type(value))
         if rebind is None:
             return self._object(value)
         return rebind(self, value)
 
-    def _reaches(self, value: Any, depth: int) -> bool:
+    def _reaches(self, value: Any) -> bool:
         """Whether ``value`` refers to something of the tree."""
-        if type(value) in ATOMIC:
-            return False
-        if id(value) in self.memo:
-            return True
-        if isinstance(value, nn.Module):
-            return self._shares_weights(value)
-        if depth == 0 or isinstance(value, (Tensor, type, *SHARED)):
-            return False
-        if type(value) is types.FunctionType and self._named(value, depth):
-            return True
-        inside = islice(referents(value), _BREADTH)
-        return any(self._reaches(v, depth - 1) for v in inside) or self._keyed(value)
+
+        def found(v: Any) -> bool:
+            if isinstance(v, nn.Module):
+                return id(v) in self.memo or self._shares_weights(v)
+            return id(v) in self.memo or self._keyed(v)
+
+        return self._search(value, found, lambda v: False)
+
+    def _stray(self, value: Any) -> bool:
+        """Whether a weight is in ``value`` without its place being known."""
+
+        def known(v: Any) -> bool:
+            return id(v) in self.made
+
+        def found(v: Any) -> bool:
+            return self.holds_weight(v) or (not known(v) and self._keyed(v))
+
+        return self._search(value, found, known)
+
+    def _search(
+        self, value: Any, found: Callable[[Any], bool], closed: Callable[[Any], bool]
+    ) -> bool:
+        """Whether something is found in ``value``, the nearest first."""
+        # kept to the end: an id is good only as long as its object lives
+        objects = [value] if type(value) not in ATOMIC else []
+        seen = {id(value)}
+        for v in objects:
+            if found(v):
+                return True
+            if closed(v) or isinstance(v, (nn.Module, Tensor, type, *SHARED)):
+                continue
+            for inside in islice(self._inside(v), _MOST):
+                if type(inside) not in ATOMIC and id(inside) not in seen:
+                    seen.add(id(inside))
+                    objects.append(inside)
+            if len(objects) > _MOST:
+                return any(map(found, objects))
+        return False
+
+    def _inside(self, value: Any) -> Iterator[Any]:
+        yield from referents(value)
+        if type(value) is types.FunctionType:
+            yield from self._globals(value).values()
 
     def _shares_weights(self, module: nn.Module) -> bool:
         """Whether a module outside the tree has parameters of the tree."""
@@ -105,7 +136,7 @@ class Rebinder:
     def _keyed(self, value: Any) -> bool:
         """Whether weights, or their ids, are looked up in ``value``."""
         return isinstance(value, (dict, set, frozenset)) and any(
-            map(self._names_weight, islice(value, _BREADTH))
+            map(self._names_weight, islice(value, _MOST))
         )
 
     def _names_weight(self, key: Any) -> bool:
@@ -113,20 +144,8 @@ class Rebinder:
             return key in self.index
         return type(key) is not str and self.holds_weight(key)
 
-    def _stray(self, value: Any, depth: int = _DEPTH) -> bool:
-        """Whether a weight is in ``value`` without its place being known."""
-        if type(value) in ATOMIC:
-            return False
-        if self.holds_weight(value):
-            return True
-        closed = (nn.Module, Tensor, type, *SHARED)
-        if id(value) in self.made or depth == 0 or isinstance(value, closed):
-            return False
-        inside = islice(referents(value), _BREADTH)
-        return self._keyed(value) or any(self._stray(v, depth - 1) for v in inside)
-
-    def _named(self, function: types.FunctionType, depth: int) -> dict[str, Any]:
-        """Globals by which a function reaches the tree."""
+    def _globals(self, function: types.FunctionType) -> dict[str, Any]:
+        """What a function uses of globals that know of the tree."""
         namespace = function.__globals__
         touches = self.namespaces.get(id(namespace))
         if touches is None:
@@ -136,14 +155,18 @@ class Rebinder:
         if not touches:
             return {}
         names = code_names(function.__code__) & namespace.keys()
-        used = {name: namespace[name] for name in names}
-        return {k: v for k, v in used.items() if self._reaches(v, depth - 1)}
+        return {name: namespace[name] for name in names}
+
+    def _named(self, function: types.FunctionType) -> dict[str, Any]:
+        """Globals by which a function reaches the tree."""
+        used = self._globals(function)
+        return {k: v for k, v in used.items() if self._reaches(v)}
 
     def _function(self, function: types.FunctionType) -> types.FunctionType:
-        named = self._named(function, _DEPTH)
+        named = self._named(function)
         namespace = _Namespace(function.__globals__) if named else function.__globals__
         cells = function.__closure__ or ()
-        reaching = [self._reaches(content(c), _DEPTH - 1) for c in cells]
+        reaching = [self._reaches(content(c)) for c in cells]
         closure = tuple(
             types.CellType() if new else cell for new, cell in zip(reaching, cells)
         )
@@ -204,7 +227,18 @@ class Rebinder:
 
     def _cached(self, function: Any) -> Any:
         cache = functools.lru_cache(**function.cache_parameters())
-        return cache(self.rebound(function.__wrapped__))
+        new = cache(self.rebound(function.__wrapped__))
+        last = [self.weights.installed]
+
+        def forget(weights: Sequence[Tensor]) -> None:
+            # results that are weights, as of before
+            old = set(map(id, last[0]))
+            if any(id(v) in old for v in _results(new)):
+                new.cache_clear()
+            last[0] = list(weights)
+
+        self.weights.rewrites.append(forget)
+        return new
 
     def _dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
         new: dict[Any, Any] = {}
@@ -319,6 +353,12 @@ def code_names(code: types.CodeType) -> set[str]:
     """Names of globals and attributes that a code object uses."""
     nested = (c for c in code.co_consts if isinstance(c, types.CodeType))
     return set(code.co_names).union(*map(code_names, nested))
+
+
+def _results(cached: Any) -> list[Any]:
+    """What an ``lru_cache`` keeps, which has no other way in."""
+    kept = gc.get_referents(cached)
+    return kept + [v for d in kept if type(d) is dict for v in d.values()]
 
 
 def _set_defaults(

@@ -61,7 +61,7 @@ def refuse_holder(root: nn.Module, holder: Any) -> NoReturn:
             if keyed
             else "Hold the parameter in an attribute of a module or of a plain object, "
             "in a list or in a dict; or hold its name, and use "
-            "model.get_parameter(name) in forward."
+            "getattr(module, name) in forward."
         )
     )
 

@@ -137,6 +137,17 @@ KEPT: dict[str, tuple[Any, Any]] = {
         lambda n: closure_over(([n.weight], n.bias), lambda t: t[0][0]),
         lambda h, n: h(),
     ),
+    "closure over objects in objects": (
+        lambda n: closure_over(
+            Helper(Helper(Helper(Helper([{"w": n.weight}])))),
+            lambda h: h.weight.weight.weight.weight[0]["w"],
+        ),
+        lambda h, n: h(),
+    ),
+    "closure over a long list": (
+        lambda n: closure_over([*([0] * 3000), n.weight], lambda ws: ws[-1]),
+        lambda h, n: h(),
+    ),
     "default": (lambda n: lambda ws=[n.weight]: ws[0], lambda h, n: h()),
     "keyword default": (lambda n: lambda *, ws=[n.weight]: ws[0], lambda h, n: h()),
     "partial of a list": (
@@ -155,6 +166,10 @@ KEPT: dict[str, tuple[Any, Any]] = {
     "builtin method of the weight": (lambda n: n.weight.mul, lambda h, n: h(1.0)),
     "partial of a method of the weight": (
         lambda n: functools.partial(n.weight.mul, 2),
+        lambda h, n: h(),
+    ),
+    "cached function": (
+        lambda n: functools.lru_cache(closure_over(n.weight, lambda w: w)),
         lambda h, n: h(),
     ),
     "MappingProxyType": (
@@ -310,7 +325,9 @@ def test_the_path_and_the_way_out_are_told() -> None:
     with pytest.raises(TypeError, match=r"^held.weight\['masks'\]\[0\] \(dict\).*name"):
         higher.monkeypatch(net)
     net = Net(lambda n: MakesItself(n.weight))
-    with pytest.raises(TypeError, match=r"^held \(MakesItself\).*get_parameter"):
+    with pytest.raises(
+        TypeError, match=r"^held \(MakesItself\).*getattr\(module, name"
+    ):
         higher.monkeypatch(net)
 
 
