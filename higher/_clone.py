@@ -3,7 +3,7 @@
 Every submodule of the clone keeps its own class and its place in every list, dict,
 hook, bound method, partial and closure of the tree. Parameters are replaced by fast
 weights, buffers are copied, everything else is copied as ``copy.deepcopy`` would,
-except for what a module refers to but does not own (``_SHARED``, callables that don't
+except for what a module refers to but does not own (``SHARED``, callables that don't
 reach the tree, and whatever refuses to be copied).
 """
 
@@ -20,7 +20,16 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from higher._rebind import ATOMIC, Rebinder
+from higher._held import (
+    ATOMIC,
+    SHARED,
+    Attributes,
+    attributes_of,
+    referents,
+    slots_of,
+)
+from higher._rebind import Rebinder
+from higher._refuse import refuse_holder
 from higher._second_order import OwnForward
 from higher._tree import modules_of
 from higher._weights import BufferDict, FastWeights, ModuleDict, Unshare, WeightDict
@@ -33,7 +42,6 @@ _internal_attrs: set[str] = {"_compiled_call_impl", "_higher"}
 A compiled call would run the module that it was compiled from."""
 
 _OWN = frozenset(vars(nn.Module()))
-_SHARED = (torch.optim.Optimizer, torch.utils.data.Dataset, torch.utils.data.DataLoader)
 
 
 class Cloner(Rebinder):
@@ -70,6 +78,8 @@ class Cloner(Rebinder):
             self._fill(self.memo[id(module)], module)
         new = cast(nn.Module, self.memo[id(root)])
         self.weights.root = weakref.ref(new)
+        if self.strays and not self.plain:
+            refuse_holder(root, self.strays[0])
         return new
 
     def _module(self, module: nn.Module) -> nn.Module:
@@ -124,10 +134,10 @@ class Cloner(Rebinder):
         cls = type(module)
         names = self.slots.get(cls)
         if names is None:
-            names = self.slots[cls] = _slots(cls)
+            names = self.slots[cls] = slots_of(cls)
         for name in names:
             if hasattr(module, name):
-                object.__setattr__(new, name, getattr(module, name))
+                self._put(Attributes(new), name, getattr(module, name))
 
     def _parameters(self, params: dict[str, Any]) -> dict[str, Any]:
         held = {name: self.memo.get(id(p), p) for name, p in params.items()}
@@ -157,14 +167,7 @@ class Cloner(Rebinder):
 
     def _put(self, holder: Any, key: Any, value: Any) -> None:
         """Puts the copy of ``value`` into a dict or list of the clone."""
-        holder[key] = self.copy(value)
-        i = self.index.get(id(value))
-        if i is not None:
-            self.weights.places[i].append((holder, key))
-        elif isinstance(value, tuple) and self.holds_weight(value):
-            self.weights.rewrites.append(
-                lambda weights: holder.__setitem__(key, self.renewed(value, weights))
-            )
+        self.settle(holder, key, value, self.copy(value))
 
     def copy(self, value: Any) -> Any:
         """The value's counterpart in the clone."""
@@ -175,7 +178,7 @@ class Cloner(Rebinder):
             return self.memo[id(value)]
         copier = _COPIERS.get(kind)
         if copier is None:
-            if isinstance(value, (type, *_SHARED)):
+            if isinstance(value, (type, *SHARED)):
                 return value
             copier = Cloner._anything
         new = copier(self, value)
@@ -193,6 +196,8 @@ class Cloner(Rebinder):
         except Exception:
             # locks, files, process groups: not the module's own
             self.memo.pop(id(value), None)
+            if self._stray(value):
+                self.strays.append(value)
             return value
 
     def _tensor(self, t: Tensor) -> Tensor:
@@ -204,8 +209,23 @@ class Cloner(Rebinder):
         if isinstance(value, defaultdict):
             new.default_factory = self.rebound(value.default_factory)
         self.remember(value, new)
-        for k, v in value.items():
+        self._put_pairs(new, value, value.items())
+        return new
+
+    def _put_pairs(
+        self, new: Any, value: Any, pairs: Iterable[tuple[Any, Any]]
+    ) -> None:
+        for k, v in pairs:
+            if self._names_weight(k):
+                self.strays.append(value)
             self._put(new, self.copy(k), v)
+
+    def _weak_values_copy(self, value: Any) -> Any:
+        """Its own ``__deepcopy__`` would keep the values."""
+        new = type(value)()
+        self.remember(value, new)
+        for k, v in value.items():
+            self.settle(new, k, v, self._weakly_held(v))
         return new
 
     def _list_copy(self, value: list[Any]) -> list[Any]:
@@ -228,6 +248,8 @@ class Cloner(Rebinder):
 
     def _set_copy(self, value: set[Any]) -> set[Any]:
         new = set(map(self.copy, value))
+        if any(type(v) is int and v in self.index for v in value):
+            self.strays.append(value)
         if any(map(self.holds_weight, value)):
             members = tuple(value)
 
@@ -238,14 +260,28 @@ class Cloner(Rebinder):
             self.weights.rewrites.append(rewrite)
         return new
 
+    def _frozenset_copy(self, value: frozenset[Any]) -> frozenset[Any]:
+        if any(type(v) is int and v in self.index for v in value):
+            self.strays.append(value)
+        return frozenset(map(self.copy, value))
+
     def _weakref(self, value: weakref.ref[Any]) -> weakref.ref[Any]:
-        new = self.memo.get(id(value()))
-        return value if new is None else weakref.ref(new)
+        target = value()
+        new = self._weakly_held(target)
+        return value if new is target else weakref.ref(new)
+
+    def _weakly_held(self, value: Any) -> Any:
+        if id(value) not in self.memo and self._stray(value):
+            # a copy might be gone at once: it may be that nobody else holds it
+            self.strays.append(value)
+        return self.memo.get(id(value), value)
 
     def _object_copy(self, value: Any) -> Any:
         """Any other object, by the means of ``copy.deepcopy``."""
         if hasattr(type(value), "__deepcopy__"):
-            return value.__deepcopy__(self.memo)
+            new = value.__deepcopy__(self.memo)
+            self._take_in(new, value)
+            return new
         reduce = copyreg.dispatch_table.get(type(value))
         reduced = reduce(value) if reduce else value.__reduce_ex__(4)
         return value if isinstance(reduced, str) else self._rebuilt(value, *reduced)
@@ -262,25 +298,41 @@ class Cloner(Rebinder):
     ) -> Any:
         new = make(*map(self.copy, args))
         self.remember(value, new)
+        own = setter is not None or hasattr(new, "__setstate__")
         if setter is not None:
             setter(new, self.copy(state))
-        elif hasattr(new, "__setstate__"):
+        elif own:
             new.__setstate__(self.copy(state))
-        elif state is not None:
+        if own or any(not isinstance(a, type) for a in args):
+            self._take_in(new, value)
+        if state is not None and not own:
             self._set_state(new, state)
         for i, v in enumerate(items or ()):
             new.append(None)
             self._put(new, i, v)
-        for k, v in pairs or ():
-            self._put(new, self.copy(k), v)
+        self._put_pairs(new, value, pairs or ())
         return new
+
+    def _take_in(self, new: Any, value: Any) -> None:
+        """Takes down where a copy that was made by its own means holds weights."""
+        if isinstance(new, tuple):
+            # up to what holds it
+            return
+        places = [] if new is value else list(attributes_of(new))
+        for name, v in places:
+            if self.holds_weight(v):
+                self.settle(Attributes(new), name, v, v)
+        settled = {id(v) for _, v in places if self.holds_weight(v)}
+        inside = (v for v in referents(new) if id(v) not in settled)
+        if self._keyed(new) or any(map(self._stray, inside)):
+            self.strays.append(value)
 
     def _set_state(self, new: Any, state: Any) -> None:
         attributes, slots = state if isinstance(state, tuple) else (state, None)
         for name, v in (attributes or {}).items():
             self._put(new.__dict__, name, v)
         for name, v in (slots or {}).items():
-            setattr(new, name, self.copy(v))
+            self._put(Attributes(new), name, v)
 
 
 _COPIERS: dict[type, Callable[[Any, Any], Any]] = {
@@ -291,7 +343,11 @@ _COPIERS: dict[type, Callable[[Any, Any], Any]] = {
     deque: Cloner._deque_copy,
     tuple: Cloner._tuple_copy,
     set: Cloner._set_copy,
+    frozenset: Cloner._frozenset_copy,
     weakref.ref: Cloner._weakref,
+    weakref.WeakValueDictionary: Cloner._weak_values_copy,
+    weakref.WeakMethod: Cloner.rebound,
+    types.MappingProxyType: Cloner.rebound,
     Tensor: Cloner._tensor,
     types.FunctionType: Cloner.rebound,
     types.MethodType: Cloner.rebound,
@@ -306,12 +362,3 @@ def _shell(cls: type[nn.Module]) -> nn.Module:
         return object.__new__(cls)
     except TypeError:  # a class that is also some C type
         return cls.__new__(cls)
-
-
-def _slots(cls: type) -> list[str]:
-    """Names of the attributes that instances keep outside ``__dict__``."""
-    names: list[str] = []
-    for base in cls.__mro__:
-        slots = base.__dict__.get("__slots__", ())
-        names.extend((slots,) if isinstance(slots, str) else slots)
-    return [name for name in names if name not in ("__dict__", "__weakref__")]

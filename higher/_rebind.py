@@ -2,37 +2,38 @@
 
 A hook, an instance's own ``forward`` or a stored method may refer to the module by
 its closure, its defaults, its arguments, its owner or, in a script, by a global name.
-Those are made to refer to the clone; callables that don't reach the module are shared, so that what a hook records
-ends up where its owner looks.
+Those are made to refer to the clone; callables that don't reach the module are shared,
+so that what a hook records ends up where its owner looks.
 """
 
 from __future__ import annotations
 
 import builtins
 import functools
+import gc
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from higher._held import (
+    ATOMIC,
+    FIXED,
+    METHODS,
+    SHARED,
+    Attributes,
+    attributes_of,
+    content,
+    referents,
+)
+from higher._tree import modules_of
 from higher._weights import FastWeights
 
-ATOMIC = frozenset(
-    [
-        *(bool, int, float, complex, str, bytes, type(None), type(...)),
-        *(type(NotImplemented), range, slice, property, type),
-        *(types.ModuleType, types.CodeType, torch.Generator),
-        *(torch.device, torch.dtype, torch.Size, torch.layout, torch.memory_format),
-    ]
-)
-"""Types whose values are the same in a module and in its clone."""
-
-_DEPTH = 4
-_BREADTH = 1000
+_MOST = 10_000
+"""Of objects that are looked through for what they refer to."""
 
 
 class Rebinder:
@@ -41,12 +42,17 @@ class Rebinder:
     Attributes:
         memo: ``id`` of something of the module -> its counterpart in the clone.
         index: ``id`` of a parameter -> its position among the fast weights.
-        weights: the fast weights, told about holders that can't be assigned to.
+        weights: the fast weights, told where they are held.
+        made: ``id`` of each counterpart; what those hold is taken care of.
+        strays: what holds a weight where no other can be put, in the module.
     """
 
     def __init__(self, weights: FastWeights, originals: Sequence[Tensor]) -> None:
         self.weights = weights
-        self.index = {id(p): i for i, p in enumerate(originals)}
+        both = (*enumerate(weights.installed), *enumerate(originals))
+        self.index = {id(p): i for i, p in both}
+        self.made: set[int] = set()
+        self.strays: list[Any] = []
         self.memo: dict[int, Any] = {
             id(p): w for p, w in zip(originals, weights.installed)
         }
@@ -56,7 +62,12 @@ class Rebinder:
 
     def remember(self, old: Any, new: Any) -> None:
         self.memo[id(old)] = new
+        self.made.add(id(new))
         self.keep.append(old)
+
+    def copy(self, value: Any) -> Any:
+        """A counterpart of any value, whether it reaches the tree or not."""
+        raise NotImplementedError
 
     def rebound(self, value: Any) -> Any:
         """The counterpart of what reaches the tree; else ``value`` itself."""
@@ -64,28 +75,77 @@ class Rebinder:
             return value
         if id(value) in self.memo:
             return self.memo[id(value)]
-        if not self._reaches(value, _DEPTH):
+        if not self._reaches(value):
             return value
         rebind = _REBINDERS.get(type(value))
         if rebind is None:
             return self._object(value)
         return rebind(self, value)
 
-    def _reaches(self, value: Any, depth: int) -> bool:
+    def _reaches(self, value: Any) -> bool:
         """Whether ``value`` refers to something of the tree."""
-        if type(value) in ATOMIC:
-            return False
-        if id(value) in self.memo:
-            return True
-        if depth == 0 or isinstance(value, (nn.Module, Tensor, type)):
-            return False
-        if type(value) is types.FunctionType and self._named(value, depth):
-            return True
-        inside = islice(_referents(value), _BREADTH)
-        return any(self._reaches(v, depth - 1) for v in inside)
 
-    def _named(self, function: types.FunctionType, depth: int) -> dict[str, Any]:
-        """Globals by which a function reaches the tree."""
+        def found(v: Any) -> bool:
+            if isinstance(v, nn.Module):
+                return id(v) in self.memo or self._shares_weights(v)
+            return id(v) in self.memo or self._keyed(v)
+
+        return self._search(value, found, lambda v: False)
+
+    def _stray(self, value: Any) -> bool:
+        """Whether a weight is in ``value`` without its place being known."""
+
+        def known(v: Any) -> bool:
+            return id(v) in self.made
+
+        def found(v: Any) -> bool:
+            return self.holds_weight(v) or (not known(v) and self._keyed(v))
+
+        return self._search(value, found, known)
+
+    def _search(
+        self, value: Any, found: Callable[[Any], bool], closed: Callable[[Any], bool]
+    ) -> bool:
+        """Whether something is found in ``value``, the nearest first."""
+        # kept to the end: an id is good only as long as its object lives
+        objects = [value] if type(value) not in ATOMIC else []
+        seen = {id(value)}
+        for v in objects:
+            if found(v):
+                return True
+            if closed(v) or isinstance(v, (nn.Module, Tensor, type, *SHARED)):
+                continue
+            for inside in islice(self._inside(v), _MOST):
+                if type(inside) not in ATOMIC and id(inside) not in seen:
+                    seen.add(id(inside))
+                    objects.append(inside)
+            if len(objects) > _MOST:
+                return any(map(found, objects))
+        return False
+
+    def _inside(self, value: Any) -> Iterator[Any]:
+        yield from referents(value)
+        if type(value) is types.FunctionType:
+            yield from self._globals(value).values()
+
+    def _shares_weights(self, module: nn.Module) -> bool:
+        """Whether a module outside the tree has parameters of the tree."""
+        params = (p for m in modules_of(module) for p in m._parameters.values())
+        return any(id(p) in self.index for p in params)
+
+    def _keyed(self, value: Any) -> bool:
+        """Whether weights, or their ids, are looked up in ``value``."""
+        return isinstance(value, (dict, set, frozenset)) and any(
+            map(self._names_weight, islice(value, _MOST))
+        )
+
+    def _names_weight(self, key: Any) -> bool:
+        if type(key) is int:
+            return key in self.index
+        return type(key) is not str and self.holds_weight(key)
+
+    def _globals(self, function: types.FunctionType) -> dict[str, Any]:
+        """What a function uses of globals that know of the tree."""
         namespace = function.__globals__
         touches = self.namespaces.get(id(namespace))
         if touches is None:
@@ -95,14 +155,18 @@ class Rebinder:
         if not touches:
             return {}
         names = code_names(function.__code__) & namespace.keys()
-        used = {name: namespace[name] for name in names}
-        return {k: v for k, v in used.items() if self._reaches(v, depth - 1)}
+        return {name: namespace[name] for name in names}
+
+    def _named(self, function: types.FunctionType) -> dict[str, Any]:
+        """Globals by which a function reaches the tree."""
+        used = self._globals(function)
+        return {k: v for k, v in used.items() if self._reaches(v)}
 
     def _function(self, function: types.FunctionType) -> types.FunctionType:
-        named = self._named(function, _DEPTH)
+        named = self._named(function)
         namespace = _Namespace(function.__globals__) if named else function.__globals__
         cells = function.__closure__ or ()
-        reaching = [self._reaches(_content(c), _DEPTH - 1) for c in cells]
+        reaching = [self._reaches(content(c)) for c in cells]
         closure = tuple(
             types.CellType() if new else cell for new, cell in zip(reaching, cells)
         )
@@ -116,7 +180,7 @@ class Rebinder:
         # before its closure, which may hold the function itself
         self.remember(function, new)
         new.__qualname__ = function.__qualname__
-        new.__dict__.update(self._dict(function.__dict__))
+        self._fill_dict(new.__dict__, function.__dict__)
         if named:
             self._keep_renewed(
                 lambda renew: namespace.update({k: renew(v) for k, v in named.items()}),
@@ -127,7 +191,7 @@ class Rebinder:
                 self._fill_cell(cell, old.cell_contents)
         self._keep_renewed(
             lambda renew: _set_defaults(new, function, renew),
-            [function.__defaults__, function.__kwdefaults__],
+            [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()],
         )
         return new
 
@@ -148,38 +212,75 @@ class Rebinder:
     def _partial(self, partial: functools.partial[Any]) -> functools.partial[Any]:
         new = type(partial)(self.rebound(partial.func))
         self.remember(partial, new)
-        attributes = self._dict(partial.__dict__)
+        attributes: dict[str, Any] = {}
+        self._fill_dict(attributes, partial.__dict__)
 
         def fill(renew: Callable[[Any], Any]) -> None:
-            args, keywords = renew(partial.args), renew(partial.keywords)
-            state = self.rebound(partial.func), args, keywords, attributes
+            keywords = {k: renew(v) for k, v in partial.keywords.items()}
+            args = tuple(map(renew, partial.args))
+            state = renew(partial.func), args, keywords, attributes
             new.__setstate__(state)  # type: ignore[attr-defined]
 
-        self._keep_renewed(fill, [partial.args, partial.keywords])
+        contents = [partial.func, *partial.args, *partial.keywords.values()]
+        self._keep_renewed(fill, contents)
         return new
 
     def _cached(self, function: Any) -> Any:
         cache = functools.lru_cache(**function.cache_parameters())
-        return cache(self.rebound(function.__wrapped__))
+        new = cache(self.rebound(function.__wrapped__))
+        last = [self.weights.installed]
+
+        def forget(weights: Sequence[Tensor]) -> None:
+            # results that are weights, as of before
+            old = set(map(id, last[0]))
+            if any(id(v) in old for v in _results(new)):
+                new.cache_clear()
+            last[0] = list(weights)
+
+        self.weights.rewrites.append(forget)
+        return new
 
     def _dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
-        return {k: self.rebound(v) for k, v in value.items()}
+        new: dict[Any, Any] = {}
+        self.remember(value, new)
+        self._fill_dict(new, value)
+        return new
+
+    def _fill_dict(self, new: dict[Any, Any], value: dict[Any, Any]) -> None:
+        if self._keyed(value):
+            self.strays.append(value)
+        for k, v in value.items():
+            self.settle(new, k, v, self.rebound(v))
 
     def _list(self, value: list[Any]) -> list[Any]:
-        return list(map(self.rebound, value))
+        new: list[Any] = [None] * len(value)
+        self.remember(value, new)
+        for i, v in enumerate(value):
+            self.settle(new, i, v, self.rebound(v))
+        return new
 
     def _tuple(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(map(self.rebound, value))
 
+    def _proxy(self, value: types.MappingProxyType[Any, Any]) -> Any:
+        # what it is a view of, which others may write into
+        return types.MappingProxyType(self.rebound(*gc.get_referents(value)))
+
+    def _weak_method(self, value: weakref.WeakMethod[Any]) -> Any:
+        return weakref.WeakMethod(self.rebound(value()))
+
     def _object(self, value: Any) -> Any:
         """A shallow copy of an object, such as the owner of a hook."""
+        if isinstance(value, nn.Module):
+            return self.copy(value)
         try:
             new = object.__new__(type(value))
-            attributes = vars(value)
         except TypeError:
-            return value
+            # of a type that is not made by a class statement
+            return self.copy(value)
         self.remember(value, new)
-        new.__dict__.update(self._dict(attributes))
+        for name, v in list(attributes_of(value)):
+            self.settle(Attributes(new), name, v, self.rebound(v))
         return new
 
     # places of weights that can't be assigned to by key
@@ -194,23 +295,47 @@ class Rebinder:
                 lambda weights: fill(lambda value: self.renewed(value, weights))
             )
 
+    def settle(self, holder: Any, key: Any, value: Any, new: Any) -> None:
+        """Puts the counterpart of ``value`` where its weights are kept up to date."""
+        holder[key] = new
+        i = self.index.get(id(value))
+        if i is not None:
+            self.weights.places[i].append((holder, key))
+        elif type(value) is weakref.ref and self.holds_weight(value):
+            i = self.index[id(value())]
+            # every RNN has these: without the clone, which these are held by
+            self.weights.rewrites.append(
+                lambda weights: holder.__setitem__(key, weakref.ref(weights[i]))
+            )
+        elif isinstance(value, FIXED) and self.holds_weight(value):
+            self.weights.rewrites.append(
+                lambda weights: holder.__setitem__(key, self.renewed(value, weights))
+            )
+
     def holds_weight(self, value: Any) -> bool:
-        if isinstance(value, tuple):
+        """Whether ``value`` is a weight, or holds one and can't hold another."""
+        if isinstance(value, (tuple, frozenset)):
             return any(map(self.holds_weight, value))
-        if type(value) is dict:
-            return any(map(self.holds_weight, value.values()))
-        return id(value) in self.index
+        if isinstance(value, METHODS):
+            return self.holds_weight(value.__self__)
+        return id(value() if type(value) is weakref.ref else value) in self.index
 
     def renewed(self, value: Any, weights: Sequence[Tensor]) -> Any:
         """``value`` with the given weights in the place of parameters."""
-        if isinstance(value, tuple):
+        if not isinstance(value, FIXED):
+            i = self.index.get(id(value))
+            return self.rebound(value) if i is None else weights[i]
+        if not self.holds_weight(value):
+            return self.rebound(value)
+        if isinstance(value, (tuple, frozenset)):
             items = [self.renewed(v, weights) for v in value]
             # a namedtuple is made of its items one by one
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        if type(value) is dict:
-            return {k: self.renewed(v, weights) for k, v in value.items()}
-        i = self.index.get(id(value))
-        return self.rebound(value) if i is None else weights[i]
+            named = hasattr(value, "_fields")
+            return type(value)(*items) if named else _plain_kind(value)(items)
+        if isinstance(value, weakref.ref):
+            return weakref.ref(self.renewed(value(), weights))
+        owner = self.renewed(value.__self__, weights)
+        return getattr(owner, value.__name__)
 
 
 class _Namespace(dict[str, Any]):
@@ -230,44 +355,23 @@ def code_names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(code_names, nested))
 
 
+def _results(cached: Any) -> list[Any]:
+    """What an ``lru_cache`` keeps, which has no other way in."""
+    kept = gc.get_referents(cached)
+    return kept + [v for d in kept if type(d) is dict for v in d.values()]
+
+
 def _set_defaults(
     new: types.FunctionType, old: types.FunctionType, renew: Callable[[Any], Any]
 ) -> None:
-    new.__defaults__ = renew(old.__defaults__)
-    new.__kwdefaults__ = renew(old.__kwdefaults__)
+    if old.__defaults__ is not None:
+        new.__defaults__ = tuple(map(renew, old.__defaults__))
+    if old.__kwdefaults__ is not None:
+        new.__kwdefaults__ = {k: renew(v) for k, v in old.__kwdefaults__.items()}
 
 
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
-def _referents(value: Any) -> Iterator[Any]:
-    """What ``value`` refers to, as far as code of its own would use it."""
-    kind = type(value)
-    if kind is types.FunctionType:
-        yield from map(_content, value.__closure__ or ())
-        yield from value.__defaults__ or ()
-        yield from (value.__kwdefaults__ or {}).values()
-        yield from value.__dict__.values()
-    elif kind is types.MethodType:
-        yield from (value.__self__, value.__func__)
-    elif kind is types.BuiltinMethodType:
-        yield value.__self__
-    elif isinstance(value, functools.partial):
-        yield from (value.func, value.args, value.keywords)
-    elif isinstance(value, weakref.ref):
-        yield value()
-    elif isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from value
-    elif hasattr(value, "__wrapped__"):
-        yield value.__wrapped__
-    elif hasattr(value, "__dict__"):
-        yield from vars(value).values()
+def _plain_kind(value: tuple[Any, ...] | frozenset[Any]) -> type:
+    return tuple if isinstance(value, tuple) else frozenset
 
 
 _REBINDERS: dict[type, Callable[[Any, Any], Any]] = {
@@ -279,4 +383,6 @@ _REBINDERS: dict[type, Callable[[Any, Any], Any]] = {
     dict: Rebinder._dict,
     list: Rebinder._list,
     tuple: Rebinder._tuple,
+    types.MappingProxyType: Rebinder._proxy,
+    weakref.WeakMethod: Rebinder._weak_method,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from higher._tree import modules_of
+from higher._held import path_to
+from higher._tree import modules_of, parameters_of
 
 _DISTRIBUTED = (
     "is a wrapper for distributed training. Pass the module inside ({inside}), and "
@@ -38,6 +41,51 @@ def check_modules(root: nn.Module) -> None:
                         "initialized yet: call the model once on an example input "
                         "before making it stateless."
                     )
+
+
+def refuse_holder(root: nn.Module, holder: Any) -> NoReturn:
+    """Refuses a tree for what holds a weight where no other can be put.
+
+    Raises:
+        TypeError: saying where, and what to do instead.
+    """
+    keyed = isinstance(holder, (dict, set, frozenset))
+    raise TypeError(
+        f"{path_to(root, holder)} ({type(holder).__name__}) holds a parameter of "
+        f"{type(root).__name__}"
+        + (", or its id, as a key or member. " if keyed else ". ")
+        + "Every step has new weights, which can't be put there: it would go on with "
+        "the initial ones. "
+        + (
+            "Use the parameter's name instead of it."
+            if keyed
+            else "Hold the parameter in an attribute of a module or of a plain object, "
+            "in a list or in a dict; or hold its name, and use "
+            "getattr(module, name) in forward."
+        )
+    )
+
+
+def check_hooks(root: nn.Module) -> None:
+    """Refuses hooks on parameters: weights that are copies of those don't have them.
+
+    Raises:
+        TypeError: saying what to do instead.
+    """
+    hooked = {id(p) for p in parameters_of(root) if _has_hooks(p)}
+    if hooked:
+        name = next(n for n, p in root.named_parameters() if id(p) in hooked)
+        raise TypeError(
+            f"The parameter {name!r} has a hook (register_hook or "
+            "register_post_accumulate_grad_hook), which inner steps would leave "
+            "out. Remove it, and change gradients in grad_callback instead, which "
+            "gets the list of them: diffopt.step(loss, grad_callback=...). A hook "
+            "for the outer gradient can be registered after this call."
+        )
+
+
+def _has_hooks(p: Tensor) -> bool:
+    return p.requires_grad and bool(p._backward_hooks or p._post_accumulate_grad_hooks)
 
 
 def _name(root: nn.Module, module: nn.Module) -> str:

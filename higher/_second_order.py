@@ -1,6 +1,7 @@
 """Kernels that can be differentiated twice, while higher gradients are tracked.
 
-torch's fused attention kernels and cuDNN's RNNs have no second derivative.
+torch's fused attention kernels and cuDNN's RNNs have no second derivative; that of its
+kernel for weight normalization leaves out a term.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.weight_norm import WeightNorm
 
 from higher._weights import FastWeights
 
@@ -167,10 +170,55 @@ class NormForward(OwnForward):
                 dict.__setitem__(module._buffers, name, b)
 
 
+def weight_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
+    """``g * v / |v|`` (Salimans & Kingma 2016), the norm over all dimensions but
+    ``dim``, or over all for -1, by primitives.
+
+    torch's kernel keeps the norm as a constant for the second derivative.
+    """
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+class WeightNormForward(OwnForward):
+    """``torch.nn.utils.parametrizations.weight_norm``, differentiable twice."""
+
+    __slots__ = ()
+
+    def __call__(self, weight_g: Tensor, weight_v: Tensor) -> Any:
+        module: Any = self.module()
+        if self.own is not None or not self.tracked():
+            return self.usual()(weight_g, weight_v)
+        return weight_norm(weight_v, weight_g, module.dim)
+
+
+class WeightNormHook(WeightNorm):
+    """The hook of ``torch.nn.utils.weight_norm``, differentiable twice."""
+
+    def __init__(self, hook: WeightNorm) -> None:
+        super().__init__(hook.name, hook.dim)
+
+    def compute_weight(self, module: nn.Module) -> Tensor:
+        g, v = (getattr(module, self.name + end) for end in ("_g", "_v"))
+        return weight_norm(v, g, self.dim)
+
+    def __reduce__(self) -> Any:
+        """A submodule that is copied or pickled alone has its usual hook."""
+        return WeightNorm, (self.name, self.dim)
+
+
+def own_hooks(module: nn.Module) -> None:
+    """Puts the hooks that ``module`` needs in a stateless module in their places."""
+    for key, hook in module._forward_pre_hooks.items():
+        if type(hook) is WeightNorm:
+            module._forward_pre_hooks[key] = WeightNormHook(hook)
+
+
 def own_forward(module: nn.Module, weights: FastWeights) -> OwnForward | None:
     """The ``forward`` that ``module`` needs in a stateless module, if any."""
     if isinstance(module, nn.RNNBase):
         return RNNForward(module, weights)
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return NormForward(module, weights)
+    if type(module) is parametrizations._WeightNorm:
+        return WeightNormForward(module, weights)
     return None

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from higher._checkpointing import watch
 from higher._clone import Cloner, Device, _internal_attrs
-from higher._refuse import check_modules
-from higher._second_order import math_attention, own_forward
+from higher._refuse import check_hooks, check_modules
+from higher._second_order import math_attention, own_forward, own_hooks
 from higher._tree import parameters_of
 from higher._truncation import Dropped
 from higher._weights import FastWeights, ModuleDict, fast_weights
@@ -230,9 +230,12 @@ def monkeypatch(
         track_higher_grads: ``False`` keeps the latest fast weights only.
 
     Raises:
-        TypeError: a module that can't be made stateless; the message says what to do.
+        TypeError: a module that can't be made stateless, or a parameter with hooks;
+            the message says what to do.
     """
     check_modules(module)
+    if not isinstance(module, StatelessModule):
+        check_hooks(module)
     with torch.set_grad_enabled(not copy_initial_weights):
         initial = [
             _copied(p, device) if p.requires_grad else _shared(p, device)
@@ -307,6 +310,7 @@ def _stateless(
         forward = own_forward(m, weights)
         if forward is not None:
             m.__dict__["forward"] = forward
+        own_hooks(m)
     watch(weights)
     return cast(StatelessModule, fmodule)
 

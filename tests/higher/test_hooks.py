@@ -172,12 +172,6 @@ def test_removing_a_hook_from_the_model_leaves_the_clone_alone() -> None:
     assert calls == [1]
 
 
-def _weight_norm(net: Net) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.nn.utils.weight_norm(net.first)
-
-
 class Symmetric(nn.Module):
     """A parametrization of one's own, with a parameter of its own."""
 
@@ -193,9 +187,7 @@ class Symmetric(nn.Module):
 
 
 REPARAMETRIZED = {
-    "weight_norm": _weight_norm,
     "prune": lambda net: prune.l1_unstructured(net.first, "weight", amount=0.5),
-    "parametrizations.weight_norm": lambda net: parametrizations.weight_norm(net.first),
     "parametrizations.orthogonal": lambda net: parametrizations.orthogonal(net.first),
     "custom": lambda net: parametrize.register_parametrization(
         net.first, "weight", Symmetric()
