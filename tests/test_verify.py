@@ -178,7 +178,7 @@ def _is_tensor(value: object) -> bool:
         (SGD, ZeroDecayIsOff, "hypergradient", "of weight_decay"),
         (SGD, DetachedFirstMomentum, "meta-gradient", "of initial weights"),
         (SGD, NumberForLearningRate, "hypergradient", "of lr"),
-        (SGD, ShiftedIndices, "trajectory", "gradients absent"),
+        (SGD, ShiftedIndices, "error", "gradients absent"),
         (SGD, FirstGroupForAll, "trajectory", "two groups"),
         (SGD, DeafToStepOverride, "hypergradient", "override in step"),
         (SGD, Meddler, "side effect", "the user's optimizer"),
