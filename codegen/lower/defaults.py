@@ -27,6 +27,7 @@ from codegen.syntax import (
     with_comments,
 )
 
+_CONTAINERS = ("{}", "dict()", "[]", "list()")
 _HAVE_VALUES = (cst.Assign, cst.AnnAssign, cst.AugAssign, cst.Expr, cst.Return)
 
 
@@ -73,6 +74,8 @@ class _Defaults(Evaluation):
             return False
         if dotted(func.value) == "self.state":
             return len(node.args) == 2 and code(node.args[1].value) in ("{}", "dict()")
+        if code(node.args[-1].value) in _CONTAINERS:
+            return False  # what it holds is found where it is asked for
         key = node.args[0].value
         return is_constant(key) and isinstance(func.value, (cst.Name, cst.Subscript))
 
