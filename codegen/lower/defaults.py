@@ -72,11 +72,11 @@ class _Defaults(Evaluation):
         func = node.func
         if not isinstance(func, cst.Attribute) or func.attr.value != "setdefault":
             return False
-        if dotted(func.value) == "self.state":
+        key = node.args[0].value
+        if dotted(func.value) == "self.state" and not is_constant(key):
             return len(node.args) == 2 and code(node.args[1].value) in ("{}", "dict()")
         if code(node.args[-1].value) in _CONTAINERS:
             return False  # what it holds is found where it is asked for
-        key = node.args[0].value
         return is_constant(key) and isinstance(func.value, (cst.Name, cst.Subscript))
 
     def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
@@ -84,7 +84,7 @@ class _Defaults(Evaluation):
         held = cst.ensure_type(made.func, cst.Attribute).value
         key, *default = positional(made)
         item = expr(f"{code(held)}[{code(key)}]")
-        if dotted(held) == "self.state":
+        if dotted(held) == "self.state" and not is_constant(key):
             return item
         value = default[0] if default else cst.Name("None")
         if any("rand" in code(n) for n in walk(value) if isinstance(n, cst.Call)):
