@@ -20,6 +20,7 @@ from codegen.carry import Carrier
 from codegen.constructor import attributes, stored_values
 from codegen.context import Change, Context
 from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
+from codegen.elementwise import is_elementwise
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.pipeline import Update, run
 from codegen.source_map import Line, map_lines
@@ -118,7 +119,7 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
         notes=tuple(dict.fromkeys(context.notes)),
         imports=tuple(_imports(update, carried.imports, helpers)),
         constants=tuple(carried.constants),
-        declarations=tuple(_declarations(upstream, update)),
+        declarations=tuple(_declarations(upstream, update, carried.constants)),
         body=emit.indented(body, 2),
         helpers=helpers,
     )
@@ -221,11 +222,15 @@ def _is_float(param: cst.Param) -> bool:
     return bool(numbers) or whole
 
 
-def _declarations(upstream: Upstream, update: Update) -> Iterator[str]:
+def _declarations(
+    upstream: Upstream, update: Update, constants: Sequence[str]
+) -> Iterator[str]:
     if update.complex_as_real:
         yield "_complex_as_real = True"
-    missing = _later_settings(upstream)
     text = "".join(code(s) for s in update.body)
+    if not update.carried and is_elementwise(text, constants):
+        yield "_elementwise = True"
+    missing = _later_settings(upstream)
     kept = {k: v for k, v in missing.items() if f'"{k}"' in text}
     if kept:
         items = ", ".join(f'"{k}": {v}' for k, v in kept.items())

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from higher._truncation import Truncation
 from higher._apart import apart
+from higher._truncation import Truncation
 from higher._weights import fast_weights
+from higher.optim.bundles import bundles
 from higher.optim.complex_views import as_complex, as_real
 from higher.optim.settings import apply_override, as_setting, check_choices
 from higher.optim.state import (
@@ -59,6 +60,9 @@ class DifferentiableOptimizer:
     """Settings that are the constructor's, whatever an original's group says."""
     _complex_as_real: ClassVar[bool] = False
     """Whether ``_update`` is handed complex tensors as pairs of reals."""
+    _elementwise: ClassVar[bool] = False
+    """Whether ``_update``, that of the very class, treats each element of a parameter
+    by itself: small parameters may then be updated as one."""
     _state_from_constructor: ClassVar[bool] = False
     """Whether the original's constructor fills its state already. An override made
     before the first step then starts from fresh state."""
@@ -389,14 +393,28 @@ class DifferentiableOptimizer:
         kwargs: Mapping[str, Any],
     ) -> list[Tensor]:
         """Runs ``_update`` on the given parameters; the new ones in their order."""
-        check_choices(type(self), self.param_groups, self._choices)
-        grouped: GroupedGrads = []
         held = list(params)
         for group, positions in zip(self.param_groups, self._group_to_param_list):
             for k, p in zip(positions, group["params"]):
                 held[k] = p
-            grouped.append([grads[k] for k in positions])
         self._renew(held, params)
+        joined = bundles(self, params, grads)
+        if joined is not None:
+            return joined.updated(self, params, grads, kwargs)
+        return self._updated_as_is(params, grads, kwargs)
+
+    def _updated_as_is(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor | None],
+        kwargs: Mapping[str, Any],
+    ) -> list[Tensor]:
+        """The same without joining any."""
+        check_choices(type(self), self.param_groups, self._choices)
+        grouped: GroupedGrads = []
+        for group, positions in zip(self.param_groups, self._group_to_param_list):
+            group["params"] = [params[k] for k in positions]
+            grouped.append([grads[k] for k in positions])
         seen: list[tuple[int, int]] = []
         if self._complex_as_real and any(p.is_complex() for p in params):
             seen = as_real(self.param_groups, grouped, self.state)
