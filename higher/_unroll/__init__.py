@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,10 +29,10 @@ from higher.optim.base import (
 )
 from higher.patch import StatelessModule
 from higher._unroll.captured import Named, tensors_within
-from higher._carry import Carry, leaf_of, packed, unpacked
+from higher._carry import Carry, leaf_of, packed
 from higher._unroll.past import Recomputed
 from higher._unroll.segment import Stretch, run
-from higher._unroll.step import Inner, LossFn
+from higher._unroll.step import Held, Inner, LossFn
 from higher._unroll.surroundings import Tree
 from higher._unroll.tangents import run_forward
 
@@ -195,6 +195,7 @@ class _Line:
                 state.groups,
                 state.state,
                 state.shared,
+                None,
                 self.tree.carried_buffers(),
             ]
         )
@@ -210,11 +211,16 @@ class _Line:
         if error is not None:
             weights.install(latest)
             return
-        params, groups, state, shared, buffers = unpacked(*self.carry)
+        held = Held.by(*self.carry)
+        params, state = held.params, held.state
+        if held.bundles is not None:
+            # what others are handed may be written into: views don't allow that
+            params = self.history[-1] = held.bundles.apart(held.params, copied=True)
+            state = held.bundles.state_apart(state, held.params, params)
         weights.history = self.history
         weights.install(params)
-        self.tree.set_buffers(buffers)
-        self.diffopt._hold(params, [groups, state, shared])
+        self.tree.set_buffers(held.buffers)
+        self.diffopt._hold(params, [held.groups, state, held.shared])
 
     def go_ahead(self, count: int) -> None:
         """Runs ``count`` steps without a graph; what they lead to is a constant."""
@@ -275,8 +281,7 @@ class _Line:
         self.done += count
 
     def _params(self) -> list[Tensor]:
-        layout, tensors = self.carry
-        return cast("list[Tensor]", unpacked(layout[0], tensors))
+        return Held.by(*self.carry).each()
 
 
 def _again(
@@ -292,7 +297,7 @@ def _again(
     with tree.kept(), torch.enable_grad():
         tree.go_to(original.moment)
         carry = run(inner, tree, first, count, start, original.used, named).carry
-    return cast("list[Tensor]", unpacked(carry.layout[0], carry.tensors))
+    return Held.by(*carry).each()
 
 
 def _counts(steps: int, stride: int) -> list[int]:

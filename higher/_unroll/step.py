@@ -16,6 +16,7 @@ from torch import Tensor
 from higher._second_order import math_attention
 from higher._weights import fast_weights
 from higher.optim.base import DifferentiableOptimizer, GradCallback, called_back
+from higher.optim.bundles import Bundles, bundles
 from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored
 from higher._unroll.captured import Search
@@ -44,6 +45,29 @@ class Played(NamedTuple):
 
 _Flags = list[tuple[torch.Size, bool]]
 """Shape of each tensor of a carry, and whether it requires grad."""
+
+
+class Held(NamedTuple):
+    """What a carry holds: parameters, joined where there are bundles, the optimizer's
+    settings, state and shared state, its bundles, and buffers."""
+
+    params: list[Tensor]
+    groups: list[dict[str, Any]]
+    state: list[defaultdict[int, dict[str, Any]]]
+    shared: dict[str, Any]
+    bundles: Bundles | None
+    buffers: dict[tuple[int, str], Tensor]
+
+    @staticmethod
+    def by(layout: Any, tensors: Sequence[Any]) -> Held:
+        return Held(*unpacked(layout, tensors))
+
+    def each(self) -> list[Any]:
+        """The parameters, each by itself."""
+        return self.params if self.bundles is None else self.bundles.apart(self.params)
+
+
+_BUNDLES = Held._fields.index("bundles")
 
 
 class Inner:
@@ -146,46 +170,53 @@ class Inner:
             past: earlier weights that the loss may ask for.
             keep_loss: for first order, too, the graph of the loss is needed.
         """
-        params, groups, state, shared, buffers = unpacked(*start)
-        tree.set_buffers(buffers)
+        held = Held.by(*start)
+        params = held.each()
+        tree.set_buffers(held.buffers)
         loss = self.loss(tree, step, params, past, {})
         second = self._order == 2
-        optimizer = self.optimizer(groups, state, shared)
         keep_loss |= bool(tree.carried_buffers())
-        grads = optimizer._gradients(loss, params, second, second or keep_loss)
+        grads = self._optimizer._gradients(loss, params, second, second or keep_loss)
         if not second:
             grads = [g if g is None else leaf_of(g, False) for g in grads]
-        made = self.updated(optimizer, params, grads)
-        norms = self.norms(loss, params, grads, made[0])
-        return Played(packed([*made, tree.carried_buffers()]), loss, norms)
+        made = self.updated(held, grads, tree.carried_buffers())
+        norms = self.norms(loss, params, grads, made)
+        return Played(packed([*made]), loss, norms)
 
     def gradients(self, loss: Tensor, params: list[Tensor]) -> list[Tensor | None]:
         """Gradients that can be differentiated."""
         return self._optimizer._gradients(loss, params, True)
 
-    def optimizer(
-        self, groups: list[dict[str, Any]], state: Any, shared: dict[str, Any]
-    ) -> DifferentiableOptimizer:
-        """An optimizer with these settings and state."""
-        optimizer = copy.copy(self._optimizer)
-        optimizer.param_groups = [{**g, "params": []} for g in groups]
-        optimizer.state, optimizer.shared = state, shared
-        return optimizer
-
     def updated(
         self,
-        optimizer: DifferentiableOptimizer,
-        params: list[Tensor],
+        held: Held,
         grads: list[Tensor | None],
-    ) -> list[Any]:
-        """Parameters, settings, state and shared state after an update."""
+        buffers: dict[tuple[int, str], Tensor],
+    ) -> Held:
+        """What is held after an update by these gradients of the single parameters."""
         if self._callback is not None:
             # the callback may write into them; leaves don't allow that
             own = [g if g is None else g.clone() for g in grads]
             grads = called_back(self._callback, own)
-        new = optimizer._updated(params, grads, {})
+        params, joined = held.params, held.bundles
+        optimizer = copy.copy(self._optimizer)
+        optimizer.param_groups = [{**g, "params": []} for g in held.groups]
+        optimizer.state, optimizer.shared = held.state, held.shared
+        if joined is not None and not joined.fit(grads):
+            params = held.each()
+            optimizer.state = joined.state_apart(held.state, held.params, params)
+            joined = None
+        if joined is None:
+            joined = bundles(optimizer, params, grads)
+            if joined is not None:
+                params = joined.joined(params)
+                optimizer.state = joined.state(optimizer.state)
+        if joined is not None:
+            grads = joined.joined_grads(grads)
+            optimizer = joined.optimizer(optimizer)
+        new = optimizer._updated_as_is(params, grads, {})
         settings = [settings_of(g) for g in optimizer.param_groups]
-        return [new, settings, optimizer.state, optimizer.shared]
+        return Held(new, settings, optimizer.state, optimizer.shared, joined, buffers)
 
     def quick(
         self,
@@ -207,10 +238,12 @@ class Inner:
             used: takes down which of them it did.
             search: takes down what the step captured.
         """
-        params: list[Tensor] = unpacked(start.layout[0], start.tensors)
-        tree.set_buffers(unpacked(start.layout[4], start.tensors))
+        held = Held.by(*start)
+        tree.set_buffers(held.buffers)
         if search is not None:
-            params = search.begin(params, start.tensors)
+            guarded = search.begin(held.params, start.tensors)
+            held = held._replace(params=guarded)
+        params = held.each()
         loss = self.loss(tree, step, params, past, used)
         if search is None:
             grads = self._optimizer._gradients(loss, params, False)
@@ -222,11 +255,10 @@ class Inner:
         norms = []
         if search is not None:
             search.through(roots)
-            made = unpacked(carry.layout[0], carry.tensors)
-            norms = self.norms(loss, params, grads, made)
+            norms = self.norms(loss, params, grads, Held.by(*carry))
             pairs = zip(self.largest or norms, norms)
             self.largest = [torch.maximum(a, b) for a, b in pairs]
-        tree.set_buffers(unpacked(carry.layout[4], carry.tensors))
+        tree.set_buffers(unpacked(carry.layout[-1], carry.tensors))
         return Played(carry, leaf_of(loss, False), norms)
 
     @torch.no_grad()
@@ -235,12 +267,12 @@ class Inner:
         loss: Tensor,
         params: list[Tensor],
         grads: list[Tensor | None],
-        made: list[Tensor],
+        made: Held,
     ) -> list[Tensor]:
         """See :class:`Played`."""
         found = [_norm([g for g in grads if g is not None], loss)]
         if not self._compiled or self._callback is not None:
-            found.append(_norm([b - a for a, b in zip(params, made)], loss))
+            found.append(_norm([b - a for a, b in zip(params, made.each())], loss))
         return found
 
     def _searched(
@@ -272,7 +304,8 @@ class Inner:
         """The next carry, cut off, and the tensors by which the update may lead to
         something captured."""
         before = [t.requires_grad for t in start.tensors]
-        key = tuple(before), tuple(g is None for g in grads)
+        form = start.layout[_BUNDLES] is None
+        key = tuple(before), tuple(g is None for g in grads), form
         if self._trusted:
             known = self._flags.get(key) or self._flags_of(start, grads, buffers)
             carry = self._untracked(start, grads, buffers, known)
@@ -300,9 +333,7 @@ class Inner:
             search.own.update(map(id, grads))
             if self._callback is not None:
                 grads = search.guarded(grads)
-        params, groups, state, shared = unpacked(start.layout[:4], start.tensors)
-        made = self.updated(self.optimizer(groups, state, shared), params, grads)
-        return packed([*made, buffers])
+        return packed([*self.updated(Held.by(*start), grads, buffers)])
 
     def _flags_of(
         self,
@@ -334,11 +365,11 @@ class Inner:
         ]
         random = Random(self.devices)
         with torch.set_grad_enabled(bool(tracked)):
-            params, groups, state, shared = unpacked(start.layout[:4], plain)
-            made = self.updated(self.optimizer(groups, state, shared), params, grads)
+            held = Held.by(start.layout, plain)
+            made = self.updated(held, grads, buffers)
         kept = {id(p): t for p, t in zip(plain, start.tensors)}
-        made[1] = mapped(made[1], float, lambda x: kept.get(id(x), x))
-        layout, tensors = packed([*made, buffers])
+        groups = mapped(made.groups, float, lambda x: kept.get(id(x), x))
+        layout, tensors = packed([*made._replace(groups=groups)])
         if [t.shape for t in tensors] != [shape for shape, _ in known]:
             random.restore()
             return None

@@ -22,7 +22,7 @@ from torch import Tensor
 from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
 from higher._unroll.captured import Named, captured, now
 from higher._unroll.segment import once
-from higher._unroll.step import Inner
+from higher._unroll.step import Held, Inner
 from higher._unroll.surroundings import Tree
 
 Tangents = list["Tensor | None"]
@@ -121,7 +121,8 @@ class _Pusher:
         """The next carry and its derivatives, the loss and its derivatives."""
         inner, since = self.inner, now()
         layout, tensors = start
-        params: list[Tensor] = unpacked(layout[0], tensors)
+        held = Held.by(*start)
+        params = held.each()
         at = [slot.at for slot in layout[0]]
         loss = inner.loss(self.tree, number, params, self.past, {})
         own = {id(t) for t in tensors}
@@ -133,15 +134,13 @@ class _Pusher:
         by_grads = captured([g for g in raw if g is not None], own, known, Named())
         if found.tensors or by_grads.tensors or self.tree.carried_buffers():
             raise RuntimeError(_CAPTURED)
-        along = [[d[i] for i in at] for d in directions]
+        along = [held._replace(params=[d[i] for i in at]).each() for d in directions]
         pushed = self._through_gradient(raw, params, along)
         slopes = [_inner_product(raw, row, loss) for row in along]
         value = leaf_of(loss, False)
         grads = [g if g is None else leaf_of(g, True) for g in raw]
         del loss, raw
-        groups, state, shared = unpacked(layout[1:4], tensors)
-        made = inner.updated(inner.optimizer(groups, state, shared), params, grads)
-        end = packed([*made, {}])
+        end = packed([*inner.updated(held, grads, {})])
         leaves = [g for g in grads if g is not None]
         kept = {id(t): i for i, t in enumerate(tensors)}
         new = [t for t in end.tensors if t.requires_grad and id(t) not in kept]

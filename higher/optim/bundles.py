@@ -97,7 +97,7 @@ def _kind(p: Tensor, g: Tensor | None) -> tuple[Any, ...] | None:
         return None
     if not (_is_plain(p) and _is_plain(g) and p.is_contiguous()):
         return None
-    return p.dtype, p.device, p.requires_grad, g.dtype, g.device, g.requires_grad
+    return p.dtype, p.device, g.dtype, g.device
 
 
 def _is_plain(t: Tensor) -> bool:
@@ -124,6 +124,15 @@ class _Unit:
     at: list[int]
     positions: list[int]
     shapes: Sequence[torch.Size] = ()
+
+    def fits(self, grads: Sequence[Tensor | None]) -> bool:
+        if not self.shapes:
+            return True
+        kinds = {
+            g is not None and _is_plain(g) and g.shape == shape and (g.dtype, g.device)
+            for g, shape in zip(grads, self.shapes)
+        }
+        return len(kinds) == 1 and False not in kinds
 
     def joined(self, values: Sequence[Any]) -> Any:
         own = [values[k] for k in self.positions]
@@ -286,14 +295,11 @@ class Bundles:
             for u in self._units
         ]
 
-    def fit(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
+    def fit(self, grads: Sequence[Tensor | None]) -> bool:
         """Whether these can be joined, too."""
-        kinds = (
-            {_kind(params[k], grads[k]) for k in unit.positions}
-            for unit in self._units
-            if unit.shapes
+        return all(
+            unit.fits([grads[k] for k in unit.positions]) for unit in self._units
         )
-        return all(len(kind) == 1 and None not in kind for kind in kinds)
 
     def apart(self, joined: Sequence[Any], copied: bool = False) -> list[Any]:
         """Parameters, or something of each, as they were before :meth:`joined`."""
