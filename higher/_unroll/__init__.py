@@ -12,6 +12,7 @@ Chen et al., "Training deep nets with sublinear memory cost" (2016).
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -30,8 +31,8 @@ from higher.optim.base import (
 from higher.patch import StatelessModule
 from higher._unroll.captured import Named, tensors_within
 from higher._carry import Carry, leaf_of, packed
-from higher._unroll.past import Recomputed
-from higher._unroll.segment import Stretch, run
+from higher._unroll.past import Later
+from higher._unroll.segment import Plan, run
 from higher._unroll.step import Held, Inner, LossFn
 from higher._unroll.surroundings import Tree
 from higher._unroll.tangents import run_forward
@@ -71,9 +72,9 @@ def unroll(
         memory: which weights and optimizer states are kept. ``"full"``: all, and the
             graphs of all steps, as the plain loop does. ``"step"``: those of each
             step; its graph is made again when backward reaches it (the last one's
-            is kept). ``"low"``: those of every ⌈√K⌉th step of a long unroll, the
-            steps between being computed again from there. An int n: those of every
-            nth step.
+            is kept). ``"low"``: in a long unroll those of about √(2K) steps, ever
+            closer to one another, the steps between being computed again from there.
+            An int n: those of every nth step.
         override: settings from the first step on, as for ``diffopt.step``.
         grad_callback: used instead of ``diffopt``'s own.
         truncate: gradients flow through the last ``truncate`` steps only: what they
@@ -115,10 +116,10 @@ def unroll(
         if override is not None:
             diffopt._apply_override(override)
         return _plain(fmodel, diffopt, loss_fn, batches, grad_callback, order)
+    forward = _checked(memory, mode)
     steps = list(batches)
-    stride = _stride(memory, len(steps), mode)
     cut = _cut(truncate, len(steps))
-    if mode == "forward" and order == 1:
+    if forward and order == 1:
         raise ValueError("mode='forward' is of second order: leave out order=1.")
     if override is not None:
         diffopt._apply_override(override)
@@ -126,12 +127,12 @@ def unroll(
         return []
     if not (diffopt._track_higher_grads and torch.is_grad_enabled()):
         return _plain(fmodel, diffopt, loss_fn, steps, grad_callback, order)
-    if stride and diffopt._truncation is not None:
+    if (forward or memory != "full") and diffopt._truncation is not None:
         raise ValueError(
             "This optimizer's innerloop_ctx was given truncate, which holds for "
             "memory='full'. Give it to unroll instead."
         )
-    if stride == 0 and cut == 0:
+    if memory == "full" and not forward and cut == 0:
         return _plain(fmodel, diffopt, loss_fn, steps, grad_callback, order)
     _check_steps(diffopt)
     _check_hooks(fmodel)
@@ -139,11 +140,13 @@ def unroll(
     line = _Line(inner, fmodel, diffopt, tensors_within([meta_params, steps]))
     with line:
         line.go_ahead(cut)
-        if mode == "forward":
+        if forward:
             line.go_forward()
-        elif stride:
-            for count in _counts(len(steps) - cut, stride):
-                line.go(count)
+        elif memory != "full":
+            # the last step's graph is kept: backward begins there
+            segments = _segments(memory, len(steps) - cut - 1)
+            for count in segments:
+                line.go(count, keep=max(segments) == 1)
     rest = steps[line.done :]
     last = _plain(fmodel, diffopt, loss_fn, rest, grad_callback, order)
     return line.losses + last
@@ -215,8 +218,9 @@ class _Line:
         params, state = held.params, held.state
         if held.bundles is not None:
             # what others are handed may be written into: views don't allow that
-            params = self.history[-1] = held.bundles.apart(held.params, copied=True)
+            params = held.bundles.apart(held.params, copied=True)
             state = held.bundles.state_apart(state, held.params, params)
+        self.history[-1] = params
         weights.history = self.history
         weights.install(params)
         self.tree.set_buffers(held.buffers)
@@ -247,17 +251,28 @@ class _Line:
         self.history += [Dropped(size) for _ in range(count - 1)]
         self.history.append(self._params())
 
-    def go(self, count: int) -> None:
-        """Runs ``count`` steps as one node."""
+    def go(self, count: int, keep: bool) -> None:
+        """Runs ``count`` steps as one node, whose last weights are kept in any case or
+        as long as the graph is."""
         inner, first, start = self.inner, self.done, self.carry
         past = dict(enumerate(self.history))
         result = run(inner, self.tree, first, count, start, past, self.named)
         self.carry = self._apart(result.carry)
         self.losses += result.losses
-        for k in range(1, count):
-            again = partial(_again, inner, first, k, start, result, self.named)
-            self.history.append(Recomputed(inner.count, again))
-        self.history.append(self._params())
+        later = [
+            Later(
+                inner.count,
+                partial(_again, inner, first, k, start, result.plan, self.named),
+            )
+            for k in range(1, count)
+        ]
+        last = Held.by(self.carry.layout, self.carry.tensors).each
+        if not keep:
+            later.append(Later(inner.count, last, kept=True))
+        result.plan.weights = [weakref.ref(one) for one in later]
+        self.history += later
+        if keep:
+            self.history.append(last())
         self.done += count
 
     def _apart(self, carry: Carry) -> Carry:
@@ -285,52 +300,52 @@ class _Line:
 
 
 def _again(
-    inner: Inner,
-    first: int,
-    count: int,
-    start: Carry,
-    original: Stretch,
-    named: Named,
+    inner: Inner, first: int, count: int, start: Carry, plan: Plan, named: Named
 ) -> list[Tensor]:
     """The weights ``count`` steps after a carry that is kept, as a node of their own."""
     tree = Tree(inner.module())
     with tree.kept(), torch.enable_grad():
-        tree.go_to(original.moment)
-        carry = run(inner, tree, first, count, start, original.used, named).carry
+        tree.go_to(plan.moment)
+        carry = run(inner, tree, first, count, start, plan.used, named).carry
     return Held.by(*carry).each()
 
 
-def _counts(steps: int, stride: int) -> list[int]:
-    """Lengths of the segments. The last ``stride`` steps are kept one by one: there
-    backward begins, and they would only be computed again at once. Not in a long
-    unroll, where that is a small part of the time, and memory counts."""
-    if stride == 1:
-        return [1] * (steps - 1)  # nor is the very last: its graph is kept
-    single = min(steps, stride) if steps <= _LONG else 0
-    whole, odd = divmod(steps - single, stride)
-    return [odd] * (odd > 0) + [stride] * whole + [1] * single
+def _segments(memory: str | int, steps: int) -> list[int]:
+    """Lengths of the segments, of which only the start is kept.
+
+    Backward runs a segment again and holds all of its steps, when it has done with those
+    behind it: so the first may be the longest. Of n segments whose lengths fall by one,
+    n(n + 1) / 2 steps, never more than n steps are held.
+    """
+    # of a short unroll, weights and state are less than the graph of a step
+    if memory == "step" or (memory == "low" and steps < _SHORT):
+        return [1] * steps
+    if memory == "low":
+        most = math.isqrt(2 * steps)
+        most += most * (most + 1) // 2 < steps
+        excess = most * (most + 1) // 2 - steps
+        lengths = [n - (most - n < excess) for n in range(most, 0, -1)]
+        return [n for n in lengths if n]
+    assert isinstance(memory, int)
+    whole, odd = divmod(steps, memory)
+    return [odd] * (odd > 0) + [memory] * whole
 
 
-def _stride(memory: str | int, steps: int, mode: str) -> int:
-    """How many steps lie between those that are kept; 0 for "full"."""
-    if mode == "forward":
-        return steps
-    if mode != "reverse":
+_SHORT = 16
+
+
+def _checked(memory: str | int, mode: str) -> bool:
+    """Whether it is forward mode."""
+    number = isinstance(memory, int) and not isinstance(memory, bool) and memory >= 1
+    if not number and memory not in ("full", "step", "low"):
+        raise ValueError(
+            f"memory must be 'full', 'step', 'low' or a positive int, not {memory!r}."
+        )
+    if mode not in ("reverse", "forward"):
         raise ValueError(f"mode must be 'reverse' or 'forward', not {mode!r}.")
-    if isinstance(memory, int) and not isinstance(memory, bool):
-        if memory >= 1:
-            return memory
-    elif memory in ("full", "step"):
-        return int(memory == "step")
-    elif memory == "low":
-        # of a short unroll, weights and state are less than the graph of a step
-        return 1 if steps <= _SHORT else math.isqrt(steps - 1) + 1
-    raise ValueError(
-        f"memory must be 'full', 'step', 'low' or a positive int, not {memory!r}."
-    )
+    return mode == "forward"
 
 
-_SHORT, _LONG = 16, 64
 _FORWARD = "With mode='forward' only the last and the initial fast weights are kept."
 
 

@@ -38,7 +38,8 @@ class StepHistory(list[Any]):
         if position == len(self) - 1:
             return super().__getitem__(position)
         weights = self._past.get(position)
-        if weights is None or isinstance(weights, (Recomputed, Dropped)):
+        lost = isinstance(weights, Later) and not weights.kept
+        if weights is None or lost or isinstance(weights, Dropped):
             raise RuntimeError(
                 f"loss_fn asks for the fast weights of time {position}, which this "
                 "unroll does not keep. Use mode='reverse', memory='full', without "
@@ -51,12 +52,21 @@ class StepHistory(list[Any]):
         return (self[i] for i in range(len(self)))
 
 
-class Recomputed(Sequence[Tensor]):
-    """Weights of a time that is not kept; found when somebody asks for them."""
+class Later(Sequence[Tensor]):
+    """Weights of another time, looked for when somebody asks for them.
 
-    def __init__(self, count: int, find: Callable[[], list[Tensor]]) -> None:
+    Args:
+        count: how many they are.
+        find: finds them.
+        kept: whether they are at hand as long as the graph is.
+    """
+
+    def __init__(
+        self, count: int, find: Callable[[], list[Tensor]], kept: bool = False
+    ) -> None:
+        self.kept = kept
         self._count = count
-        self._find = find
+        self._find: Callable[[], list[Tensor]] | None = find
         self._found: list[Tensor] | None = None
 
     def __len__(self) -> int:
@@ -64,11 +74,23 @@ class Recomputed(Sequence[Tensor]):
 
     def __getitem__(self, index: Any) -> Any:
         if self._found is None:
+            if self._find is None:
+                raise RuntimeError(_FREED)
             self._found = self._find()
         return self._found[index]
+
+    def forget(self) -> None:
+        """Backward has freed the graph: what weights are found from goes as well."""
+        self._find = None
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self[:])
 
     def __reduce__(self) -> Any:
         return list, (self[:],)
+
+
+_FREED = (
+    "The fast weights of this time are not kept, and backward has freed what they are "
+    "computed from. Ask for them before, or call it with retain_graph=True."
+)

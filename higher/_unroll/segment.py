@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from torch.autograd.graph import GradientEdge
 
 from higher._unroll.captured import Named, Search, cut, edges_of, nested, silenced
 from higher._carry import Carry, leaf_of
+from higher._unroll.past import Later
 from higher._unroll.step import Inner, Played
 from higher._unroll.surroundings import Moment, Random, Tree
 
@@ -38,16 +40,16 @@ class Plan:
     outputs: list[Tensor] = field(default_factory=list)
     end: list[tuple[torch.Size, bool]] = field(default_factory=list)
     """Shapes of the last carry's tensors, and whether they require grad."""
+    weights: list[weakref.ref[Later]] = field(default_factory=list)
+    """Of the steps, for those who ask; they may lead back to the node that has this."""
 
 
 class Stretch(NamedTuple):
-    """A segment that has been run: the carry at its end and its losses, in the graph,
-    and what its start was like."""
+    """A segment that has been run: the carry at its end and its losses, in the graph."""
 
     carry: Carry
     losses: list[Tensor]
-    moment: Moment
-    used: dict[int, Sequence[Tensor]]
+    plan: Plan
 
 
 def run(
@@ -101,7 +103,7 @@ def run(
     for i, t in zip(plan.made, outputs):
         end[i] = t
     losses = list(outputs[len(plan.made) :])
-    return Stretch(Carry(carry.layout, end), losses, plan.moment, plan.used)
+    return Stretch(Carry(carry.layout, end), losses, plan)
 
 
 class _Segment(torch.autograd.Function):
@@ -129,6 +131,8 @@ class _Segment(torch.autograd.Function):
         if not _graph_is_kept():
             # loss_fn may hold the module, whose weights hold this node
             ctx.plan = None
+            for weights in filter(None, (ref() for ref in plan.weights)):
+                weights.forget()
         if torch.is_grad_enabled():
             found = once(found, [*inputs, *grads])
         return (None, *found)

@@ -49,11 +49,9 @@ def bundles(
     for number, (group, positions, states) in enumerate(groups):
         joined: list[_Unit] = []
         if all(t.numel() == 1 for t in tensors_in(settings_of(group))):
-            for at in _alike(positions, params, grads):
+            for at in _alike(positions, params, grads, states):
                 shapes = [params[positions[i]].shape for i in at]
-                unit = _Unit(number, at, [positions[i] for i in at], shapes)
-                if unit.state(states):
-                    joined.append(unit)
+                joined.append(_Unit(number, at, [positions[i] for i in at], shapes))
         inside = {i for unit in joined for i in unit.at}
         left = [i for i in range(len(positions)) if i not in inside]
         units += joined
@@ -80,24 +78,38 @@ def _alike(
     positions: Sequence[int],
     params: Sequence[Tensor],
     grads: Sequence[Tensor | None],
+    states: Mapping[int, dict[str, Any]],
 ) -> list[list[int]]:
     """Which parameters of a group can be joined."""
     found: dict[Any, list[int]] = {}
     for i, k in enumerate(positions):
-        kind = _kind(params[k], grads[k])
-        if kind is not None:
+        p, g, state = params[k], grads[k], states.get(i)
+        # without state an update is too short; one element is the shape of a counter
+        if g is None or not state or not 1 < p.numel() <= LARGEST:
+            continue
+        if p.shape == g.shape and _is_plain(p) and _is_plain(g) and p.is_contiguous():
+            slots = (_slot_kind(key, value, p) for key, value in state.items())
+            kind = p.dtype, p.device, g.dtype, g.device, *slots
             found.setdefault(kind, []).append(i)
     return [at for at in found.values() if len(at) > 1]
 
 
-def _kind(p: Tensor, g: Tensor | None) -> tuple[Any, ...] | None:
-    """What parameters that are joined have in common; None for one that can't be."""
-    # one element is the shape of a counter, too
-    if g is None or not 1 < p.numel() <= LARGEST or p.shape != g.shape:
-        return None
-    if not (_is_plain(p) and _is_plain(g) and p.is_contiguous()):
-        return None
-    return p.dtype, p.device, g.dtype, g.device
+def _slot_kind(key: str, value: Any, param: Tensor) -> tuple[Any, ...]:
+    """What this state has in common with that of parameters to which ``param`` can be
+    joined."""
+    if value is None or isinstance(value, (int, float, str)):
+        return key, type(value), value
+    if isinstance(value, Tensor) and _is_plain(value):
+        if value.shape == param.shape and value.is_contiguous():
+            return key, value.dtype, value.device
+        # reading a counter that is elsewhere would wait for it
+        if (
+            value.numel() == 1
+            and not value.requires_grad
+            and value.device.type == "cpu"
+        ):
+            return key, value.dtype, value.shape, value.item()
+    return key, id(value)
 
 
 def _is_plain(t: Tensor) -> bool:
@@ -149,36 +161,15 @@ class _Unit:
         return [t.view(s) for t, s in zip(parts, self.shapes)]
 
     def state(self, states: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:
-        """The state of all, if they have the same, as that of one."""
+        """The state of all as that of one."""
         first = states.get(self.at[0])
-        if not self.shapes or not first:
+        if not self.shapes or first is None:
             return first
-        all_states = [states.get(i, {}) for i in self.at]
-        if any(s.keys() != first.keys() for s in all_states):
-            return None
-        joined = {k: self._slot([s[k] for s in all_states]) for k in first}
-        return None if any(v is _APART for v in joined.values()) else joined
-
-    def _slot(self, values: list[Any]) -> Any:
-        first = values[0]
-        if isinstance(first, Tensor) and first.shape == self.shapes[0]:
-            fitting = all(
-                isinstance(v, Tensor)
-                and v.shape == shape
-                and (v.dtype, v.device) == (first.dtype, first.device)
-                and _is_plain(v)
-                and v.is_contiguous()
-                for v, shape in zip(values, self.shapes)
-            )
-            return _joined(values) if fitting else _APART
-        if all(v is first for v in values):
-            return first
-        if any(type(v) is not type(first) for v in values):
-            return _APART
-        if isinstance(first, Tensor):
-            return first if _same_counters(values) else _APART
-        same = isinstance(first, (int, float, str)) and all(v == first for v in values)
-        return first if same else _APART
+        joined = {}
+        for key, value in first.items():
+            whole = isinstance(value, Tensor) and value.shape == self.shapes[0]
+            joined[key] = _joined([states[i][key] for i in self.at]) if whole else value
+        return joined
 
     def slots_apart(
         self, joined: dict[str, Any], known: dict[int, list[Any]]
@@ -202,25 +193,6 @@ class _Unit:
                 # counters of their own: somebody may write into one
                 return [value.clone() for _ in self.at]
         return [value] * len(self.at)
-
-
-_APART = object()
-
-
-def _same_counters(values: Sequence[Tensor]) -> bool:
-    first = values[0]
-    # reading one that is elsewhere would wait for it
-    return (
-        all(
-            v.numel() == 1
-            and not v.requires_grad
-            and v.device.type == "cpu"
-            and (v.dtype, v.shape) == (first.dtype, first.shape)
-            and _is_plain(v)
-            for v in values
-        )
-        and len({v.item() for v in values}) == 1
-    )
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -327,7 +299,7 @@ class Bundles:
                 known = {id(made[k]): [new[at] for at in unit.positions]}
                 slots = unit.slots_apart(joined[number][i], known)
                 state[number].update(zip(unit.at, slots))
-        return state
+        return [defaultdict(dict, sorted(slots.items())) for slots in state]
 
     def _numbered(self) -> Iterator[tuple[int, int, int, _Unit]]:
         """Units with their own number, that of their group, and which of it they are."""
