@@ -131,7 +131,7 @@ class Carrier:
                 "carry", node, "a generator can't be translated", "return a list"
             )
         specializer = Specializer(self.upstream, self.context, self.real_views)
-        body = specializer.function(found)
+        body = specializer.function(found, called=True)
         params = all_params(node.params)
         if may_mutate(
             node.with_changes(body=block(body)), {p.name.value for p in params}

@@ -33,7 +33,8 @@ class Context:
     ``attributes``, ``globals`` what module-level names mean, ``annotations`` those of the
     function at hand. ``jumps`` are settings at whose zero the update itself jumps,
     ``whole_lists`` those that loops over parameters fill to be read as a whole,
-    ``taken`` variables, whose names no new one may get.
+    ``taken`` variables, whose names no new one may get. ``converts`` says whether the
+    step converts to short floats, ``copies`` that these are taken for copies.
     """
 
     origins: Origins = field(default_factory=Origins)
@@ -50,6 +51,8 @@ class Context:
     jumps: frozenset[str] = frozenset()
     whole_lists: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
+    converts: bool = False
+    copies: bool = False
 
     def sources(self) -> dict[str, cst.FunctionDef]:
         """Functions, by the name under which the step calls them."""

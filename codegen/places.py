@@ -27,6 +27,7 @@ from codegen.syntax import (
     dotted,
     index_of,
     is_name,
+    keyword,
     orelse_statements,
     positional,
     read_names,
@@ -889,6 +890,9 @@ class Analysis:
         if method in SPLITS:
             return self._tensors([func.value], method, env)
         if method in MAYBE_COPIES:
+            copies = keyword(node, "copy")
+            if is_name(copies, "True"):
+                return self._fresh(Kind.TENSOR)
             return replace(base, kind=Kind.TENSOR, places=base.places | {self._new()})
         if method.endswith("_") and not method.startswith("_"):
             return base

@@ -84,12 +84,25 @@ def translate(
     upstream = open_target(target, library)
     try:
         return _translate(upstream, context)
-    except CodegenError:
-        raise
+    except CodegenError as refusal:
+        if not context.converts:
+            raise
+        return _with_copies(target, library, jumps, refusal)
     except RecursionError:
         raise
     except Exception as error:
         raise _internal(upstream, context, error) from error
+
+
+def _with_copies(
+    target: str, library: Library, jumps: frozenset[str], refusal: CodegenError
+) -> Translation:
+    """Once more, with conversions to short floats taken for copies."""
+    context = Context(library.origins, jumps=jumps, copies=True)
+    try:
+        return _translate(open_target(target, library), context)
+    except CodegenError:
+        raise refusal from None
 
 
 def _translate(upstream: Upstream, context: Context) -> Translation:

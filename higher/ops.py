@@ -417,6 +417,26 @@ def tensor(
     return torch.tensor(data, dtype=dtype, device=device)
 
 
+class NothingConverted(RuntimeError):
+    """A conversion made no tensor of its own, where an optimizer writes into that."""
+
+
+def converted(input: Tensor, dtype: torch.dtype) -> Tensor:
+    """``input.to(dtype)`` that is written into afterwards.
+
+    Raises:
+        NothingConverted: ``input`` has that dtype, and would be written into itself.
+    """
+    result = input.to(dtype)
+    if result is input:
+        raise NothingConverted(
+            f"This optimizer converts a tensor to {dtype} and writes into the result. "
+            "One that has this dtype already it changes itself, which isn't translated. "
+            "Keep weights and gradients in another dtype."
+        )
+    return result
+
+
 def copy(input: Tensor, source: Scalar) -> Tensor:
     """What ``input.copy_(source)`` leaves in ``input``: the values of ``source`` in
     the shape, dtype and device of ``input``."""

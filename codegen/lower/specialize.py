@@ -102,8 +102,9 @@ class Specializer:
 
     # --- entry --------------------------------------------------------------
 
-    def function(self, definition: Definition) -> Body:
-        """The body of ``step`` specialised to the facts."""
+    def function(self, definition: Definition, called: bool = False) -> Body:
+        """The body of ``step`` specialised to the facts, or of a function that it calls
+        with any arguments."""
         node = self.upstream.read(definition)
         self._refuse_decorators(node, definition)
         names = {p.name.value for p in all_params(node.params)}
@@ -113,7 +114,7 @@ class Specializer:
         frame.local = names | bound_names(block(body))
         self.context.taken |= frame.local
         self.bindings.update(n for s in all_statements(body) for n in _binds(s))
-        for param in all_params(node.params):
+        for param in () if called else all_params(node.params):
             if param.name.value == "closure":
                 frame.absent.add("closure")
             elif param.default is not None:

@@ -127,19 +127,23 @@ def sampled(
 
 
 def required_group_keys(optimizer: type[Optimizer]) -> tuple[str, ...]:
-    """Flags that the constructor demands of every group (`assert "x" in group`)."""
-    tree = _tree(optimizer)
-    asserted = (node.test for node in ast.walk(tree) if isinstance(node, ast.Assert))
-    names = dict.fromkeys(
-        test.left.value
-        for test in asserted
-        if isinstance(test, ast.Compare)
-        and isinstance(test.ops[0], ast.In)
-        and isinstance(test.left, ast.Constant)
-        and isinstance(test.left.value, str)
-        and "group" in ast.unparse(test.comparators[0])
-    )
-    return tuple(name for name in names if name != "params")
+    """Flags that the constructor demands of every group: ``assert "x" in group``, or
+    ``if "x" not in group: raise …``."""
+    names: dict[str, None] = {}
+    for node in ast.walk(_tree(optimizer)):
+        match node:
+            case ast.Assert(ast.Compare(ast.Constant(str(key)), [ast.In()], [where])):
+                pass
+            case ast.If(
+                ast.Compare(ast.Constant(str(key)), [ast.NotIn()], [where]),
+                [ast.Raise()],
+            ):
+                pass
+            case _:
+                continue
+        if "group" in ast.unparse(where) and key != "params":
+            names[key] = None
+    return tuple(names)
 
 
 def elements(value: Any) -> list[tuple[int | None, float]]:

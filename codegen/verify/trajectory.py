@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from higher.ops import NothingConverted
 from higher.optim.base import DifferentiableOptimizer
 
 from ..lower.facts import FALSE_SETTINGS
@@ -135,6 +136,10 @@ def check(subject: Subject, conf: Configuration, tally: Tally) -> None:
     before = snapshot(params, opt)
     try:
         weights, state = follow(subject, conf, problem, recording, params, opt)
+    except NothingConverted as refusal:
+        tally.run -= 1
+        tally.note(f"refused at run time with {str(conf.dtype)[6:]}: {refusal}")
+        return
     except Exception as error:
         reason = f"{type(error).__name__}: {_first_line(error)}"
         tally.fail("error", conf, raised=reason)

@@ -89,7 +89,7 @@ class Dtypes:
         told = keyword(node, "dtype")
         if told is not None:
             return self._told(told, env)
-        if name in _CREATORS:
+        if name in _CREATORS or name == "ops.converted":
             return Dtype.OWN
         args = [a.value for a in node.args]
         if not isinstance(node.func, cst.Attribute) or name.startswith(
