@@ -595,6 +595,8 @@ class Analysis:
         if base.kind is Kind.SETTING:
             return base
         if base.kind is Kind.SEQUENCE:
+            if index_of(node) is not None and base.item in (NUMBER, SETTING):
+                return base.item
             return replace(base, places=frozenset({self._new()}))
         if base.kind is Kind.TENSOR:
             return self._part(node, base, env)
@@ -1101,14 +1103,18 @@ def analyse(
         kinds = analysis.slot_kinds
 
 
+_ITERABLES = frozenset("List list Tuple tuple Sequence Iterable Size".split())
+
+
 def annotated(name: str, annotation: str) -> Value:
     """What a parameter with that annotation may be."""
     place = frozenset({Place(f"argument {name}")})
     words = set(re.findall(r"\w+", annotation))
     if "Tensor" in words:
         return Value(Kind.TENSOR, place) if len(words - {"torch"}) == 1 else UNKNOWN
-    if words <= {"torch", "Size"} and "Size" in words:
-        return Value(Kind.SEQUENCE, place, NUMBER)
+    items = words - _ITERABLES - {"Union", "torch"}
+    if words & _ITERABLES and items <= {"int", "float"}:
+        return Value(Kind.SEQUENCE, place, SETTING if "float" in items else NUMBER)
     if words and words <= {"int", "bool", "None"}:
         return NUMBER
     if words and words <= {"float", "int", "None"}:

@@ -17,6 +17,9 @@ from higher._unroll.past import Later
 from higher._unroll.step import Inner, Played
 from higher._unroll.surroundings import Moment, Random, Tree
 
+_Kind = tuple[torch.Size, bool]
+"""A tensor's shape, and whether it requires grad."""
+
 
 @dataclass
 class Plan:
@@ -38,8 +41,8 @@ class Plan:
     made: list[int] = field(default_factory=list)
     """Positions in the last carry of the node's outputs; its losses follow."""
     outputs: list[Tensor] = field(default_factory=list)
-    end: list[tuple[torch.Size, bool]] = field(default_factory=list)
-    """Shapes of the last carry's tensors, and whether they require grad."""
+    end: list[_Kind] = field(default_factory=list)
+    """Of the last carry's tensors."""
     weights: list[weakref.ref[Later]] = field(default_factory=list)
     """Of the steps, for those who ask; they may lead back to the node that has this."""
 
@@ -175,15 +178,17 @@ class _Sweep:
                 moment = tree.moment(Random(self.inner.devices))
                 carries.append((played.carry, moment))
                 self._compare(k, played)
+                del played  # what it carries is freed as soon as it is popped
             bar: list[Tensor | None] = [None] * (max(self.grads, default=-1) + 1)
             for i, g in self.grads.items():
                 bar[i] = g
-            after: Carry | None = None
+            then = plan.end
             for k in reversed(range(plan.count)):
                 carry, moment = carries.pop()
                 tree.go_to(moment)
-                bar = self._through(tree, k, carry, after, bar)
-                after = carry
+                bar = self._through(tree, k, carry, then, bar)
+                then = _kinds(carry.tensors)
+                del carry
         self._check()
         return [*bar, *self.outside]
 
@@ -192,17 +197,17 @@ class _Sweep:
         tree: Tree,
         k: int,
         carry: Carry,
-        after: Carry | None,
+        then: list[_Kind],
         bar: list[Tensor | None],
     ) -> list[Tensor | None]:
-        """Gradients at the start of step ``k`` from those at its end."""
+        """Gradients at the start of step ``k`` from those at its end, whose tensors
+        were of these kinds."""
         loss_grad = self.loss_grads[k]
         played = self.inner.whole(
             tree, self.plan.first + k, carry, self.plan.used, loss_grad is not None
         )
         self._compare(k, played)
         made = played.carry.tensors
-        then = self.plan.end if after is None else _kinds(after.tensors)
         _check_same(_kinds(made), then)
         pairs = [(t, g) for t, g in zip(made, bar) if g is not None]
         if loss_grad is not None:
@@ -257,13 +262,11 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a + b
 
 
-def _kinds(tensors: Sequence[Tensor]) -> list[tuple[torch.Size, bool]]:
+def _kinds(tensors: Sequence[Tensor]) -> list[_Kind]:
     return [(t.shape, t.requires_grad) for t in tensors]
 
 
-def _check_same(
-    made: Sequence[tuple[torch.Size, bool]], then: Sequence[tuple[torch.Size, bool]]
-) -> None:
+def _check_same(made: Sequence[_Kind], then: Sequence[_Kind]) -> None:
     """A tensor that leads somewhere now must have done so then: there its gradient
     was asked for."""
     if len(made) != len(then) or any(
