@@ -201,6 +201,10 @@ class _Update:
                 self._test(value)
             case ast.Compare(value, [ast.Is() | ast.IsNot()], [ast.Constant(None)]):
                 self._kind(value)
+            case ast.Compare(ast.Name("p_idx"), [ast.In() | ast.NotIn()], [where]) if (
+                _text(where) == "self.state[group_idx]"
+            ):
+                pass
             case ast.Compare(ast.Constant(), [ast.In() | ast.NotIn()], [state]):
                 if self._kind(state) is not Kind.STATE:
                     raise _Unknown

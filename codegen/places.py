@@ -396,7 +396,10 @@ class Analysis:
         if before.kind in (Kind.TENSOR, Kind.SEQUENCE, Kind.MAPPING):
             return
         kind = self._arithmetic([before, self.value(node.value, env)])
-        self._bind(node.target, self._fresh(kind), env)
+        outer, self.site = self.site, node
+        made = self._fresh(kind)
+        self.site = outer
+        self._bind(node.target, made, env)
 
     def _bind(
         self,

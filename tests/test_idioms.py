@@ -487,6 +487,70 @@ for group in self.param_groups:
         if p.grad is not None:
             p.add_(p.grad / (1 + total), alpha=-group["lr"])
 """,
+    "parameters by position": """
+for pg in self.param_groups:
+    params = pg["params"]
+    count = len(params)
+    for i in range(count):
+        p = params[i]
+        if p.grad is None:
+            continue
+        p.sub_(params[i].grad * pg["lr"] / count * (i + 1))
+    for i, p in enumerate(params):
+        if params[i].grad is not None:
+            p.mul_(0.99)
+""",
+    "state by position": """
+for group in self.param_groups:
+    params = group["params"]
+    for j in range(len(params)):
+        if params[j].grad is not None:
+            state = self.state[params[j]]
+            if len(state) == 0:
+                state["m"] = torch.zeros_like(params[j])
+            state["m"].mul_(0.9).add_(params[j].grad)
+            params[j].sub_(state["m"], alpha=group["lr"])
+""",
+    "whether there is state": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p not in self.state:
+            self.state[p] = {}
+            self.state[p]["m"] = torch.zeros_like(p)
+        m = self.state[p]["m"]
+        m.mul_(group["beta"]).add_(p.grad)
+        p.add_(m, alpha=-group["lr"])
+""",
+    "state by a display": """
+for group in self.param_groups:
+    for p in group["params"]:
+        state = self.state[p]
+        if not state:
+            self.state[p] = state = {"m": torch.zeros_like(p), "step": 0}
+        state["step"] += 1
+        state["m"].mul_(group["beta"]).add_(p.grad)
+        p.add_(state["m"], alpha=-group["lr"] / state["step"])
+""",
+    "state by dict": """
+for group in self.param_groups:
+    for p in group["params"]:
+        if p not in self.state:
+            self.state[p] = dict(m=torch.zeros_like(p), step=0)
+        s = self.state[p]
+        s["step"] += 1
+        s["m"].mul_(group["beta"]).add_(p.grad)
+        p.add_(s["m"], alpha=-group["lr"] / s["step"])
+""",
+    "sums that begin as one number": """
+num = den = 0.0
+for group in self.param_groups:
+    for p in group["params"]:
+        num += (p.grad * p).sum()
+        den += p.grad.pow(2).sum()
+for group in self.param_groups:
+    for p in group["params"]:
+        p.add_(p.grad, alpha=-group["lr"] * (1 + torch.tanh(num / den).item()))
+""",
 }
 
 HEADED = """
@@ -885,6 +949,10 @@ for group in self.param_groups:
             "x.mul_(beta)\nx.add_(1.0)\np.add_(m)"
         ),
         "mutated again later",
+    ),
+    "state replaced": (
+        bodied("self.state[p] = {'m': grad}\np.add_(grad, alpha=-lr)"),
+        "state is replaced as a whole",
     ),
     "another group's tensor": (
         """

@@ -11,6 +11,7 @@ from codegen.context import Context
 from codegen.diagnostics import misuse, walk
 from codegen.lower.complex import only_converts
 from codegen.lower.conversions import with_copies
+from codegen.lower.counted import without_counting
 from codegen.lower.defaults import without_setdefault
 from codegen.lower.foreach import without_foreach
 from codegen.lower.items import items_by_position
@@ -21,6 +22,7 @@ from codegen.lower.loops import lower_loops
 from codegen.lower.names import free_gradient, free_written
 from codegen.lower.scratch import without_turns
 from codegen.lower.specialize import Specializer
+from codegen.lower.states import slot_by_slot
 from codegen.rules.r1_closures import refuse_closures
 from codegen.syntax import (
     Body,
@@ -62,6 +64,7 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
     context.raise_if_refused()
     body = without_setdefault(free_written(body, context.origins), context)
     body = without_turns(with_copies(body, context), context)
+    body = slot_by_slot(without_counting(body, context), context)
     body = one_append(body, context)
     body = in_lockstep(without_foreach(body, context), context)
     context.raise_if_refused()

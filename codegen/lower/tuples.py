@@ -10,8 +10,10 @@ from codegen.syntax import (
     assign,
     assignment,
     code,
+    is_constant,
     is_name,
     read_names,
+    small,
     string_key,
     target_names,
     with_comments,
@@ -38,7 +40,14 @@ def flatten_tuple(node: cst.CSTNode) -> cst.CSTNode | None:
 
 
 def split_tuple(node: Statement) -> list[Statement]:
-    """``a, b = x, y`` → ``a = x``, ``b = y``, where the order doesn't matter."""
+    """``a, b = x, y`` → ``a = x``, ``b = y``, where the order doesn't matter; likewise
+    ``a = b = 0``, where it is one number by two names."""
+    inner = small(node)
+    if isinstance(inner, cst.Assign) and len(inner.targets) > 1:
+        several = [t.target for t in inner.targets]
+        if is_constant(inner.value) and all(isinstance(n, cst.Name) for n in several):
+            lines = [assign([n], inner.value.deep_clone()) for n in several]
+            return [with_comments(lines[0], node), *lines[1:]]
     pair = assignment(node)
     if pair is None or not isinstance(pair[0], cst.Tuple):
         return [node]

@@ -39,6 +39,20 @@ def _ask_shared(node: cst.CSTNode) -> cst.CSTNode | None:
     return None
 
 
+def _ask_own(node: cst.CSTNode, items: set[str]) -> cst.CSTNode | None:
+    """``p in self.state`` → ``p_idx in self.state[group_idx]``."""
+    if not isinstance(node, cst.Comparison) or len(node.comparisons) != 1:
+        return None
+    (part,) = node.comparisons
+    asks = isinstance(part.operator, (cst.In, cst.NotIn))
+    if not asks or dotted(part.comparator) != "self.state":
+        return None
+    if not isinstance(node.left, cst.Name) or node.left.value not in items:
+        return None
+    where = part.with_changes(comparator=expr("self.state[group_idx]"))
+    return node.with_changes(left=cst.Name("p_idx"), comparisons=[where])
+
+
 class IndexedState(Rule):
     """``self.state[p]`` becomes ``self.state[group_idx][p_idx]``.
 
@@ -104,7 +118,10 @@ class IndexedState(Rule):
             )
             return None
 
-        body = self.rewrite(self.rewrite(body, _ask_shared), replace)
+        def ask(node: cst.CSTNode) -> cst.CSTNode | None:
+            return _ask_own(node, items) or _ask_shared(node)
+
+        body = self.rewrite(self.rewrite(body, ask), replace)
         self._refuse_whole(body)
         return self.rewrite(body, self._attribute)
 

@@ -1,0 +1,178 @@
+"""Loops that count through a group's parameters.
+
+params = group["params"]                     →   for i, p in enumerate(group["params"]):
+for i in range(len(params)):                         g = p.grad
+    p = params[i]
+    g = params[i].grad
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import cast
+
+import libcst as cst
+
+from codegen.context import Context
+from codegen.diagnostics import Origins, walk
+from codegen.substitution import substitute
+from codegen.syntax import (
+    Body,
+    Statement,
+    all_statements,
+    assignment,
+    block,
+    bound_names,
+    call,
+    code,
+    index_of,
+    is_name,
+    map_bodies,
+    replace_nodes,
+    small,
+    statements,
+    stmt,
+    string_key,
+    target_names,
+    with_comments,
+)
+
+
+def without_counting(body: Body, context: Context) -> Body:
+    """Such loops as loops over the parameters themselves."""
+    if not any(_counts(n) for n in all_statements(body)):
+        return body
+    known = _told_once(body)
+    return _rewritten(body, known, context) if known is not None else body
+
+
+def _counts(node: cst.CSTNode) -> bool:
+    return isinstance(node, cst.For) and code(node.iter).startswith(
+        ("range(", "enumerate(")
+    )
+
+
+def _told_once(body: Body) -> dict[str, cst.BaseExpression]:
+    """Names that stand for a group's parameters, or their number, wherever they are."""
+    bound = Counter(n for s in body for n in _bindings(s))
+    known: dict[str, cst.BaseExpression] = {}
+    for node in all_statements(body):
+        pair = assignment(node)
+        if pair is None or not isinstance(pair[0], cst.Name):
+            continue
+        name, value = pair[0].value, pair[1]
+        if bound[name] == 1 and _stands_for(value, known) is not None:
+            known[name] = cast(cst.BaseExpression, _stands_for(value, known))
+    used = {
+        code(n.func.value)
+        for s in body
+        for n in walk(s)
+        if isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute)
+    }
+    return {name: value for name, value in known.items() if name not in used}
+
+
+def _bindings(node: cst.CSTNode) -> list[str]:
+    found: list[str] = []
+    for inner in walk(node):
+        if isinstance(inner, (cst.AssignTarget, cst.AnnAssign, cst.AugAssign)):
+            found += target_names(inner.target)
+        elif isinstance(inner, (cst.For, cst.CompFor, cst.NamedExpr)):
+            found += target_names(inner.target)
+    return found
+
+
+def _stands_for(
+    value: cst.BaseExpression, known: Mapping[str, cst.BaseExpression]
+) -> cst.BaseExpression | None:
+    """``group["params"]``, or its length."""
+    if _is_params(value):
+        return value
+    counted = _counted(value, "len")
+    base = None if counted is None else known.get(code(counted), counted)
+    return call("len", base) if base is not None and _is_params(base) else None
+
+
+def _is_params(node: cst.CSTNode) -> bool:
+    return (
+        isinstance(node, cst.Subscript)
+        and isinstance(node.value, cst.Name)
+        and string_key(node) == "params"
+    )
+
+
+def _counted(node: cst.CSTNode, function: str) -> cst.BaseExpression | None:
+    """``x`` of ``function(x)``."""
+    if isinstance(node, cst.Call) and is_name(node.func, function):
+        return node.args[0].value if len(node.args) == 1 else None
+    return None
+
+
+def _rewritten(
+    body: Body, known: Mapping[str, cst.BaseExpression], context: Context
+) -> Body:
+    result: list[Statement] = []
+    for node in body:
+        if isinstance(node, cst.For):
+            node = _walking(node, known, context)
+        if small(node) is None:
+            node = map_bodies(node, lambda b: _rewritten(b, known, context))
+        result.append(node)
+    return tuple(result)
+
+
+def _walking(
+    node: cst.For, known: Mapping[str, cst.BaseExpression], context: Context
+) -> cst.For:
+    """A loop that counts, as one over the parameters; others as they are."""
+    source = cast(cst.BaseExpression, substitute(node.iter, known, context.origins))
+    target: cst.BaseExpression = node.target
+    items = list(statements(node.body))
+    number = _counted(source, "range")
+    params = _counted(number or source, "enumerate" if number is None else "len")
+    if params is None or not _is_params(params):
+        return node
+    if number is not None and isinstance(target, cst.Name):
+        index, name = target.value, None
+        pair = assignment(items[0])
+        if pair is not None and is_name(pair[0]) and _is_item(pair[1], index, known):
+            name, bind = code(pair[0]), items.pop(0)
+            items[:1] = [with_comments(s, bind) for s in items[:1]]
+    elif number is None and isinstance(target, cst.Tuple) and len(target.elements) == 2:
+        index, name = (code(e.value) for e in target.elements)
+    else:
+        return node
+    name = context.fresh("param") if name is None else name
+    if {index, name} & bound_names(block(items)):
+        return node
+    replaced = [_with_item(s, index, name, known, context.origins) for s in items]
+    new = node.with_changes(
+        target=cst.Tuple([cst.Element(cst.Name(index)), cst.Element(cst.Name(name))]),
+        iter=call("enumerate", params),
+        body=block(replaced or [stmt("pass")]),
+    )
+    context.origins.inherit(new, node)
+    return new
+
+
+def _is_item(
+    node: cst.CSTNode, index: str, known: Mapping[str, cst.BaseExpression]
+) -> bool:
+    """``params[i]``"""
+    if not isinstance(node, cst.Subscript) or not is_name(index_of(node), index):
+        return False
+    return _is_params(known.get(code(node.value), node.value))
+
+
+def _with_item(
+    node: Statement,
+    index: str,
+    name: str,
+    known: Mapping[str, cst.BaseExpression],
+    origins: Origins,
+) -> Statement:
+    def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
+        return cst.Name(name) if _is_item(inner, index, known) else None
+
+    return cast(Statement, replace_nodes(node, replace, origins))
