@@ -162,6 +162,22 @@ class Mine(Optimizer):
                 state["previous"] = p.grad.clone().mul_(-scale)
             p.grad.add_(state["previous"], alpha=0.1)
 
+    def clip(self, least):
+        if least is None:
+            return None
+        grads = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse:
+                    raise RuntimeError("sparse")
+                grads.append(p.grad)
+        if not grads:
+            return None
+        norms = torch._foreach_norm(grads)
+        return torch.linalg.vector_norm(torch.stack(norms)).clamp_(min=least)
+
     def update(self, p, grad, state, lr, beta):
         if "m" not in state:
             state["m"] = grad.clone()
@@ -550,6 +566,36 @@ for group in self.param_groups:
 for group in self.param_groups:
     for p in group["params"]:
         p.add_(p.grad, alpha=-group["lr"] * (1 + torch.tanh(num / den).item()))
+""",
+    "gradients of all groups in a list": """
+clip = self.clip(0.5)
+for group in self.param_groups:
+    for p in group["params"]:
+        p.add_(p.grad / clip, alpha=-group["lr"])
+""",
+    "parameters of all groups, some of them": """
+chosen, sizes = [], 0
+for group in self.param_groups:
+    for p in group["params"]:
+        grad = p.grad
+        if grad is not None:
+            chosen.append(p)
+total = torch.stack([p.norm() for p in chosen]).sum() if chosen else 1.0
+for group in self.param_groups:
+    for p in group["params"]:
+        p.add_(p.grad / (1 + total), alpha=-group["lr"])
+""",
+    "a ratio that may not be picked": """
+for group in self.param_groups:
+    for p in group["params"]:
+        state = self.state[p]
+        if len(state) == 0:
+            state["m"] = torch.zeros_like(p)
+        update = state["m"].clone()
+        state["m"].add_(p.grad)
+        ratio = p.norm() / update.norm()
+        ratio = torch.where(update.norm() > 0, ratio, 1.0).clamp(max=1.0)
+        p.add_(update * ratio + 0.1 * p.grad, alpha=-group["lr"])
 """,
 }
 

@@ -14,6 +14,7 @@ from codegen.lower.conversions import with_copies
 from codegen.lower.counted import without_counting
 from codegen.lower.defaults import without_setdefault
 from codegen.lower.foreach import without_foreach
+from codegen.lower.gathered import gathered
 from codegen.lower.items import items_by_position
 from codegen.lower.legacy import modernize
 from codegen.lower.lists import one_append, walk_selections
@@ -65,6 +66,7 @@ def lower(upstream: Upstream, context: Context) -> Lowered:
     body = without_setdefault(free_written(body, context.origins), context)
     body = without_turns(with_copies(body, context), context)
     body = slot_by_slot(without_counting(body, context), context)
+    body = gathered(body, context)
     body = one_append(body, context)
     body = in_lockstep(without_foreach(body, context), context)
     context.raise_if_refused()

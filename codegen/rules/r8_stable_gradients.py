@@ -46,11 +46,14 @@ def _divide(node: cst.CSTNode) -> cst.CSTNode | None:
 
 
 def _cleared_names(body: Body) -> Iterator[str]:
-    """Variables that are handed to ``torch.nan_to_num``, by that or another name."""
+    """Variables that are handed to ``torch.nan_to_num``, by that or another name, or to
+    ``torch.where``, which may not pick them."""
     for statement in body:
         for node in calls(statement):
             if dotted(node.func) in _CLEARING and node.args:
                 yield code(node.args[0].value)
+            if dotted(node.func) == "torch.where":
+                yield from (code(a) for a in positional(node)[1:] if is_name(a))
             if isinstance(node.func, cst.Attribute):
                 if node.func.attr.value == "nan_to_num":
                     yield code(node.func.value)
@@ -90,6 +93,11 @@ class StableGradients(TypedRule):
             "n = p.sum()\nratio = torch.nan_to_num(lr / n)",
             "n = p.sum()\nratio = torch.nan_to_num(ops.div(lr, n))",
             "and so is what is no number at first",
+        ),
+        Example(
+            "n = p.sum()\nratio = lr / n\nratio = torch.where(n > 0, ratio, 1.0)",
+            "n = p.sum()\nratio = ops.div(lr, n)\nratio = torch.where(n > 0, ratio, 1.0)",
+            "also where it was computed before",
         ),
     )
 
