@@ -166,6 +166,9 @@ def lerp(input: Tensor, end: Tensor, weight: Scalar) -> Tensor:
 
 def _scaled_sum(input: Tensor, other: Tensor | float, factor: Scalar) -> Tensor:
     """``input + other * factor``, in one pass over memory if their kinds allow."""
+    if isinstance(factor, Tensor) and input.dim() == 0:
+        if input.is_floating_point() and factor.is_floating_point():
+            factor = factor.to(input.dtype)  # a number would not promote it
     if isinstance(other, Tensor) and isinstance(factor, Tensor):
         if _kind(input) == _kind(other) == _kind(factor):
             return torch.addcmul(input, other, factor)

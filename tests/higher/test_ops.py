@@ -55,3 +55,22 @@ def test_a_part_beyond_the_tensor_is_refused() -> None:
     base, beyond = memory[:3], memory[2:5]
     with pytest.raises(RuntimeError, match="beyond the tensor itself"):
         ops.write_through(base, beyond, torch.zeros(3))
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "addcmul", "addcdiv", "lerp"])
+def test_a_setting_in_double_precision_does_not_promote_a_scalar(name: str) -> None:
+    """The kernels take it as a number, which promotes nothing either."""
+    setting = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    x, y, z = (torch.tensor(v) for v in (1.0, 2.0, 4.0))
+    given = {
+        "add": ((x, y), {"alpha": setting}),
+        "sub": ((x, y), {"alpha": setting}),
+        "addcmul": ((x, y, z), {"value": setting}),
+        "addcdiv": ((x, y, z), {"value": setting}),
+        "lerp": ((x, y, setting), {}),
+    }[name]
+    result = getattr(ops, name)(*given[0], **given[1])
+    assert result.dtype == torch.float32
+    (slope,) = torch.autograd.grad(result, setting)
+    wanted = {"add": 2.0, "sub": -2.0, "addcmul": 8.0, "addcdiv": 0.5, "lerp": 1.0}
+    assert slope.dtype == torch.float64 and float(slope) == wanted[name]
