@@ -166,13 +166,15 @@ def lerp(input: Tensor, end: Tensor, weight: Scalar) -> Tensor:
 
 def _scaled_sum(input: Tensor, other: Tensor | float, factor: Scalar) -> Tensor:
     """``input + other * factor``, in one pass over memory if their kinds allow."""
-    if isinstance(factor, Tensor) and input.dim() == 0:
-        if input.is_floating_point() and factor.is_floating_point():
-            factor = factor.to(input.dtype)  # a number would not promote it
     if isinstance(other, Tensor) and isinstance(factor, Tensor):
         if _kind(input) == _kind(other) == _kind(factor):
             return torch.addcmul(input, other, factor)
-    return input + other * factor
+    result = input + other * factor
+    if result.dim() or not isinstance(factor, Tensor):
+        return result
+    # a factor in double precision promotes a scalar, which a number would not
+    kind = torch.result_type(input, other)
+    return result if factor.is_complex() else result.to(kind)
 
 
 def _kind(x: Tensor) -> tuple[torch.dtype, torch.device, torch.layout]:
