@@ -152,6 +152,10 @@ def assignment(
     return None
 
 
+HAVE_VALUES = (cst.Assign, cst.AnnAssign, cst.AugAssign, cst.Expr, cst.Return)
+"""Simple statements that evaluate one expression, unless they have none."""
+
+
 def assign(
     targets: Sequence[cst.BaseExpression], value: cst.BaseExpression
 ) -> cst.SimpleStatementLine:

@@ -13,6 +13,7 @@ from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.evaluation import Evaluation
 from codegen.syntax import (
+    HAVE_VALUES,
     Body,
     Statement,
     assign,
@@ -28,7 +29,6 @@ from codegen.syntax import (
 )
 
 _CONTAINERS = ("{}", "dict()", "[]", "list()")
-_HAVE_VALUES = (cst.Assign, cst.AnnAssign, cst.AugAssign, cst.Expr, cst.Return)
 
 
 def without_setdefault(body: Body, context: Context) -> Body:
@@ -45,7 +45,7 @@ def without_setdefault(body: Body, context: Context) -> Body:
 def _written_out(node: Statement, context: Context) -> list[Statement]:
     inner = small(node)
     value = getattr(inner, "value", None)
-    if not isinstance(inner, _HAVE_VALUES) or value is None:
+    if not isinstance(inner, HAVE_VALUES) or value is None:
         return [node]
     defaults = _Defaults(context)
     new = defaults.visit(value)

@@ -47,6 +47,7 @@ from codegen.lower.own import Own, mangled, set_attribute
 from codegen.lower.tuples import flatten_tuple, split_tuple
 from codegen.substitution import substitute
 from codegen.syntax import (
+    HAVE_VALUES,
     Body,
     Statement,
     all_params,
@@ -81,8 +82,6 @@ from codegen.upstream import (
     SourceModule,
     Upstream,
 )
-
-_HAVE_VALUES = (cst.Assign, cst.AnnAssign, cst.AugAssign, cst.Expr, cst.Return)
 
 
 class Specializer:
@@ -580,7 +579,7 @@ class Specializer:
         """Calls to be inlined that stand inside an expression: each gets a statement."""
         inner = small(node)
         value = getattr(inner, "value", None)
-        if not isinstance(inner, _HAVE_VALUES) or value is None:
+        if not isinstance(inner, HAVE_VALUES) or value is None:
             return []
         found = _Calls(self, frame)
         # what is itself a call has been tried, and could not be inlined

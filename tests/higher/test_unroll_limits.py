@@ -383,3 +383,42 @@ def test_a_loss_without_the_module(memory: Any) -> None:
     model = net()
     with pytest.raises(RuntimeError, match="does not depend on the parameters"):
         outer(memory, lambda f, x: loss_fn(model, x))
+
+
+@pytest.mark.parametrize("memory", ["step", "low", 3])
+def test_weights_between_are_there_as_long_as_the_graph(memory: Any) -> None:
+    """Backward frees them, unless they are kept, or somebody has asked before."""
+    model = nn.Linear(2, 1).double()
+    x = torch.ones(4, 2, dtype=torch.float64)
+    opt = torch.optim.Adam(model.parameters(), lr=0.1)
+    with higher.innerloop_ctx(model, opt, copy_initial_weights=False) as (f, d):
+        loss = lambda f, step: (f(x) - step).square().mean()
+        higher.unroll(f, d, loss, range(20), memory=memory)
+        plain = [list(f.parameters(time=t)) for t in (0, 20)]
+        asked = list(f.parameters(time=4))
+        outer = f(x).square().sum()
+        outer.backward(retain_graph=True)
+        assert list(f.parameters(time=5))
+        outer.backward()
+        assert [list(f.parameters(time=t)) for t in (0, 20)] == plain
+        assert all(a is b for a, b in zip(asked, f.parameters(time=4)))
+        for time in (7, 8, 9, 12):
+            if memory == "step":
+                assert list(f.parameters(time=time))
+            else:
+                with pytest.raises(RuntimeError, match="Ask for them before"):
+                    list(f.parameters(time=time))
+
+
+def test_segments_that_get_shorter() -> None:
+    """Never more carries at once than the first segment has steps."""
+    from higher._unroll import _segments
+
+    for steps in (*range(1, 40), 127, 128, 500):
+        lengths = _segments("low", steps)
+        assert sum(lengths) == steps and min(lengths) == 1
+        if steps >= 16:
+            held = max(n + count for n, count in enumerate(lengths))
+            assert held * (held - 1) < 2 * steps <= held * (held + 1)
+    assert _segments("step", 3) == [1, 1, 1]
+    assert _segments(4, 10) == [2, 4, 4]

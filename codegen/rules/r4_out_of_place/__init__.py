@@ -15,10 +15,10 @@ import torch
 
 from codegen.diagnostics import walk
 from codegen.liveness import Liveness, liveness
-from codegen.places import Analysis, Env, Kind, Value, analyse
+from codegen.places import Env, Kind, Value, analyse
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.dtypes import Dtypes
-from codegen.rules.r4_out_of_place.hoist import hoist, is_place, mutates_place
+from codegen.rules.r4_out_of_place.hoist import hoist, mutates_place
 from codegen.rules.r4_out_of_place.inplace import (
     CONTAINER_METHODS,
     mutated,

@@ -24,6 +24,7 @@ from codegen.rules.r4_out_of_place.inplace import (
     inplace_method,
 )
 from codegen.syntax import (
+    HAVE_VALUES,
     Body,
     Statement,
     all_statements,
@@ -154,7 +155,7 @@ class _Hoist:
         is mutated may be held elsewhere."""
         inner = small(node)
         value = getattr(inner, "value", None)
-        if not isinstance(inner, _HAVE_VALUES) or value is None:
+        if not isinstance(inner, HAVE_VALUES) or value is None:
             return [node]
         roots = _Roots(self.context, value)
         new = roots.visit(value)
@@ -199,9 +200,6 @@ def _as_branches(node: Statement, inner: cst.Assign | cst.AnnAssign) -> cst.If |
 
 def _mutates_inside(node: cst.CSTNode) -> bool:
     return any(mutates_place(inner) for inner in walk(node))
-
-
-_HAVE_VALUES = (cst.Assign, cst.AnnAssign, cst.AugAssign, cst.Expr, cst.Return)
 
 
 class _Roots(Evaluation):
