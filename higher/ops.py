@@ -170,11 +170,10 @@ def _scaled_sum(input: Tensor, other: Tensor | float, factor: Scalar) -> Tensor:
         if _kind(input) == _kind(other) == _kind(factor):
             return torch.addcmul(input, other, factor)
     result = input + other * factor
-    if result.dim() or not isinstance(factor, Tensor):
+    if result.dim() or not isinstance(factor, Tensor) or factor.is_complex():
         return result
     # a factor in double precision promotes a scalar, which a number would not
-    kind = torch.result_type(input, other)
-    return result if factor.is_complex() else result.to(kind)
+    return result.to(torch.result_type(input, other))
 
 
 def _kind(x: Tensor) -> tuple[torch.dtype, torch.device, torch.layout]:

@@ -996,6 +996,56 @@ for group in self.param_groups:
         ),
         "mutated again later",
     ),
+    "what a branch binds": (
+        """
+xs = []
+for group in self.param_groups:
+    for p in group["params"]:
+        g = p
+        if p.shape[0] == 2:
+            g = p.grad
+        xs.append(g)
+total = sum(x.pow(2).sum() for x in xs)
+for group in self.param_groups:
+    for p in group["params"]:
+        p.add_(p.grad / (1 + total), alpha=-group["lr"])
+""",
+        "used as a whole",
+    ),
+    "what a branch skips": (
+        """
+xs = []
+for group in self.param_groups:
+    for p in group["params"]:
+        if p.dim() == 2:
+            if p.shape[0] == 2:
+                continue
+        xs.append(p)
+total = sum(x.pow(2).sum() for x in xs)
+for group in self.param_groups:
+    for p in group["params"]:
+        p.add_(p.grad / (1 + total), alpha=-group["lr"])
+""",
+        "used as a whole",
+    ),
+    "an earlier group's parameters": (
+        """
+for group in self.param_groups:
+    params = group["params"]
+for group in self.param_groups:
+    for i in range(len(params)):
+        p = params[i]
+        p.sub_(p.grad * group["lr"])
+""",
+        "outside a loop over parameters",
+    ),
+    "state by two names": (
+        bodied(
+            "if p not in self.state:\n    self.state[p] = self.last = {'m': grad}\n"
+            "p.add_(self.state[p]['m'], alpha=-lr)"
+        ),
+        "state is replaced as a whole",
+    ),
     "state replaced": (
         bodied("self.state[p] = {'m': grad}\np.add_(grad, alpha=-lr)"),
         "state is replaced as a whole",

@@ -9,7 +9,8 @@ for i in range(len(params)):                         g = p.grad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from functools import partial
 from typing import cast
 
 import libcst as cst
@@ -38,39 +39,29 @@ from codegen.syntax import (
     with_comments,
 )
 
+_Known = Mapping[str, cst.BaseExpression]
+"""Names that stand for a group's parameters, or their number."""
+
 
 def without_counting(body: Body, context: Context) -> Body:
     """Such loops as loops over the parameters themselves."""
     if not any(_counts(n) for n in all_statements(body)):
         return body
-    known = _told_once(body)
-    return _rewritten(body, known, context) if known is not None else body
-
-
-def _counts(node: cst.CSTNode) -> bool:
-    return isinstance(node, cst.For) and code(node.iter).startswith(
-        ("range(", "enumerate(")
-    )
-
-
-def _told_once(body: Body) -> dict[str, cst.BaseExpression]:
-    """Names that stand for a group's parameters, or their number, wherever they are."""
     bound = Counter(n for s in body for n in _bindings(s))
-    known: dict[str, cst.BaseExpression] = {}
-    for node in all_statements(body):
-        pair = assignment(node)
-        if pair is None or not isinstance(pair[0], cst.Name):
-            continue
-        name, value = pair[0].value, pair[1]
-        if bound[name] == 1 and _stands_for(value, known) is not None:
-            known[name] = cast(cst.BaseExpression, _stands_for(value, known))
     used = {
         code(n.func.value)
         for s in body
         for n in walk(s)
         if isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute)
     }
-    return {name: value for name, value in known.items() if name not in used}
+    steady = {name for name, times in bound.items() if times == 1} - used
+    return _rewritten(body, {}, steady, context)
+
+
+def _counts(node: cst.CSTNode) -> bool:
+    return isinstance(node, cst.For) and code(node.iter).startswith(
+        ("range(", "enumerate(")
+    )
 
 
 def _bindings(node: cst.CSTNode) -> list[str]:
@@ -83,9 +74,7 @@ def _bindings(node: cst.CSTNode) -> list[str]:
     return found
 
 
-def _stands_for(
-    value: cst.BaseExpression, known: Mapping[str, cst.BaseExpression]
-) -> cst.BaseExpression | None:
+def _stands_for(value: cst.BaseExpression, known: _Known) -> cst.BaseExpression | None:
     """``group["params"]``, or its length."""
     if _is_params(value):
         return value
@@ -110,21 +99,28 @@ def _counted(node: cst.CSTNode, function: str) -> cst.BaseExpression | None:
 
 
 def _rewritten(
-    body: Body, known: Mapping[str, cst.BaseExpression], context: Context
+    body: Body, known: _Known, steady: Container[str], context: Context
 ) -> Body:
+    """``known`` are names at the start of a block: those that it binds itself hold in
+    the rest of it, for behind it the group is another one."""
+    known = dict(known)
     result: list[Statement] = []
     for node in body:
+        pair = assignment(node)
+        if pair is not None and isinstance(pair[0], cst.Name):
+            meant = _stands_for(pair[1], known)
+            if meant is not None and pair[0].value in steady:
+                known[pair[0].value] = meant
         if isinstance(node, cst.For):
             node = _walking(node, known, context)
         if small(node) is None:
-            node = map_bodies(node, lambda b: _rewritten(b, known, context))
+            inner = partial(_rewritten, known=known, steady=steady, context=context)
+            node = map_bodies(node, inner)
         result.append(node)
     return tuple(result)
 
 
-def _walking(
-    node: cst.For, known: Mapping[str, cst.BaseExpression], context: Context
-) -> cst.For:
+def _walking(node: cst.For, known: _Known, context: Context) -> cst.For:
     """A loop that counts, as one over the parameters; others as they are."""
     source = cast(cst.BaseExpression, substitute(node.iter, known, context.origins))
     target: cst.BaseExpression = node.target
@@ -156,9 +152,7 @@ def _walking(
     return new
 
 
-def _is_item(
-    node: cst.CSTNode, index: str, known: Mapping[str, cst.BaseExpression]
-) -> bool:
+def _is_item(node: cst.CSTNode, index: str, known: _Known) -> bool:
     """``params[i]``"""
     if not isinstance(node, cst.Subscript) or not is_name(index_of(node), index):
         return False
@@ -169,7 +163,7 @@ def _with_item(
     node: Statement,
     index: str,
     name: str,
-    known: Mapping[str, cst.BaseExpression],
+    known: _Known,
     origins: Origins,
 ) -> Statement:
     def replace(inner: cst.CSTNode) -> cst.CSTNode | None:

@@ -123,30 +123,40 @@ class _Filling:
             return {}
         self.param = code(loop.target)
         self.loops = (self.node, loop)
-        return self.items if self._read(statements(loop.body), []) else {}
+        return self.items if self._read(statements(loop.body), ()) else {}
 
-    def _read(self, body: Body, conditions: list[cst.BaseExpression]) -> bool:
+    def _read(
+        self,
+        body: Body,
+        around: Sequence[cst.BaseExpression],
+        whole: bool = True,
+    ) -> bool:
+        """Reads statements, under conditions ``around``, of the ``whole`` loop or of a
+        branch, which decides for the rest of the loop if it skips or binds."""
+        conditions = [*around]
         for node in body:
             pair = assignment(node)
             if isinstance(node, cst.If) and not orelse_statements(node):
                 inner = statements(node.body)
                 test = self._meant(node.test)
                 last = small(inner[0]) if len(inner) == 1 else None
-                if isinstance(last, cst.Continue):
-                    conditions = [*conditions, negate(test)]
+                if isinstance(last, cst.Continue) and whole:
+                    conditions.append(negate(test))
                 elif isinstance(last, cst.Raise):
                     self.raises = True
-                elif not self._read(inner, [*conditions, test]):
+                elif not self._read(inner, [*conditions, test], whole=False):
                     return False
             elif pair is not None and isinstance(pair[0], cst.Name):
-                if not self._is_own(self._meant(pair[1])):
+                if not whole or not self._is_own(self._meant(pair[1])):
                     return False
                 self.names[pair[0].value] = self._meant(pair[1])
             elif not self._append(node, conditions):
                 return False
         return True
 
-    def _append(self, node: Statement, conditions: list[cst.BaseExpression]) -> bool:
+    def _append(
+        self, node: Statement, conditions: Sequence[cst.BaseExpression]
+    ) -> bool:
         inner = small(node)
         value = inner.value if isinstance(inner, cst.Expr) else None
         if not isinstance(value, cst.Call) or not isinstance(value.func, cst.Attribute):
@@ -170,7 +180,7 @@ class _Filling:
         return code(node) in (self.param, f"{self.param}.grad")
 
     def _comprehension(
-        self, item: cst.BaseExpression, conditions: list[cst.BaseExpression]
+        self, item: cst.BaseExpression, conditions: Sequence[cst.BaseExpression]
     ) -> cst.ListComp:
         outer, inner = self.loops
         tests = [cst.CompIf(c.deep_clone()) for c in conditions]

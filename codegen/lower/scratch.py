@@ -85,6 +85,8 @@ def _rewritten(body: Body, buffers: set[str], context: Context) -> Body:
         if last in buffers and last in swap:
             (name,) = {*swap} - {last}
             result[-1] = _written_into(name, result[-1], context)
+        elif small(node) is not None:
+            result.append(node)
         else:
             result.append(map_bodies(node, lambda b: _rewritten(b, buffers, context)))
     return tuple(result)

@@ -86,10 +86,11 @@ def _slots(node: Statement, context: Context, is_empty: bool) -> list[Statement]
     targets = [t.target for t in inner.targets]
     own = [t for t in targets if _is_own(t)]
     others = [t for t in targets if not _is_own(t)]
-    if not own or (len(own) > 1 or not all(isinstance(t, cst.Name) for t in others)):
+    if not own:
         return [node]
     entries = _entries(inner.value)
-    if entries is None or not is_empty:
+    plain = len(own) == 1 and all(isinstance(t, cst.Name) for t in others)
+    if entries is None or not is_empty or not plain:
         context.refuse(
             "R3",
             node,
