@@ -47,6 +47,6 @@ def check(*files: str) -> list[str]:
     Returns one message per file that has drifted, with the diff and the command that
     mends it; none where all is current. Without ``files``: all of ``generated/``.
     """
-    from codegen.drift import drifts
+    from codegen.tools.drift import drifts
 
     return [str(drift) for drift in drifts(files)]

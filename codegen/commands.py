@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-from codegen import emit, files, sections
-from codegen.drift import drifts
+from codegen import emit, files
+from codegen.tools import sections
+from codegen.tools.drift import drifts
 from codegen.diagnostics import CodegenError, misuse
 from codegen.rules import RULES
 from codegen.translate import Translation, translate
@@ -157,8 +158,8 @@ def check(paths: Sequence[str], tree: SourceTree | None = None) -> int:
 def versions(paths: Sequence[str], output: str | None) -> int:
     """What torch's versions translate to; exit 1 if the newest makes something else
     than is committed."""
-    from codegen import versions_report
-    from codegen.versions import survey
+    from codegen.tools import versions_report
+    from codegen.tools.versions import survey
 
     if not paths:
         raise misuse(
@@ -248,7 +249,7 @@ def rules(output: str | None = None) -> int:
 
 def survey(packages: Sequence[str], output: str | None, verified: bool) -> int:
     """What becomes of every optimizer of some packages."""
-    from codegen.survey import survey as look
+    from codegen.tools.survey import survey as look
     from codegen.translate import installed_version
 
     if not packages:
@@ -277,7 +278,7 @@ def explain(
     tree: SourceTree | None = None,
 ) -> int:
     """Upstream's lines beside the generated ones."""
-    from codegen.explain import explain as show
+    from codegen.tools.explain import explain as show
 
     for target in targets:
         show(translate(target, library_of(tree)), form, output)

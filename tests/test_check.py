@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import codegen
-from codegen import drift, emit, files
+from codegen import emit, files
+from codegen.tools import drift
 from codegen.__main__ import main
 from codegen.diagnostics import CodegenError
 

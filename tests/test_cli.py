@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import codegen
-from codegen import drift, files
+from codegen import files
+from codegen.tools import drift
 from codegen.__main__ import main
 
 

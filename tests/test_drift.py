@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import fake_releases as fake
-from codegen import files, versions
+from codegen import files
+from codegen.tools import versions
 from codegen.__main__ import main
-from codegen.canonical import Likeness, code_lines, likeness
-from codegen.hunks import Side, hunks
+from codegen.tools.canonical import Likeness, code_lines, likeness
+from codegen.tools.hunks import Side, hunks
 from codegen.translate import translate
 
 HAS = ("SGD",)

@@ -13,9 +13,9 @@ pytest.importorskip("libcst")
 
 from codegen import CodegenError, Translation, translate
 from codegen.__main__ import main
-from codegen.explain import explain
-from codegen.explain.rows import Row, rows
-from codegen.explain.terminal import WIDE
+from codegen.tools.explain import explain
+from codegen.tools.explain.rows import Row, rows
+from codegen.tools.explain.terminal import WIDE
 from codegen.rules import RULES
 
 OPTIMIZER = '''
@@ -231,6 +231,6 @@ def test_a_page_is_renewed(odd: Translation, tmp_path: Path) -> None:
 
 
 def _page(translation: Translation) -> str:
-    from codegen.explain.page import page
+    from codegen.tools.explain.page import page
 
     return page(translation, rows(translation))

@@ -16,7 +16,7 @@ pytest.importorskip("libcst")
 import generated
 import higher
 from codegen.commands import rules_text
-from codegen.sections import section
+from codegen.tools.sections import section
 from higher import ops
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen import survey
+from codegen.tools import survey
 from codegen.__main__ import main
 
 SOURCES = {

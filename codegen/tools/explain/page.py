@@ -13,7 +13,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from codegen import emit, files
-from codegen.explain.rows import LOWERED, Code, Row
+from codegen.tools.explain.rows import LOWERED, Code, Row
 from codegen.rules import RULES
 from codegen.translate import Translation
 

@@ -18,9 +18,9 @@ from typing import cast
 import libcst as cst
 
 from codegen import files
-from codegen.canonical import Likeness, likeness
+from codegen.tools.canonical import Likeness, likeness
 from codegen.diagnostics import CodegenError, misuse
-from codegen.hunks import Side
+from codegen.tools.hunks import Side
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.source_tree import SourceTree, unpacked
 from codegen.syntax import all_params, code

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from codegen.canonical import Likeness
-from codegen.hunks import Hunk, hunks
-from codegen.versions import COMMITTED, Change, Outcome, Survey
+from codegen.tools.canonical import Likeness
+from codegen.tools.hunks import Hunk, hunks
+from codegen.tools.versions import COMMITTED, Change, Outcome, Survey
 
 LEGEND = """\
 Each version's output, held against `generated/`, which is made from {committed}:

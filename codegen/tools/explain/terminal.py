@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from codegen.explain.rows import LOWERED, Code, Row
+from codegen.tools.explain.rows import LOWERED, Code, Row
 from codegen.rules import RULES
 from codegen.translate import Translation
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from codegen import files
 from codegen.diagnostics import misuse
-from codegen.explain.page import MARKER, page
-from codegen.explain.rows import rows
-from codegen.explain.terminal import show
+from codegen.tools.explain.page import MARKER, page
+from codegen.tools.explain.rows import rows
+from codegen.tools.explain.terminal import show
 from codegen.translate import Translation
 
 PIPED_WIDTH = 160

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from codegen.canonical import Line, code_lines
+from codegen.tools.canonical import Line, code_lines
 from codegen.diagnostics import Origin
 
 _CONTEXT = 2
