@@ -12,7 +12,9 @@ import pytest
 import torch
 from codegen.verify import (
     Failure,
+    Missed,
     Report,
+    Share,
     gradients,
     stability,
     trajectory,
@@ -346,6 +348,38 @@ def test_report_is_readable() -> None:
     )
     assert not report.ok
     assert "note: one note" in str(report)
+
+
+def right_report(*missed: Missed, **more: Any) -> Report:
+    share = Share(39, 41, missed)
+    return Report("NAdam", 9, 9, 8, 4, 4, {}, 2e-7, 1.25, original=share, **more)
+
+
+def test_summary_says_what_no_comparison_ran() -> None:
+    report = right_report(Missed("nadam.py", 212), Missed("nadam.py", 230))
+    assert report.summary == "right; 2 lines of 41 not run: nadam.py:212, :230"
+    further = (Missed("nadam.py", n, one_way=n == 9) for n in (3, 4, 9))
+    told = right_report(*further).summary
+    assert told == (
+        "right; 2 lines of 41 not run: nadam.py:3-4; one way only: nadam.py:9"
+    )
+    assert right_report().summary == "right"
+    assert right_report(undefined=("p = 0",)).summary == "right, undefined at p = 0"
+
+
+def test_summary_of_what_is_wrong_is_the_first_failure() -> None:
+    failure = Failure("hypergradient", "defaults", {"of": "lr", "found": 0.25})
+    assert right_report(failures=(failure,)).summary == f"WRONG: {failure}"
+
+
+def test_report_survives_being_written_down() -> None:
+    failure = Failure("trajectory", "defaults", {"relative error": 0.25})
+    missed = (Missed("nadam.py", 212), Missed("nadam.py", 230, one_way=True))
+    report = right_report(*missed, failures=(failure,), notes=("one",))
+    assert Report.from_json(report.to_json()) == report
+    for damaged in ("", "{}", report.to_json()[:-9], "[]"):
+        with pytest.raises(ValueError):
+            Report.from_json(damaged)
 
 
 class Chooser(SGD):

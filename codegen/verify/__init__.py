@@ -21,11 +21,11 @@ from higher.optim.base import DifferentiableOptimizer
 from torch.optim import Optimizer
 
 from . import gradients, stability, trajectory
-from .report import HEADER, Failure, Report, Tally, report
+from .report import HEADER, Failure, Missed, Report, Share, Tally, report
 from .subject import Subject, Unusable, subject
 from .surroundings import undisturbed
 
-__all__ = ["HEADER", "Failure", "Report", "verify"]
+__all__ = ["HEADER", "Failure", "Missed", "Report", "Share", "verify"]
 
 
 def verify(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from typing import Any
 
 #: Titles of the cells of `Report.row`.
 HEADER = (
@@ -36,6 +39,38 @@ class Failure:
         return f"{self.kind} [{self.configuration}]: {figures}"
 
 
+@dataclass(frozen=True)
+class Missed:
+    """A line that no comparison ran; or (`one_way`) one that ran, on which a branch
+    always went the same way."""
+
+    file: str
+    line: int
+    one_way: bool = False
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of a source's lines ran in both while they were compared, of how many,
+    and what did not."""
+
+    run: int = 0
+    of: int = 0
+    missed: tuple[Missed, ...] = ()
+
+    def __str__(self) -> str:
+        """ "2 lines of 41 not run: nadam.py:212, :230; one way only: :98"; "" if all ran."""
+        lines = [m for m in self.missed if not m.one_way]
+        branches = [m for m in self.missed if m.one_way]
+        parts = []
+        if lines:
+            noun = "line" if len(lines) == 1 else "lines"
+            parts.append(f"{len(lines)} {noun} of {self.of} not run: {_places(lines)}")
+        if branches:
+            parts.append(f"one way only: {_places(branches)}")
+        return "; ".join(parts)
+
+
 @dataclass
 class Tally:
     """Counts while a verification runs; frozen into a `Report` at its end."""
@@ -49,6 +84,7 @@ class Tally:
     worst_gradient: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
+    undefined: dict[str, None] = field(default_factory=dict)
     influence: dict[str, bool] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
 
@@ -78,6 +114,10 @@ class Tally:
         """Record, once, something skipped or excused."""
         self.notes[text] = None
 
+    def leave_undefined(self, where: str) -> None:
+        """Record, once, a point at which torch leaves a derivative undefined."""
+        self.undefined[where] = None
+
 
 @dataclass(frozen=True)
 class Report:
@@ -87,7 +127,9 @@ class Report:
     bit for bit. hypergradients_run, hypergradients_right: derivatives compared with finite
     differences of the original, and found equal. worst_trajectory: dtype -> largest
     relative error met; worst_gradient: likewise. notes: what was skipped or excused, and
-    why.
+    why. original, update: how much of the original's step, and of the generated update,
+    ran in these comparisons. undefined: points at which torch leaves a derivative
+    undefined, for both.
     """
 
     name: str
@@ -101,11 +143,31 @@ class Report:
     seconds: float
     failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()
+    original: Share = Share()
+    update: Share = Share()
+    undefined: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Everything that ran is right, and something ran."""
         return not self.failures and self.run > 0 and self.hypergradients_run > 0
+
+    @property
+    def not_run(self) -> str:
+        """What no comparison reached, the original's lines first; "" if nothing."""
+        return "; ".join(filter(None, map(str, (self.original, self.update))))
+
+    @property
+    def summary(self) -> str:
+        """One line: "right; 2 lines of 41 not run: nadam.py:212, :230"."""
+        if not self.ok:
+            first = self.failures[0] if self.failures else "nothing could be compared"
+            return f"WRONG: {first}"
+        undefined = (
+            f"undefined at {', '.join(self.undefined)}" if self.undefined else ""
+        )
+        right = f"right, {undefined}" if undefined else "right"
+        return f"{right}; {self.not_run}" if self.not_run else right
 
     def row(self) -> tuple[str, ...]:
         """Cells for a table of several optimizers, titled by `HEADER`."""
@@ -124,19 +186,52 @@ class Report:
             f"{self.seconds:.1f}",
         )
 
+    def to_json(self) -> str:
+        """The report as text, from which `from_json` makes an equal one, but for
+        figures of failures that are no numbers: these come back as words."""
+        return json.dumps(asdict(self), default=_figure)
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """The report that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is not what `to_json` writes.
+        """
+        try:
+            found: dict[str, Any] = json.loads(text)
+            found["failures"] = tuple(Failure(**f) for f in found["failures"])
+            for name in ("original", "update"):
+                missed = tuple(Missed(**m) for m in found[name].pop("missed"))
+                found[name] = Share(**found[name], missed=missed)
+            for name in ("notes", "undefined"):
+                found[name] = tuple(found[name])
+            return cls(**found)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no report: {error}") from None
+
     def __str__(self) -> str:
-        lines = [
-            f"{self.name}: {'right' if self.ok else 'WRONG'}: "
-            + ", ".join(f"{t} {c}" for t, c in zip(HEADER[1:], self.row()[1:]))
-        ]
+        titled = list(zip(HEADER, self.row()))[1:]
+        figures = ", ".join(f"{title} {cell}" for title, cell in titled)
+        lines = [f"{self.name}: {'right' if self.ok else 'WRONG'}: {figures}"]
         lines += [f"  {failure}" for failure in self.failures[:20]]
         hidden = len(self.failures) - 20
         lines += [f"  … and {hidden} more failures"] if hidden > 0 else []
+        lines += [
+            f"  {share}" for share in (self.original, self.update) if share.missed
+        ]
+        lines += [f"  undefined at {where}" for where in self.undefined]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
-def report(name: str, tally: Tally, seconds: float) -> Report:
+def report(
+    name: str,
+    tally: Tally,
+    seconds: float,
+    original: Share = Share(),
+    update: Share = Share(),
+) -> Report:
     """The finished `tally` of `name`."""
     for setting, moves_weights in tally.influence.items():
         if not moves_weights:
@@ -156,7 +251,30 @@ def report(name: str, tally: Tally, seconds: float) -> Report:
         seconds,
         tuple(tally.failures),
         tuple(tally.notes),
+        original,
+        update,
+        tuple(tally.undefined),
     )
+
+
+def _places(missed: Sequence[Missed]) -> str:
+    """ "nadam.py:212, :230-234": each file once, neighbouring lines together."""
+    found = []
+    for file, group in groupby(missed, key=lambda m: m.file):
+        spans = [
+            f":{first}" if first == last else f":{first}-{last}"
+            for first, last in _spans(sorted({m.line for m in group}))
+        ]
+        found.append(file + ", ".join(spans))
+    return ", ".join(found)
+
+
+def _spans(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    start = 0
+    for j in range(1, len(numbers) + 1):
+        if j == len(numbers) or numbers[j] != numbers[j - 1] + 1:
+            yield numbers[start], numbers[j - 1]
+            start = j
 
 
 def _figure(value: object) -> str:
