@@ -30,8 +30,8 @@ help: ## this list
 
 demo: $(VENV)/.demo ## compile NAdam, then learn its learning rate on handwritten digits
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT \
-	&& cp -R generated "$$tmp/generated" && rm -f "$$tmp/generated/nadam.py" \
-	&& $(PY) -m codegen torch.optim.NAdam -o "$$tmp/generated/nadam.py" \
+	&& cp -R higher codegen templates generated "$$tmp" && rm -f "$$tmp/generated/nadam.py" \
+	&& (cd "$$tmp" && "$(CURDIR)/$(PY)" -m codegen torch.optim.NAdam) \
 	&& echo && PYTHONPATH="$$tmp" $(PY) examples/learn_lr.py
 
 # Types, layout and --check speak of the pinned torch only.

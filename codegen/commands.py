@@ -184,7 +184,7 @@ def verify(targets: Sequence[str], output: str | None = None) -> int:
 
     from codegen.memory import import_original
     from codegen.verify import HEADER, verify as run
-    from generated import OPTIMIZERS
+    from higher._generated import OPTIMIZERS
 
     unknown = [t for t in targets if t not in OPTIMIZERS]
     if unknown:

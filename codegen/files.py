@@ -51,7 +51,7 @@ def generated_folder() -> Path:
         CodegenError: the compiler is installed, not in a checkout.
     """
     root = Path(__file__).resolve().parent.parent
-    if not (root / "pyproject.toml").is_file() or not (root / "templates").is_dir():
+    if not (root / "higher" / "_generated.py").is_file():  # a wheel has a folder there
         raise misuse(
             "this compiler is installed: it has no generated/ folder to write to",
             "name the output: python -m codegen TARGET -o FILE.py",

@@ -7,20 +7,20 @@ import importlib
 from typing import Any
 
 OPTIMIZERS: dict[str, str] = {
-    "torch.optim.ASGD": "generated.asgd:DifferentiableASGD",
-    "torch.optim.Adadelta": "generated.adadelta:DifferentiableAdadelta",
-    "torch.optim.Adafactor": "generated.adafactor:DifferentiableAdafactor",
-    "torch.optim.Adagrad": "generated.adagrad:DifferentiableAdagrad",
-    "torch.optim.Adam": "generated.adam:DifferentiableAdam",
-    "torch.optim.AdamW": "generated.adamw:DifferentiableAdamW",
-    "torch.optim.Adamax": "generated.adamax:DifferentiableAdamax",
-    "torch.optim.Muon": "generated.muon:DifferentiableMuon",
-    "torch.optim.NAdam": "generated.nadam:DifferentiableNAdam",
-    "torch.optim.RAdam": "generated.radam:DifferentiableRAdam",
-    "torch.optim.RMSprop": "generated.rmsprop:DifferentiableRMSprop",
-    "torch.optim.Rprop": "generated.rprop:DifferentiableRprop",
-    "torch.optim.SGD": "generated.sgd:DifferentiableSGD",
-    "torch.optim.SparseAdam": "generated.sparse_adam:DifferentiableSparseAdam",
+    "torch.optim.ASGD": "higher._generated.asgd:DifferentiableASGD",
+    "torch.optim.Adadelta": "higher._generated.adadelta:DifferentiableAdadelta",
+    "torch.optim.Adafactor": "higher._generated.adafactor:DifferentiableAdafactor",
+    "torch.optim.Adagrad": "higher._generated.adagrad:DifferentiableAdagrad",
+    "torch.optim.Adam": "higher._generated.adam:DifferentiableAdam",
+    "torch.optim.AdamW": "higher._generated.adamw:DifferentiableAdamW",
+    "torch.optim.Adamax": "higher._generated.adamax:DifferentiableAdamax",
+    "torch.optim.Muon": "higher._generated.muon:DifferentiableMuon",
+    "torch.optim.NAdam": "higher._generated.nadam:DifferentiableNAdam",
+    "torch.optim.RAdam": "higher._generated.radam:DifferentiableRAdam",
+    "torch.optim.RMSprop": "higher._generated.rmsprop:DifferentiableRMSprop",
+    "torch.optim.Rprop": "higher._generated.rprop:DifferentiableRprop",
+    "torch.optim.SGD": "higher._generated.sgd:DifferentiableSGD",
+    "torch.optim.SparseAdam": "higher._generated.sparse_adam:DifferentiableSparseAdam",
 }
 """The original's dotted path → where its differentiable twin is."""
 
@@ -30,7 +30,7 @@ def __getattr__(name: str) -> Any:
         module, _, class_name = place.partition(":")
         if class_name == name:
             return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module 'generated' has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

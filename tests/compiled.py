@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-import generated
+from higher import _generated as generated
 import torch
 from codegen.verify.subject import Subject, subject
 from codegen.verify.surroundings import undisturbed

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from codegen.elementwise import is_elementwise
-from generated import OPTIMIZERS
+from higher._generated import OPTIMIZERS
 from higher.optim import DifferentiableOptimizer
 
 LOOP = """\

@@ -14,7 +14,7 @@ from codegen import files
 from codegen.commands import torch_optimizers
 from codegen.rules import RULES
 from compiled import PATHS
-from generated import OPTIMIZERS
+from higher._generated import OPTIMIZERS
 
 GENERATED = Path(__file__).parent.parent / "generated"
 _HEADER = files.header((GENERATED / "sgd.py").read_text())

@@ -33,9 +33,9 @@ def run(
     return done
 
 
-def run_python(code: str) -> str:
+def run_python(code: str, **where: Path) -> str:
     """What ``code`` prints in a fresh interpreter."""
-    return run(sys.executable, "-c", code).stdout
+    return run(sys.executable, "-c", code, **where).stdout
 
 
 WITHOUT_TOOLS = """
@@ -43,7 +43,7 @@ import sys
 for tool in "libcst", "jinja2", "black", "rich", "codegen":
     sys.modules[tool] = None  # importing it raises ImportError
 import torch, higher
-assert "generated" not in sys.modules, "to be imported when an optimizer is asked for"
+assert "higher._generated" not in sys.modules, "to be imported when an optimizer is asked for"
 model = torch.nn.Linear(2, 1)
 opt = torch.optim.NAdam(model.parameters())
 lr = torch.tensor(0.1, requires_grad=True)
@@ -54,9 +54,17 @@ assert lr.grad.abs() > 0
 """
 
 
-def test_the_runtime_needs_torch_alone() -> None:
-    """Differentiating through NAdam works where none of the translator's tools are."""
-    run_python(WITHOUT_TOOLS)
+@pytest.mark.parametrize("layout", ["checkout", "wheel"])
+def test_the_runtime_needs_torch_alone(
+    layout: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Differentiating through NAdam works where none of the translator's tools are,
+    and where the user's project has packages of our folders' names."""
+    site = ROOT if layout == "checkout" else request.getfixturevalue("unpacked_wheel")
+    for name in ("generated", "templates", "codegen", "examples"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise OSError({name!r})\n")
+    run_python(WITHOUT_TOOLS, cwd=tmp_path, pythonpath=site)
 
 
 # Processor time: what else the machine does is not higher's doing. Torch's own
@@ -92,16 +100,21 @@ def test_the_wheel_holds_the_packages_and_templates(unpacked_wheel: Path) -> Non
     top_level = {path.name for path in unpacked_wheel.iterdir()}
     assert {name for name in top_level if not name.endswith(".dist-info")} == {
         "codegen",
-        "generated",
         "higher",
     }
-    tracked = {
-        path.replace("templates/", "codegen/templates/", 1)
+    places = {"templates/": "codegen/templates/", "generated/": "higher/_generated/"}
+    packed = {
+        path.replace(folder, inside, 1)
+        for folder, inside in (
+            places | {"higher/": "higher/", "codegen/": "codegen/"}
+        ).items()
         for path in tracked_files()
-        if path.startswith(("higher/", "codegen/", "generated/", "templates/"))
+        if path.startswith(folder)
     }
-    missing = {path for path in tracked if not (unpacked_wheel / path).is_file()}
-    assert not missing
+    found = {
+        p.relative_to(unpacked_wheel).as_posix() for p in unpacked_wheel.rglob("*")
+    }
+    assert packed - found == {"higher/_generated.py"}, "which stands for the folder"
 
 
 @pytest.mark.skipif(

@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("libcst")
 
-import generated
+from higher import _generated as generated
 import higher
 from codegen.commands import rules_text
 from codegen.tools.sections import section

@@ -104,7 +104,7 @@ class Inner:
         self._batches = batches
         self._order = order
         # a compiled update reads what it is handed, and no tensor besides
-        self._compiled = type(diffopt).__module__.startswith("generated.")
+        self._compiled = type(diffopt).__module__.startswith("higher._generated.")
         self._trusted = self._compiled and self._callback is None
         self._search = True
         self.hooked = False

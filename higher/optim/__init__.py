@@ -1,11 +1,12 @@
 """Differentiable optimizers.
 
 ``DifferentiableSGD``, ``DifferentiableAdam`` and the others are compiled from
-``torch.optim``; they are loaded from ``generated`` when first asked for.
+``torch.optim``; they are loaded when first asked for.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from higher._classic import (
@@ -37,8 +38,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name.startswith("Differentiable"):
-        import generated
-
+        generated = importlib.import_module("higher._generated")
         if hasattr(generated, name):
             return getattr(generated, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -149,7 +149,7 @@ def _check_subclass(given: object, wanted: type, name: str) -> None:
 
 
 def _load_generated(cls: type) -> type[DifferentiableOptimizer] | None:
-    """The compiled version of ``cls``; ``generated`` is imported on first use."""
+    """The compiled version of ``cls``; its module is imported on first use."""
     for path, target in _generated_optimizers().items():
         module, _, name = path.rpartition(".")
         # a module that is not loaded can't be where cls comes from
@@ -165,9 +165,9 @@ def _load_generated(cls: type) -> type[DifferentiableOptimizer] | None:
 def _generated_optimizers() -> dict[str, str]:
     """Dotted path of an optimizer -> ``module:class`` of its compiled version."""
     try:
-        generated = importlib.import_module("generated")
+        generated = importlib.import_module("higher._generated")
     except ModuleNotFoundError as error:
-        if error.name != "generated":
+        if error.name != "higher._generated":
             raise
         return {}
     optimizers: dict[str, str] = getattr(generated, "OPTIMIZERS", {})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import higher
-from generated import DifferentiableAdam
+from higher._generated import DifferentiableAdam
 from higher.optim import DifferentiableOptimizer, GroupedGrads, bundles
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {

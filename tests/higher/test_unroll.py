@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from codegen.verify.surroundings import unrounded
-from generated import OPTIMIZERS
+from higher._generated import OPTIMIZERS
 from handwritten import HandAdam, HandSGD
 from higher.optim import DifferentiableOptimizer, GroupedGrads
 from torch import Tensor, nn

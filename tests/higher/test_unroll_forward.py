@@ -8,7 +8,7 @@ import higher
 import pytest
 import torch
 from codegen.verify.surroundings import unrounded
-from generated import OPTIMIZERS
+from higher._generated import OPTIMIZERS
 from torch import Tensor, nn
 
 PATHS = sorted(set(OPTIMIZERS) - {"torch.optim.SparseAdam"})
