@@ -8,23 +8,25 @@ were made from in earlier steps: the gradient would run through these steps, too
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from typing import Any
 
-import torch
 from torch import Tensor
 
-_alias: Any = torch.ops.aten.alias.default
-"""A view of the whole, whose backward takes any gradient, sparse ones too."""
+from higher._views import same
 
 
 def apart(
     weights: Iterable[Tensor], only: Container[int] | None = None
 ) -> list[Tensor]:
     """Each weight (with an ``id`` among ``only``) as a node of its own."""
-    return [
-        _alias(w) if w.requires_grad and (only is None or id(w) in only) else w
-        for w in weights
+    result = list(weights)
+    places = [
+        k
+        for k, w in enumerate(result)
+        if w.requires_grad and (only is None or id(w) in only)
     ]
+    for k, w in zip(places, same([result[k] for k in places])):
+        result[k] = w
+    return result
 
 
 def given(weights: list[Tensor], times: Iterable[Iterable[Tensor]]) -> list[Tensor]:

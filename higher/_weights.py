@@ -58,14 +58,21 @@ class FastWeights:
         root = self.root()
         return [] if root is None else modules_of(root)
 
+    def present(self) -> bool:
+        """Whether there are weights; a history of ``[[]]`` says that there are none."""
+        if not self.history:
+            return False
+        last = self.history[-1]
+        return not (self.installed and isinstance(last, list) and not last)
+
     def latest(self) -> list[Tensor] | None:
         if self.replaying:
             return self.installed
-        return self.history[-1] if self.history else None
+        return self.history[-1] if self.history and self.present() else None
 
     def at(self, time: int | None) -> list[Tensor]:
         """The weights after step ``time``; the latest for None."""
-        if not self.history:
+        if not self.history or not self.present():
             raise ValueError(_NO_WEIGHTS)
         if not self.track and time not in (None, 0, -1):
             raise ValueError(
@@ -95,7 +102,7 @@ class FastWeights:
         if not self.replaying:
             if self.history is None:
                 self.history = []
-            if not self.track:
+            if not self.track or not self.present():
                 self.history.clear()
             self.history.append(latest)
         self.install(latest)
@@ -134,7 +141,7 @@ class FastWeights:
 
     def sync(self) -> None:
         """Takes in what was written into ``history`` directly."""
-        if not self.history:
+        if not self.history or not self.present():
             raise ValueError(_NO_WEIGHTS)
         if self.exposed and not self.replaying:
             latest = self._checked(self.history[-1])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from higher._checkpointing import watch
+from higher._classic import _BufferType, _get_param_mapping, _modify_internally
 from higher._clone import Cloner, Device, _internal_attrs
 from higher._refuse import check_hooks, check_modules
 from higher._second_order import math_attention, own_forward, own_hooks
@@ -26,8 +27,10 @@ from higher.utils import detached_copy
 
 __all__ = [
     "StatelessModule",
+    "_BufferType",
     "_MonkeyPatchBase",
     "_internal_attrs",
+    "_modify_internally",
     "buffer_sync",
     "make_functional",
     "monkeypatch",
@@ -120,8 +123,24 @@ class StatelessModule(nn.Module):
         weights = fast_weights(self)
         weights.history = history
         weights.exposed = True
-        if history:
+        if weights.present():
             weights.sync()
+
+    @_fast_params.deleter
+    def _fast_params(self) -> None:
+        self._fast_params = None
+
+    @property
+    def _param_mapping(self) -> list[int]:
+        return _get_param_mapping(self, [], [])
+
+    @property
+    def _track_higher_grads(self) -> bool:
+        return self.track_higher_grads
+
+    @_track_higher_grads.setter
+    def _track_higher_grads(self, value: bool) -> None:
+        self.track_higher_grads = value
 
     @property
     def track_higher_grads(self) -> bool:

@@ -8,15 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from higher._classic import (
+    _copy_tensor,
+    _find_param_in_list,
+    _get_param_mapping,
+    _is_container,
+    _recursive_copy_and_cast,
+    _recursive_map,
+)
+
+__all__ = [
+    "_copy_tensor",
+    "_find_param_in_list",
+    "_get_param_mapping",
+    "_is_container",
+    "_recursive_copy_and_cast",
+    "_recursive_map",
+    "flatten",
+    "get_func_params",
+]
+
 
 def flatten(x: Any) -> list[Any]:
-    """Leaves of nested lists, tuples and dicts, in order.
+    """Leaves of nested lists, tuples, sets and dicts, in order.
 
     Anything else is a leaf: ``flatten(3) == [3]``. Dicts give their values.
     """
     if isinstance(x, Mapping):
         x = list(x.values())
-    if not isinstance(x, (list, tuple)):
+    if not isinstance(x, (list, tuple, set)):
         return [x]
     return [leaf for item in x for leaf in flatten(item)]
 

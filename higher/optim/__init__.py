@@ -11,23 +11,39 @@ from typing import Any
 
 from higher._classic import (
     _add,
+    _addcdiv,
+    _addcmul,
+    _get_mask_closure,
     _GradCallbackType,
+    _GradClosureType,
     _GroupedGradsType,
+    _maybe_mask,
     _OverrideType,
     _StateType,
 )
 from higher.optim.base import DifferentiableOptimizer, GroupedGrads
-from higher.optim.registry import create_diff_optim, get_diff_optim, register_optim
+from higher.optim.registry import (
+    _opt_mapping,
+    create_diff_optim,
+    get_diff_optim,
+    register_optim,
+)
 from higher.optim.settings import apply_trainable_opt_params, get_trainable_opt_params
 
 __all__ = [
     "DifferentiableOptimizer",
     "GroupedGrads",
     "_GradCallbackType",
+    "_GradClosureType",
     "_GroupedGradsType",
     "_OverrideType",
     "_StateType",
     "_add",
+    "_addcdiv",
+    "_addcmul",
+    "_get_mask_closure",
+    "_maybe_mask",
+    "_opt_mapping",
     "apply_trainable_opt_params",
     "create_diff_optim",
     "get_diff_optim",

@@ -13,7 +13,7 @@ from torch import Tensor
 from higher._apart import apart
 from higher._truncation import Truncation
 from higher._weights import fast_weights
-from higher.optim.bundles import bundles
+from higher.optim.bundles import bundles, by_element
 from higher.optim.complex_views import as_complex, as_real
 from higher.optim.settings import apply_override, as_setting, check_choices
 from higher.optim.state import (
@@ -184,8 +184,9 @@ class DifferentiableOptimizer:
                 new, held = truncation.step_taken([new, self._held()])
                 self._hold(new, held)
             if self._track_higher_grads:
-                # behind a boundary, what a step has changed is apart already
-                only = None if truncation is None else {id(p) for p in old}
+                # behind a boundary, or made by itself, what has changed is apart already
+                alone = truncation is not None or by_element(self)
+                only = {id(p) for p in old} if alone else None
                 made, new = new, apart(new, only)
                 self._renew(made, new)
         if not self._track_higher_grads:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from higher._carry import tensors_in
+from higher._views import parts, whole_of
 from higher.optim.state import settings_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ LARGEST = 1 << 14
 
 _State = list[defaultdict[int, dict[str, Any]]]
 _flatten: Any = _flatten_dense_tensors
-_split_copy: Any = torch.ops.aten.split_with_sizes_copy.default
 _is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
 
 
@@ -39,7 +39,7 @@ def bundles(
 ) -> Bundles | None:
     """How to join parameters for ``optimizer``'s next update; None where its class does
     not allow that, or it would be of no use."""
-    if not _by_element(optimizer):
+    if not by_element(optimizer):
         return None
     units: list[_Unit] = []
     taken: set[int] = set()
@@ -63,8 +63,9 @@ def bundles(
     return Bundles(units + [_Unit(None, [], [k]) for k in others])
 
 
-def _by_element(optimizer: DifferentiableOptimizer) -> bool:
-    """Whether the class that has the update says so: one derived from it may not."""
+def by_element(optimizer: DifferentiableOptimizer) -> bool:
+    """Whether the class that has the update says that it treats each element by itself:
+    one derived from it may not."""
     owner = next(c for c in type(optimizer).__mro__ if "_update" in vars(c))
     return (
         bool(vars(owner).get("_elementwise"))
@@ -156,9 +157,10 @@ class _Unit:
             return [value]
         if value is None:
             return [None] * len(self.shapes)
-        split = _split_copy if copied else Tensor.split
-        parts = split(value, [s.numel() for s in self.shapes])
-        return [t.view(s) for t, s in zip(parts, self.shapes)]
+        if copied:
+            return list(parts(value, self.shapes, copied))
+        pieces = value.split([s.numel() for s in self.shapes])
+        return [t.view(s) for t, s in zip(pieces, self.shapes)]
 
     def state(self, states: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:
         """The state of all as that of one."""
@@ -188,7 +190,7 @@ class _Unit:
     def _slot_apart(self, value: Any) -> list[Any]:
         if isinstance(value, Tensor):
             if value.shape == (sum(s.numel() for s in self.shapes),):
-                return self.apart(value)
+                return list(parts(value, self.shapes))
             if not value.requires_grad:
                 # counters of their own: somebody may write into one
                 return [value.clone() for _ in self.at]
@@ -197,23 +199,8 @@ class _Unit:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """The tensor of which these are all the parts, in this order, or a new one."""
-    whole = parts[0]._base
-    if whole is not None and whole.dim() == 1 and whole.is_contiguous():
-        end = whole.data_ptr()
-        for t in parts:
-            if (
-                t._base is not whole
-                or t.data_ptr() != end
-                or t.requires_grad != whole.requires_grad
-                or t.dtype != whole.dtype
-                or not t.is_contiguous()
-            ):
-                break
-            end += t.numel() * t.element_size()
-        else:
-            if end == whole.data_ptr() + whole.numel() * whole.element_size():
-                return whole
-    joined: Tensor = _flatten(parts)
+    whole = whole_of(parts)
+    joined: Tensor = _flatten(parts) if whole is None else whole
     return joined
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from higher._views import same
+
 
 def as_real(
     groups: Sequence[dict[str, Any]],
@@ -41,7 +43,8 @@ def as_complex(
     state: Sequence[dict[int, dict[str, Any]]],
     positions: Sequence[tuple[int, int]],
 ) -> None:
-    """Undo :func:`as_real`; state made meanwhile in a parameter's shape goes along."""
+    """Undo :func:`as_real`; state made meanwhile in a parameter's shape goes along.
+    What there is then is no view, see :mod:`higher._views`."""
     for g, i in positions:
         shape = groups[g]["params"][i].shape
         groups[g]["params"][i] = _complex(groups[g]["params"][i])
@@ -56,4 +59,4 @@ def _real(x: Tensor) -> Tensor:
 
 
 def _complex(x: Tensor) -> Tensor:
-    return torch.view_as_complex(x.contiguous())
+    return same([torch.view_as_complex(x.contiguous())])[0]

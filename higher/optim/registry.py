@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -141,6 +141,40 @@ def find_diff_type(
         f"codegen.compile_optimizer({optim_type.__name__}))\n"
         "or write a subclass of higher.optim.DifferentiableOptimizer and register it."
     )
+
+
+class _Pairs(MutableMapping[Any, Any]):
+    """The pairs of types as the classic library has them: a dict that programs read,
+    and add to."""
+
+    def __getitem__(self, optim_type: Any) -> type[DifferentiableOptimizer]:
+        found = _registered.get(optim_type)
+        if found is None and isinstance(optim_type, type):
+            found = _load_generated(optim_type)
+        if found is None:
+            raise KeyError(optim_type)
+        return found
+
+    def __setitem__(self, optim_type: Any, diff_optim_type: Any) -> None:
+        register_optim(optim_type, diff_optim_type)
+
+    def __delitem__(self, optim_type: Any) -> None:
+        del _registered[optim_type]
+
+    def __iter__(self) -> Iterator[Any]:
+        for path in _generated_optimizers():
+            module, _, name = path.rpartition(".")
+            # a module that is not loaded has none that somebody could mean
+            found = vars(sys.modules.get(module, object)).get(name)
+            if found is not None:
+                self[found]
+        return iter([*_registered])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+_opt_mapping = _Pairs()
 
 
 def _check_subclass(given: object, wanted: type, name: str) -> None:
