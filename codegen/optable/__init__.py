@@ -1,0 +1,136 @@
+"""Every operation that a step may call, once: the one table of their names.
+
+    optable.method("mul_")         the operation of ``x.mul_(…)``
+    optable.function("torch.mul")  of ``torch.mul(…)``, ``F.relu(…)``, ``math.sqrt(…)``
+    optable.attribute("T")         of ``x.T``
+
+None means *unknown*: nobody may take that for harmless. The data are text in the
+notation of :mod:`codegen.optable.notation`, sorted by theme; they don't depend on the
+torch at hand, for sources of other versions are translated too, but a test holds them
+against its schemas.
+"""
+
+from __future__ import annotations
+
+import re
+
+from codegen.optable import (
+    creation,
+    linear_algebra,
+    lists,
+    networks,
+    plain,
+    pointwise,
+    reduction,
+    runtime,
+    shape,
+)
+from codegen.optable.notation import Table, read
+from codegen.optable.operation import (
+    OPTIONS,
+    Operation,
+    Parameter,
+    Result,
+    Write,
+    Written,
+)
+
+_MODULES = {
+    "torch": "torch",
+    "torch.Tensor": "method",
+    "Tensor": "method",
+    "torch._C._nn": "F",
+    "torch.functional": "torch",
+    "torch._VF": "torch",
+    "torch.nn.functional": "F",
+    "torch.nn.utils": "utils",
+    "torch.nn.utils.clip_grad": "utils",
+    "torch.nn.init": "init",
+    "torch.nn": "nn",
+    "nn": "nn",
+    "torch.linalg": "linalg",
+    "torch.fft": "fft",
+    "torch.special": "special",
+    "torch.sparse": "sparse",
+    "nn.functional": "F",
+    "nn.utils": "utils",
+    "nn.init": "init",
+    "F": "F",
+    "linalg": "linalg",
+    "fft": "fft",
+    "special": "special",
+    "init": "init",
+    "math": "math",
+    "cmath": "cmath",
+    "operator": "operator",
+    "itertools": "itertools",
+    "functools": "functools",
+    "collections": "collections",
+    "copy": "copy",
+    "warnings": "warnings",
+    "builtins": "builtins",
+    "ops": "ops",
+    "": "builtins",
+}
+"""Where a dotted name leads to in the table."""
+
+
+def _read() -> Table:
+    table: Table = {}
+    for theme in (
+        pointwise,
+        shape,
+        reduction,
+        creation,
+        linear_algebra,
+        networks,
+        lists,
+        plain,
+        runtime,
+    ):
+        for key, operation in read(theme.TABLE):
+            if key in table:
+                raise ValueError(f"twice in the table: {key}")
+            table[key] = operation
+    return table
+
+
+TABLE = _read()
+"""All of it, by place and name: ``method.mul_``, ``F.relu``, ``torch.add``."""
+
+
+def method(name: str) -> Operation | None:
+    """The operation of ``x.name(…)``, x a tensor."""
+    return TABLE.get(f"method.{name}")
+
+
+def function(dotted: str) -> Operation | None:
+    """The operation of ``dotted(…)``; a name without a dot is a builtin function's."""
+    module, _, name = dotted.rpartition(".")
+    where = _MODULES.get(module)
+    return None if where is None else TABLE.get(f"{where}.{name}")
+
+
+def attribute(name: str) -> Operation | None:
+    """What ``x.name`` does, x a tensor."""
+    return TABLE.get(f"attribute.{name}")
+
+
+def container_method(name: str) -> Operation | None:
+    """The operation of ``x.name(…)``, x a list, tuple, dict, set or deque."""
+    return TABLE.get(f"container.{name}")
+
+
+__all__ = [
+    "OPTIONS",
+    "TABLE",
+    "Operation",
+    "Parameter",
+    "Result",
+    "Write",
+    "Written",
+    "attribute",
+    "container_method",
+    "function",
+    "method",
+]
