@@ -11,6 +11,8 @@ from higher.optim import create_diff_optim, get_diff_optim, register_optim
 from higher.patch import monkeypatch
 from higher._unroll import unroll
 
+__version__ = "0.1.0"
+
 __all__ = [
     "create_diff_optim",
     "get_diff_optim",

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from higher._apart import apart
 from higher._truncation import Dropped
+from higher._weights import fast_weights
 from higher.optim.base import (
     DifferentiableOptimizer,
     GradCallback,
@@ -29,6 +30,7 @@ from higher.optim.base import (
     checked_truncate,
 )
 from higher.patch import StatelessModule
+from higher._unroll.batches import Batches
 from higher._unroll.captured import Named, tensors_within
 from higher._carry import Carry, leaf_of, packed
 from higher._unroll.past import Later
@@ -68,7 +70,8 @@ def unroll(
             the same each time; torch's random state, autocast, modes and buffers are
             put back for that.
         batches: one for each of the K steps, anything that ``loss_fn`` understands.
-            All are asked for at the start, unless ``memory="full"``.
+            They are asked for as their steps come, those of a stretch that is kept as
+            one together; all at the start if they don't tell their number (``len``).
         memory: which weights and optimizer states are kept. ``"full"``: all, and the
             graphs of all steps, as the plain loop does. ``"step"``: those of each
             step; its graph is made again when backward reaches it (the last one's
@@ -117,7 +120,10 @@ def unroll(
             diffopt._apply_override(override)
         return _plain(fmodel, diffopt, loss_fn, batches, grad_callback, order)
     forward = _checked(memory, mode)
-    steps = list(batches)
+    named = Named(tensors_within([meta_params]))
+    steps = Batches(
+        batches, fast_weights(fmodel), lambda b: named.add(tensors_within([b]))
+    )
     cut = _cut(truncate, len(steps))
     if forward and order == 1:
         raise ValueError("mode='forward' is of second order: leave out order=1.")
@@ -126,18 +132,18 @@ def unroll(
     if not steps:
         return []
     if not (diffopt._track_higher_grads and torch.is_grad_enabled()):
-        return _plain(fmodel, diffopt, loss_fn, steps, grad_callback, order)
+        return _plain(fmodel, diffopt, loss_fn, steps.after(0), grad_callback, order)
     if (forward or memory != "full") and diffopt._truncation is not None:
         raise ValueError(
             "This optimizer's innerloop_ctx was given truncate, which holds for "
             "memory='full'. Give it to unroll instead."
         )
     if memory == "full" and not forward and cut == 0:
-        return _plain(fmodel, diffopt, loss_fn, steps, grad_callback, order)
+        return _plain(fmodel, diffopt, loss_fn, steps.after(0), grad_callback, order)
     _check_steps(diffopt)
     _check_hooks(fmodel)
     inner = Inner(fmodel, diffopt, loss_fn, steps, grad_callback, order)
-    line = _Line(inner, fmodel, diffopt, tensors_within([meta_params, steps]))
+    line = _Line(inner, fmodel, diffopt, named)
     with line:
         line.go_ahead(cut)
         if forward:
@@ -146,8 +152,10 @@ def unroll(
             # the last step's graph is kept: backward begins there
             segments = _segments(memory, len(steps) - cut - 1)
             for count in segments:
+                # before the random state is taken down, which they may change
+                steps.draw(line.done + count)
                 line.go(count, keep=max(segments) == 1)
-    rest = steps[line.done :]
+    rest = steps.after(line.done)
     last = _plain(fmodel, diffopt, loss_fn, rest, grad_callback, order)
     return line.losses + last
 
@@ -181,12 +189,12 @@ class _Line:
         inner: Inner,
         fmodel: StatelessModule,
         diffopt: DifferentiableOptimizer,
-        named: Iterable[Tensor],
+        named: Named,
     ) -> None:
         self.inner = inner
         self.tree = Tree(fmodel)
         self.diffopt = diffopt
-        self.named = Named(named)
+        self.named = named
         self.weights = weights = self.tree.weights
         weights.sync()
         self.history: list[Any] = list(weights.history or ())

@@ -15,6 +15,7 @@ from higher._truncation import Truncation
 from higher._weights import fast_weights
 from higher.optim.bundles import bundles, by_element
 from higher.optim.complex_views import as_complex, as_real
+from higher.optim.copies import deep_copied
 from higher.optim.settings import apply_override, as_setting, check_choices
 from higher.optim.state import (
     Device,
@@ -123,6 +124,15 @@ class DifferentiableOptimizer:
         if override and self._state_from_constructor and not _stepped(self.state):
             self.state = [defaultdict(dict) for _ in self.param_groups]
         self.shared = shared_state(other, self._carried, move)
+
+    def __repr__(self) -> str:
+        """Its groups and their settings, as torch shows them."""
+        return torch.optim.Optimizer.__repr__(self)  # type: ignore[arg-type]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DifferentiableOptimizer:
+        """A copy with its own module, whose tensors are detached leaves."""
+        copied: DifferentiableOptimizer = deep_copied(self, memo)
+        return copied
 
     def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
         """Replaces ``self.param_groups[g]["params"][i]`` by the updated parameters.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from higher._rebind import code_names
+from higher.optim.advice import advice, advice_on_wrapper
 from higher.optim.base import DifferentiableOptimizer
 
 if TYPE_CHECKING:
@@ -65,7 +66,14 @@ def get_diff_optim(
         raise TypeError(
             f"opt must be a torch.optim.Optimizer, not {type(opt).__name__}."
         )
-    return find_diff_type(type(opt))(
+    try:
+        diff_type = find_diff_type(type(opt))
+    except ValueError:
+        wrapped = advice_on_wrapper(opt)
+        if wrapped is None:
+            raise
+        raise ValueError(wrapped) from None
+    return diff_type(
         opt,
         reference_params,
         fmodel=fmodel,
@@ -132,15 +140,7 @@ def find_diff_type(
             if base is optim_type or _same_step(optim_type, base):
                 return found
             break
-    path = f"{optim_type.__module__}.{optim_type.__qualname__}"
-    raise ValueError(
-        f"{path} has no differentiable version. Compile it with\n"
-        f"    python -m codegen {path} -o FILE.py\n"
-        "or in memory with\n"
-        f"    higher.register_optim({optim_type.__name__}, "
-        f"codegen.compile_optimizer({optim_type.__name__}))\n"
-        "or write a subclass of higher.optim.DifferentiableOptimizer and register it."
-    )
+    raise ValueError(advice(optim_type))
 
 
 class _Pairs(MutableMapping[Any, Any]):
