@@ -70,8 +70,7 @@ def _of_tensors(schema: Any) -> bool:
 _PREFIXES = {"linalg": "linalg_", "fft": "fft_", "special": "special_"}
 _PYTHON = frozenset(
     "method.dim_order method.unique torch.unique method.lu torch.lu method.to_sparse "
-    "torch.tensor torch.as_tensor torch.scalar_tensor torch.tensordot torch.broadcast_tensors "
-    "torch.meshgrid F.elu_".split()
+    "torch.tensor torch.as_tensor torch.scalar_tensor torch.tensordot F.elu_".split()
 )
 """Written in Python or by hand: their schemas are not what is called."""
 
@@ -155,12 +154,17 @@ def test_schemas_alias_what_the_table_says() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+_UNTOLD = frozenset("broadcast_tensors meshgrid unsafe_chunk unsafe_split".split())
+"""They share memory with their arguments, whatever their schemas say."""
+
+
 def test_views_of_the_table_are_views_of_schemas() -> None:
     wrong = []
     for operation, schemas in _with_schemas():
         if operation.result in (Result.VIEW, Result.VIEWS):
             for schema in schemas:
-                if all(r.alias_info is None for r in schema.returns):
+                hidden = operation.name.partition(".")[2] in _UNTOLD
+                if all(r.alias_info is None for r in schema.returns) and not hidden:
                     wrong.append(f"{operation.name}, but {schema}")
     assert not wrong, "\n".join(wrong)
 

@@ -6,7 +6,8 @@ torch (*size) new random: rand randn
 method (input, *size) new: new_empty new_ones new_zeros
 method (input, size, stride) new: new_empty_strided
 torch (size, stride) new: empty_strided
-torch (input) new each: zeros_like ones_like empty_like
+torch (input) new each: zeros_like ones_like
+torch (input) new: empty_like
 torch (input) new random: rand_like randn_like
 torch (size, fill_value#) new ops: full
 torch (input, fill_value#) new each ops: full_like

@@ -17,6 +17,6 @@ torch (self, tensor1, tensor2, value/scalars/tensor~) several inplace: _foreach_
     _foreach_addcmul
 torch (self, tensors1, weight/weights/scalar~) several inplace: _foreach_lerp
 torch (self, ord#, dtype) several: _foreach_norm _foreach_powsum
-torch (self[]!, src, non_blocking) nothing: _foreach_copy_
-torch (self[]!) nothing: _foreach_zero_
+torch (self[]!, src, non_blocking) same: _foreach_copy_
+torch (self[]!) same: _foreach_zero_
 """

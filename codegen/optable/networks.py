@@ -21,7 +21,7 @@ method (input, weight) new: prelu
 F (input, dim) new: glu
 F (input, dim, _stacklevel, dtype) new: softmax softmin log_softmax
 F (logits, tau#, hard, eps#, dim) new random: gumbel_softmax
-F (input, p#, dim, eps#, out) new: normalize
+F (input, p#, dim, eps#) new: normalize
 
 F (input, p#, training, inplace?) maybe:opaque random decides: dropout dropout1d dropout2d
     dropout3d alpha_dropout feature_alpha_dropout

@@ -12,7 +12,7 @@ dimensions; ``input!`` is written into; ``inplace?`` decides whether the first o
 are; ``dim/other`` has two names; ``*size`` takes the rest.
 
 Words: a result (``new``, if nothing is said; ``view:HOW``, ``maybe:HOW``, ``same``,
-``several``, ``views``, ``several_if:PARAMETER``, ``number``, ``setting``, ``computed``,
+``several``, ``views``, ``several_if:PARAMETER``, ``several_unless=PARAMETER``, ``number``, ``setting``, ``computed``,
 ``items``, ``one_of``, ``meta``, ``nothing``), with ``of:N`` for another parameter than the first;
 ``each`` and ``mask`` (elementwise), ``inplace``, ``random``, ``decides``, ``flag``,
 ``cuts``; ``ops`` or ``ops=NAME`` (twin), ``stable`` or ``stable=NAME``,
@@ -104,7 +104,7 @@ def _told(operation: Operation, name: str, word: str) -> Operation:
         return replace(operation, twin=f"ops.{value or name}")
     if key == "stable":
         return replace(operation, stable=f"ops.{value or name}")
-    if key in ("functional", "means"):
+    if key in ("functional", "means", "several_unless"):
         return replace(operation, **{key: value})  # type: ignore[arg-type]
     if key in ("random", "decides", "flag", "cuts"):
         return replace(operation, **{key: True})  # type: ignore[arg-type]

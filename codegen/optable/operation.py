@@ -110,6 +110,8 @@ class Operation:
     """The result has no gradient whatever its arguments have."""
     several_if: str | None = None
     """The parameter that, where it is given, makes the result several tensors."""
+    several_unless: str | None = None
+    """The parameter without which it is several tensors."""
     twin: str | None = None
     stable: str | None = None
     means: str | None = None
@@ -194,6 +196,8 @@ class Operation:
             return Result.MAYBE
         if written and self.result in (Result.NEW, Result.NEW_OR_SEVERAL):
             return Result.SAME
+        if self.several_unless is not None and self.several_unless not in bound:
+            return Result.SEVERAL
         if self.result is not Result.NEW_OR_SEVERAL or self.several_if is None:
             return self.result
         given = bound.get(self.several_if)
@@ -213,12 +217,11 @@ class Operation:
         """The operation that writes its result into its first parameter."""
         first, *rest = self.parameters
         kept = [p for p in rest if not p.inplace]
-        nothing = writes is Write.ITEMS
         return replace(
             self,
             name=name,
             parameters=(replace(first, writes=writes), *kept),
-            result=Result.NOTHING if nothing else Result.SAME,
+            result=Result.SAME,
             base=0,
             several_if=None,
             stable=None,

@@ -2,10 +2,11 @@
 
 TABLE = """
 torch,method (input) each inplace: abs absolute acos acosh arccos arccosh arcsin arcsinh
-    arctan arctanh asin asinh atan atanh bitwise_not ceil conj_physical cos cosh deg2rad
+    arctan arctanh asin asinh atan atanh bitwise_not ceil cos cosh deg2rad
     digamma erf erfc erfinv exp exp2 expm1 fix floor frac i0 lgamma log log10 log1p log2
     neg negative rad2deg reciprocal relu sgn sigmoid sign sin sinc sinh square tan tanh
     trunc
+torch,method (input) maybe:opaque each inplace: conj_physical
 torch,method (input) each inplace stable: sqrt rsqrt
 torch,method (input) each: angle clone
 torch,method (input, *, decimals) each inplace: round
@@ -58,7 +59,7 @@ torch (input, value) each: fill
 torch (n, input) each: polygamma
 method (input, n) each inplace: polygamma
 torch,method (input, p) each inplace: mvlgamma
-torch (condition, input~, other~) each ops: where
+torch (condition, input~, other~) each ops several_unless=other: where
 method (input, condition, other~) each: where
 torch (input, alpha#) each inplace ops: celu
 torch (input, threshold#, value#) each inplace ops: threshold

@@ -13,7 +13,7 @@ ops (numerator, denominator) computed each: div quotient
 ops (x, min, max) computed each: clamp
 ops (x, p, dim, keepdim, dtype) new: norm
 ops (x1, x2, dim, eps) new: cosine_similarity
-ops (*values) computed: maximum minimum
+ops (*values) one_of: maximum minimum
 ops (input, fill_value) new each: full_like
 ops (size, fill_value) new: full
 ops (data) maybe:opaque: tensor

@@ -64,8 +64,8 @@ torch,method (input, indices_or_sections/indices/sections) views: dsplit hsplit 
 torch,method (input, dim) views: unbind
 torch (*tensors) views: broadcast_tensors
 torch (*tensors, *, indexing) views: meshgrid
-torch,method (input, chunks, dim) several: unsafe_chunk
-torch,method (input, split_size, dim) several: unsafe_split
+torch,method (input, chunks, dim) views: unsafe_chunk
+torch,method (input, split_size, dim) views: unsafe_split
 
 torch,method (input, diagonal) new: diag
 torch,method (input, diagonal) new inplace: tril triu
