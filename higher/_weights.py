@@ -32,13 +32,15 @@ class FastWeights:
         replaying: whether a part of the module runs again on earlier weights.
         saved_buffers: copies of buffers, for that.
         thread: the thread that used the module last.
+        origins: what each weight stands for, in the module that was made stateless.
         exposed: whether somebody was handed ``history`` or a list in it, and may
             have changed it.
     """
 
     __slots__ = (
         *("history", "track", "installed", "places", "rewrites", "root"),
-        *("replaying", "saved_buffers", "thread", "exposed", "__weakref__"),
+        *("replaying", "saved_buffers", "thread", "exposed", "origins"),
+        "__weakref__",
     )
 
     def __init__(self, originals: Sequence[Tensor], track: bool) -> None:
@@ -52,6 +54,7 @@ class FastWeights:
         self.saved_buffers: dict[Any, Any] = {}
         self.thread = 0
         self.exposed = False
+        self.origins: list[list[weakref.ref[Tensor]]] = [[] for _ in originals]
 
     def modules(self) -> list[nn.Module]:
         """Every module of the tree."""

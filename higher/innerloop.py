@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from higher._reference import MakeOptimizer, made_for, reference_of
 from higher._second_order import math_attention
-from higher._tree import parameters_of
 from higher._truncation import Truncation
 from higher.optim import get_diff_optim
 from higher.optim.base import (
@@ -24,7 +24,7 @@ from higher.patch import StatelessModule, monkeypatch
 @contextmanager
 def innerloop_ctx(
     model: nn.Module,
-    opt: torch.optim.Optimizer,
+    opt: torch.optim.Optimizer | MakeOptimizer,
     device: torch.device | str | None = None,
     copy_initial_weights: bool = True,
     override: Mapping[str, Any] | None = None,
@@ -40,9 +40,12 @@ def innerloop_ctx(
     graph. Neither ``model`` nor ``opt`` is changed.
 
     Args:
-        model: any module.
+        model: any module; also the ``fmodel`` of another context, for a loop within
+            a loop.
         opt: an optimizer of ``model.parameters()`` or of a subset, in any groups;
-            ``diffopt`` continues from its present state.
+            ``diffopt`` continues from its present state. For an ``fmodel`` it is one
+            of the original model's parameters, or what makes a new one of a list of
+            parameters: ``lambda params: torch.optim.SGD(params, lr=0.1)``.
         device: where fast weights, buffers and optimizer state go; by default
             each stays where it is.
         copy_initial_weights: whether the fast weights start as detached copies,
@@ -62,8 +65,16 @@ def innerloop_ctx(
         ValueError: ``opt`` holds a parameter that is not the model's, its type
             has no differentiable version, ``override`` does not fit it, or
             ``truncate`` or ``order`` is out of range.
-        TypeError: ``model`` can't be made stateless; the message says what to do.
+        TypeError: ``model`` can't be made stateless, or ``opt`` is no optimizer; the
+            message says what to do.
     """
+    reference: Iterable[Tensor]
+    if isinstance(opt, torch.optim.Optimizer):
+        reference = reference_of(model, opt)
+    elif callable(opt):
+        opt, reference = made_for(model, opt)
+    else:
+        raise TypeError(_no_optimizer(opt))
     fmodel = monkeypatch(
         model,
         device,
@@ -72,7 +83,7 @@ def innerloop_ctx(
     )
     diffopt = get_diff_optim(
         opt,
-        parameters_of(model),
+        reference,
         fmodel=fmodel,
         device=device,
         override=override,
@@ -88,6 +99,16 @@ def innerloop_ctx(
         except RuntimeError as error:
             _add_hint(error, copy_initial_weights)
             raise
+
+
+def _no_optimizer(opt: Any) -> str:
+    text = f"opt must be a torch.optim.Optimizer, not {type(opt).__name__}."
+    if isinstance(opt, DifferentiableOptimizer):
+        text += (
+            " Pass the original one, whose present state the steps continue from, or a "
+            "function that makes one: lambda params: torch.optim.SGD(params, lr=0.1)."
+        )
+    return text
 
 
 def _add_hint(error: RuntimeError, copied: bool) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from higher._checkpointing import watch
 from higher._classic import _BufferType, _get_param_mapping, _modify_internally
 from higher._clone import Cloner, Device, _internal_attrs
+from higher._reference import origins_of
 from higher._refuse import check_hooks, check_modules
 from higher._second_order import math_attention, own_forward, own_hooks
 from higher._tree import parameters_of
@@ -323,6 +324,7 @@ def _stateless(
     originals = _originals(module)
     weights = FastWeights(history[-1] if history else originals, track)
     weights.history = history
+    weights.origins = origins_of(module)
     fmodule = Cloner(weights, originals, device, own_class).clone(module)
     fmodule.__dict__["_higher"] = weights
     for m in weights.modules():

@@ -485,7 +485,9 @@ def _positions(
                 raise ValueError(
                     f"Parameter {i} of group {g} of the optimizer (shape "
                     f"{tuple(p.shape)}) is not among the model's parameters. Make "
-                    "the optimizer from the parameters of the model that you pass."
+                    "the optimizer from the parameters of the model that you pass; for "
+                    "a stateless one, from those of the original model, or pass what "
+                    "makes it: lambda params: torch.optim.SGD(params, lr=0.1)."
                 )
     return [[index[id(p)] for p in g["params"]] for g in other.param_groups]
 
