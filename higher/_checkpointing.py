@@ -43,7 +43,7 @@ class _Buffer(NamedTuple):
 
 
 class _Moment(NamedTuple):
-    """What a stateless module ran on at some moment."""
+    """What a stateless module ran on at some moment; its frozen weights in copies."""
 
     weights: FastWeights
     params: list[Tensor]
@@ -85,7 +85,13 @@ def _moment(weights: FastWeights) -> _Moment:
         for name, b in m._buffers.items()
         if b is not None
     ]
-    return _Moment(weights, weights.installed, modes, buffers)
+    return _Moment(
+        weights, _with_own_frozen(weights.installed, weights), modes, buffers
+    )
+
+
+def _with_own_frozen(params: list[Tensor], weights: FastWeights) -> list[Tensor]:
+    return [w if w.requires_grad else weights.watched.own(w) for w in params]
 
 
 # batch_norm changes its statistics without raising their version
@@ -114,7 +120,7 @@ def _back_at(moment: _Moment) -> Iterator[None]:
     held = [(b.holder, b.name, b.holder[b.name]) for b in moment.buffers]
     try:
         weights.replaying = True
-        weights.install(moment.params)
+        weights.install(_with_own_frozen(moment.params, weights))
         _set_modes(weights, moment.modes)
         for b in moment.buffers:
             # a copy: the first run has changed the buffer already

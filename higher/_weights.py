@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from higher._apart import given
+from higher._frozen import Watched
 from higher._tree import modules_of
 from higher.utils import detached_copy
 
@@ -35,11 +36,13 @@ class FastWeights:
         origins: what each weight stands for, in the module that was made stateless.
         exposed: whether somebody was handed ``history`` or a list in it, and may
             have changed it.
+        watched: frozen weights whose memory is the original's.
     """
 
     __slots__ = (
         *("history", "track", "installed", "places", "rewrites", "root"),
         *("replaying", "saved_buffers", "thread", "exposed", "origins"),
+        "watched",
         "__weakref__",
     )
 
@@ -55,6 +58,7 @@ class FastWeights:
         self.thread = 0
         self.exposed = False
         self.origins: list[list[weakref.ref[Tensor]]] = [[] for _ in originals]
+        self.watched = Watched()
 
     def modules(self) -> list[nn.Module]:
         """Every module of the tree."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from higher._checkpointing import watch
 from higher._classic import _BufferType, _get_param_mapping, _modify_internally
 from higher._clone import Cloner, Device, _internal_attrs
+from higher._frozen import own_unless_layers
 from higher._reference import origins_of
 from higher._refuse import check_hooks, check_modules
 from higher._second_order import math_attention, own_forward, own_hooks
@@ -246,7 +247,8 @@ def monkeypatch(
         device: where fast weights and buffers go; by default each stays where it is.
         copy_initial_weights: whether the fast weights start as detached copies;
             ``False``: as copies in the graph of ``module.parameters()``. Parameters
-            that don't require grad are shared, not copied.
+            that don't require grad are copied if they are small; the memory of large
+            ones is shared until they are written into.
         track_higher_grads: ``False`` keeps the latest fast weights only.
 
     Raises:
@@ -256,12 +258,19 @@ def monkeypatch(
     check_modules(module)
     if not isinstance(module, StatelessModule):
         check_hooks(module)
+    held, watched = own_unless_layers(_originals(module), module)
     with torch.set_grad_enabled(not copy_initial_weights):
         initial = [
-            _copied(p, device) if p.requires_grad else _shared(p, device)
-            for p in _originals(module)
+            (
+                _copied(p, device)
+                if p.requires_grad
+                else p if device is None else p.to(device)
+            )
+            for p in held
         ]
-    return _stateless(module, device, [initial], track_higher_grads)
+    fmodule = _stateless(module, device, [initial], track_higher_grads)
+    fast_weights(fmodule).watched = watched
+    return fmodule
 
 
 def make_functional(
@@ -366,14 +375,6 @@ def _copied(p: Tensor, device: Device) -> Tensor:
     where gradients are off."""
     new = p.clone() if device is None else p.to(device, copy=True)
     return new if torch.is_grad_enabled() else new.requires_grad_()
-
-
-def _shared(p: Tensor, device: Device) -> Tensor:
-    """A frozen parameter; an alias, for its flags are the original's own."""
-    if device is not None:
-        p = p.to(device)
-    # a subclass may carry more than its values, a quantized weight its scales
-    return p.detach() if type(p) in (nn.Parameter, Tensor) else p
 
 
 _root_classes: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()

@@ -228,6 +228,9 @@ class _Line:
             # what others are handed may be written into: views don't allow that
             params = held.bundles.apart(held.params, copied=True)
             state = held.bundles.state_apart(state, held.params, params)
+        # steps that run again begin on those of now
+        own = weights.watched.own
+        params = [p if p.requires_grad else own(p) for p in params]
         self.history[-1] = params
         weights.history = self.history
         weights.install(params)

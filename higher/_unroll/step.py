@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from higher._frozen import address_of, lend, settle
 from higher._second_order import math_attention
 from higher._weights import fast_weights
 from higher.optim.base import DifferentiableOptimizer, GradCallback, called_back
@@ -144,11 +145,14 @@ class Inner:
         weights.exposed = False
         weights.install(params)
         module: Any = weights.root()
-        before, memory = hooks.count, [p.data_ptr() for p in params]
+        before, memory = hooks.count, [address_of(p) for p in params]
         loss = self._loss_fn(module, self._batches[step])
         self.hooked = hooks.count > before
         # ``p.data = …`` leaves the object, and changes what it stands for
-        kept = memory == [p.data_ptr() for p in params]
+        kept = all(
+            here == address_of(p) or not p.requires_grad
+            for here, p in zip(memory, params)
+        )
         if not kept or not all(map(is_, weights.installed, params)):
             raise RuntimeError(_ASSIGNED)
         return loss
@@ -170,7 +174,7 @@ class Inner:
             past: earlier weights that the loss may ask for.
             keep_loss: for first order, too, the graph of the loss is needed.
         """
-        held = Held.by(*start)
+        held = Held.by(*lend(start, tree.weights.watched)[0])
         params = held.each()
         tree.set_buffers(held.buffers)
         loss = self.loss(tree, step, params, past, {})
@@ -238,6 +242,7 @@ class Inner:
             used: takes down which of them it did.
             search: takes down what the step captured.
         """
+        start, lent = lend(start, tree.weights.watched)
         held = Held.by(*start)
         tree.set_buffers(held.buffers)
         if search is not None:
@@ -245,6 +250,7 @@ class Inner:
             held = held._replace(params=guarded)
         params = held.each()
         loss = self.loss(tree, step, params, past, used)
+        start = settle(start, lent)
         if search is None:
             grads = self._optimizer._gradients(loss, params, False)
         else:

@@ -1,5 +1,6 @@
 """What a step reads besides tensors that it is handed: random state, autocast, train
-and eval modes, buffers. A step that runs again finds them as they were."""
+and eval modes, buffers, numbers and tensors that modules have as attributes. A step that
+runs again finds them as they were."""
 
 from __future__ import annotations
 
@@ -105,6 +106,9 @@ class Tree:
     def __init__(self, module: nn.Module) -> None:
         self.weights: FastWeights = fast_weights(module)
         self._modules = self.weights.modules()
+        # torch's own layers keep nothing there that changes
+        own = [m for m in self._modules if not type(m).__module__.startswith("torch.")]
+        self._attributes = [m.__dict__ for m in own]
 
     def buffers(self) -> list[Tensor]:
         return [b for m in self._modules for b in m._buffers.values() if b is not None]
@@ -123,7 +127,7 @@ class Tree:
             dict.__setitem__(self._modules[i]._buffers, name, b)
 
     def moment(self, random: Random) -> Moment:
-        """Modes and plain buffers as they are now."""
+        """Modes, plain buffers and attributes as they are now."""
         return Moment(
             [m.training for m in self._modules],
             [
@@ -132,6 +136,17 @@ class Tree:
                     for name, b in m._buffers.items()
                 }
                 for m in self._modules
+            ],
+            [
+                {
+                    name: (
+                        self._then(held, name, value)
+                        if isinstance(value, Tensor)
+                        else value
+                    )
+                    for name, value in _changing(held)
+                }
+                for held in self._attributes
             ],
             random,
         )
@@ -151,14 +166,22 @@ class Tree:
                 dict.__delitem__(m._buffers, name)
             for name, b in then.items():
                 dict.__setitem__(m._buffers, name, _fresh(m._buffers.get(name), b))
+        for held, attributes in zip(self._attributes, moment.attributes):
+            for name in {n for n, _ in _changing(held)} - attributes.keys():
+                del held[name]
+            for name, value in attributes.items():
+                if isinstance(value, _BufferThen):
+                    value = _fresh(held.get(name), value)
+                held[name] = value
         moment.random.restore()
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Leaves weights, modes, buffers and random state as they were."""
+        """Leaves weights, modes, buffers, attributes and random state as they were."""
         weights = self.weights
         buffers = [dict(m._buffers) for m in self._modules]
         modes = [m.training for m in self._modules]
+        attributes = [dict(_changing(held)) for held in self._attributes]
         random = Random(devices_of(weights.installed))
         before = weights.history, weights.installed, weights.exposed
         try:
@@ -173,15 +196,29 @@ class Tree:
                     dict.__delitem__(m._buffers, name)
                 for name, b in held.items():
                     dict.__setitem__(m._buffers, name, b)
+            for own, values in zip(self._attributes, attributes):
+                own.update(values)
             random.restore()
 
 
 class Moment(NamedTuple):
-    """Modes, buffers and random state at the start of a step."""
+    """Modes, buffers, attributes and random state at the start of a step."""
 
     modes: list[bool]
     buffers: list[dict[str, _BufferThen | None]]
+    attributes: list[dict[str, Any]]
     random: Random
+
+
+def _changing(held: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Attributes of a module that a step may change and another can be put back to."""
+    for name, value in held.items():
+        plain = type(value) in _PLAIN and name != "training"
+        if plain or (type(value) is Tensor and not value.requires_grad):
+            yield name, value
+
+
+_PLAIN = frozenset((int, float, complex, bool, str, type(None)))
 
 
 def _fresh(present: Tensor | None, then: _BufferThen | None) -> Tensor | None:

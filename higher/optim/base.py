@@ -203,6 +203,7 @@ class DifferentiableOptimizer:
             made, new = new, [_test_mode_leaf(n, o) for n, o in zip(new, old)]
             self._renew(made, new)
         if self._fmodel is not None:
+            fast_weights(self._fmodel).watched.check()
             fast_weights(self._fmodel).update(new)
             if truncation is not None:
                 truncation.forget(fast_weights(self._fmodel).history or [])

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from higher._frozen import address_of
 from higher.optim.settings import as_setting
 
 Device: TypeAlias = "torch.device | str | None"
@@ -168,7 +169,7 @@ def memory_of(t: Tensor) -> tuple[Any, ...]:
     if t.layout is not torch.strided or t.numel() == 0:
         return (id(t),)
     try:
-        return (t.data_ptr(), t.dtype, t.shape, t.stride())
+        return (address_of(t), t.dtype, t.shape, t.stride())
     except RuntimeError:  # without storage, as under vmap
         return (id(t),)
 
