@@ -19,6 +19,7 @@ from weakref import WeakSet
 import torch.utils.checkpoint
 from torch import Tensor
 
+from higher._attention import twice_differentiable
 from higher._second_order import math_attention
 from higher._weights import FastWeights
 
@@ -63,15 +64,15 @@ def _replayable(function: Callable[..., Any]) -> Callable[..., Any]:
     moments = [_moment(w) for w in list(_live.weights)]
     if not moments:
         return function
-    attention = math_attention.active
+    attention = [mode for mode in (math_attention, twice_differentiable) if mode.active]
 
     @functools.wraps(function, updated=())
     def again(*args: Any, **kwargs: Any) -> Any:
         with _replaying, ExitStack() as stack:
             for moment in moments:
                 stack.enter_context(_back_at(moment))
-            if attention:
-                stack.enter_context(math_attention)
+            for mode in attention:
+                stack.enter_context(mode)
             return function(*args, **kwargs)
 
     return again

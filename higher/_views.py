@@ -20,7 +20,7 @@ _functorch: Any = torch._C
 
 def same(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Each tensor as a node of its own, without a copy."""
-    if _in_transform() or any(type(t) not in _KINDS for t in tensors):
+    if in_transform() or any(type(t) not in _KINDS for t in tensors):
         return [_alias(t) for t in tensors]
     if not torch.is_grad_enabled():
         return [t.detach() for t in tensors]
@@ -39,7 +39,7 @@ def parts(
         copied: whether they have memory of their own: one that is written into is
             then no other's concern.
     """
-    if _in_transform():
+    if in_transform():
         return _split(whole, shapes, copied)
     if not (whole.requires_grad and torch.is_grad_enabled()):
         made = [t.detach() for t in _split(whole, shapes, copied)]
@@ -80,7 +80,7 @@ _wholes: Any = WeakIdKeyDictionary()
 """By the first part: the whole, and the node that took it apart."""
 
 
-def _in_transform() -> bool:
+def in_transform() -> bool:
     """Whether the nodes below would need rules of their own; users don't see what is
     made there."""
     return (

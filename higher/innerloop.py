@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from higher._attention import twice_differentiable
+from higher._hints import add_hint
 from higher._reference import MakeOptimizer, made_for, reference_of
 from higher._second_order import math_attention
 from higher._truncation import Truncation
@@ -93,11 +95,11 @@ def innerloop_ctx(
     if truncate is not None:
         diffopt._truncation = Truncation(checked_truncate(truncate))
     # also for submodules and methods of the model that are called directly
-    with math_attention if track_higher_grads else nullcontext():
+    with math_attention if track_higher_grads else twice_differentiable:
         try:
             yield fmodel, diffopt
         except RuntimeError as error:
-            _add_hint(error, copy_initial_weights)
+            add_hint(error, copy_initial_weights)
             raise
 
 
@@ -109,17 +111,3 @@ def _no_optimizer(opt: Any) -> str:
             "function that makes one: lambda params: torch.optim.SGD(params, lr=0.1)."
         )
     return text
-
-
-def _add_hint(error: RuntimeError, copied: bool) -> None:
-    """Says why torch finds no path from the outer loss to the model."""
-    if copied and error.args and "used in the graph" in str(error.args[0]):
-        error.args = (f"{error.args[0]}\n{_COPIED}", *error.args[1:])
-
-
-_COPIED = (
-    "Hint: with copy_initial_weights=True the fast weights start as detached copies, "
-    "so nothing flows back to model.parameters(). Pass copy_initial_weights=False to "
-    "innerloop_ctx to differentiate with respect to them, or differentiate with "
-    "respect to fmodel.parameters(time=0)."
-)

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from higher._attention import attention_forward, twice_differentiable
 from higher._checkpointing import watch
 from higher._classic import _BufferType, _get_param_mapping, _modify_internally
 from higher._clone import Cloner, Device, _internal_attrs
@@ -62,8 +63,8 @@ class StatelessModule(nn.Module):
         weights.sync()
         if weights.thread != threading.get_ident():
             watch(weights)
-        if weights.track and torch.is_grad_enabled():
-            with math_attention:
+        if torch.is_grad_enabled():
+            with math_attention if weights.track else twice_differentiable:
                 return super().__call__(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
@@ -337,7 +338,7 @@ def _stateless(
     fmodule = Cloner(weights, originals, device, own_class).clone(module)
     fmodule.__dict__["_higher"] = weights
     for m in weights.modules():
-        forward = own_forward(m, weights)
+        forward = own_forward(m, weights) or attention_forward(m, weights)
         if forward is not None:
             m.__dict__["forward"] = forward
         own_hooks(m)

@@ -118,7 +118,8 @@ def captured(
         if known is not None:
             found[id(known)] = known
         elif id(node) not in seen:
-            if made is not None and node._sequence_nr() not in made:
+            before = made is not None and node._sequence_nr() not in made
+            if before and node.name() != _NO_DERIVATIVE:
                 raise RuntimeError(_unnamed(node, output))
             seen[id(node)] = node
             functions |= isinstance(node, BackwardCFunction)
@@ -194,6 +195,10 @@ class _Guard(torch.autograd.Function):
             "fmodel and its parameters(time=t) after unroll, detach it, or use "
             "memory='full' without truncate."
         )
+
+
+_NO_DERIVATIVE = "torch::autograd::NotImplemented"
+"""What stands in the graph for a backward without one: torch says so when it runs."""
 
 
 def _is_leaf(node: _Node) -> bool:
