@@ -16,6 +16,7 @@ from higher._weights import fast_weights
 from higher.optim.bundles import bundles, by_element
 from higher.optim.complex_views import as_complex, as_real
 from higher.optim.copies import deep_copied
+from higher.optim.given_grads import checked_grads
 from higher.optim.settings import apply_override, as_setting, check_choices
 from higher.optim.state import (
     Device,
@@ -148,10 +149,12 @@ class DifferentiableOptimizer:
 
     def step(
         self,
-        loss: Tensor,
+        loss: Tensor | None = None,
         params: Iterable[Tensor] | None = None,
         override: Mapping[str, Any] | None = None,
         grad_callback: GradCallback | None = None,
+        *,
+        grads: Iterable[Tensor | None] | None = None,
         **kwargs: Any,
     ) -> list[Tensor]:
         """Takes one step down the gradient of ``loss``.
@@ -162,6 +165,9 @@ class DifferentiableOptimizer:
                 parameters. Default: the latest fast weights of ``fmodel``.
             override: settings from this step on, as at construction.
             grad_callback: used instead of the one given at construction.
+            grads: instead of ``loss``, gradients by the parameters in their order (None
+                where there is none), such as the sum of those of several losses, with
+                their graph (``create_graph=True``).
             **kwargs: passed to ``_update``.
 
         Returns:
@@ -169,10 +175,13 @@ class DifferentiableOptimizer:
             (leaves in test mode). ``fmodel``'s fast weights are these from now on.
 
         Raises:
-            ValueError: there is no ``fmodel`` and no ``params``, or ``override``
-                does not fit.
-            RuntimeError: the loss does not depend on any of the parameters.
+            ValueError: there is no ``fmodel`` and no ``params``, or ``override`` or
+                ``grads`` do not fit.
+            RuntimeError: the loss does not depend on any of the parameters, or
+                ``grads`` carry no graph.
         """
+        if (loss is None) == (grads is None):
+            raise ValueError("step needs a loss or grads=..., one of the two.")
         if override is not None:
             self._apply_override(override)
         old = self._latest(params)
@@ -183,13 +192,16 @@ class DifferentiableOptimizer:
         # of first order, the loss may still be part of the outer one
         retain = True if self._track_higher_grads else None
         with torch.set_grad_enabled(self._track_higher_grads):
-            grads = self._gradients(loss, old, second, retain)
+            if loss is not None:
+                found = self._gradients(loss, old, second, retain)
+            else:
+                found = checked_grads(grads or (), old, second)
             if not second:
-                grads = [g if g is None else g.detach() for g in grads]
+                found = [g if g is None else g.detach() for g in found]
             callback = grad_callback or self._grad_callback
             if callback is not None:
-                grads = called_back(callback, grads)
-            new = self._updated(old, grads, kwargs)
+                found = called_back(callback, found)
+            new = self._updated(old, found, kwargs)
             if truncation is not None:
                 new, held = truncation.step_taken([new, self._held()])
                 self._hold(new, held)
