@@ -20,6 +20,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from higher import _fsdp
 from higher._held import (
     ATOMIC,
     SHARED,
@@ -90,7 +91,7 @@ class Cloner(Rebinder):
         return new
 
     def _fill(self, new: nn.Module, module: nn.Module) -> None:
-        source = module.__dict__
+        source = _fsdp.own_attributes(module)
         has_weights = bool(source["_parameters"]) and not self.plain
         # what is atomic is there with this; only the rest is gone through
         state: dict[str, Any] = ModuleDict(source) if has_weights else dict(source)

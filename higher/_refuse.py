@@ -8,13 +8,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from higher._fsdp import sharded_parameter
 from higher._held import path_to
 from higher._tree import modules_of, parameters_of
 
-_DISTRIBUTED = (
-    "is a wrapper for distributed training. Pass the module inside ({inside}), and "
-    "synchronise the gradients of the outer loss yourself: "
-    "for p in model.parameters(): torch.distributed.all_reduce(p.grad)."
+_DDP = (
+    "synchronizes the gradients of what runs in its own forward. Wrap a module whose "
+    "forward runs the inner loop and returns the outer loss; there, pass the module "
+    "inside. Or pass model.module, and average the gradients of the outer loss over "
+    "ranks yourself, as DDP does: for p in model.parameters(): "
+    "torch.distributed.all_reduce(p.grad); p.grad /= torch.distributed.get_world_size()."
+)
+_FSDP1 = (
+    "holds its weights as parts of flat tensors. Use "
+    "torch.distributed.fsdp.fully_shard instead, and run the inner loop in the forward "
+    "of the module that it is given."
+)
+_FSDP1_CLASS = "torch.distributed.fsdp.fully_sharded_data_parallel."
+_SHARDED = (
+    "is sharded by fully_shard, so that this rank has a part of it. An inner loop needs "
+    "it whole: run it in the forward of the module that fully_shard was given, where "
+    "weights are gathered. Modules inside that were given to fully_shard by themselves "
+    "gather theirs in their own forward: at the start of the outer one, call unshard() "
+    "on each of them (for m in model.modules(): if isinstance(m, FSDPModule))."
 )
 
 
@@ -41,6 +57,9 @@ def check_modules(root: nn.Module) -> None:
                         "initialized yet: call the model once on an example input "
                         "before making it stateless."
                     )
+    sharded = sharded_parameter(root)
+    if sharded is not None:
+        raise TypeError(f"The parameter {sharded!r} {_SHARDED}")
 
 
 def refuse_holder(root: nn.Module, holder: Any) -> NoReturn:
@@ -100,10 +119,10 @@ def _reason(module: nn.Module) -> str | None:
             "module that it was made from."
         )
     if isinstance(module, nn.parallel.DistributedDataParallel):
-        return _DISTRIBUTED.format(inside="model.module")
+        return _DDP
     names = {f"{c.__module__}.{c.__qualname__}" for c in type(module).__mro__}
-    if any(n.startswith("torch.distributed.fsdp.") for n in names):
-        return _DISTRIBUTED.format(inside="unsharded; model.module for FSDP")
+    if any(n.startswith(_FSDP1_CLASS) for n in names):
+        return _FSDP1
     if "torch._dynamo.eval_frame.OptimizedModule" in names:
         return (
             "is compiled by torch.compile, and would run the original weights. "

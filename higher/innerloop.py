@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from higher import _ddp
 from higher._attention import twice_differentiable
+from higher._dtensor import TRUNCATE, refuse_distributed
 from higher._hints import add_hint
 from higher._reference import MakeOptimizer, made_for, reference_of
 from higher._second_order import math_attention
@@ -83,6 +85,8 @@ def innerloop_ctx(
         copy_initial_weights=copy_initial_weights,
         track_higher_grads=track_higher_grads,
     )
+    if track_higher_grads:
+        _ddp.warn_outside(model, copy_initial_weights, override)
     diffopt = get_diff_optim(
         opt,
         reference,
@@ -93,6 +97,7 @@ def innerloop_ctx(
     )
     diffopt._order = checked_order(order)
     if truncate is not None:
+        refuse_distributed(fmodel.parameters(), TRUNCATE)
         diffopt._truncation = Truncation(checked_truncate(truncate))
     # also for submodules and methods of the model that are called directly
     with math_attention if track_higher_grads else twice_differentiable:

@@ -15,10 +15,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from higher import _fsdp
 from higher._attention import attention_forward, twice_differentiable
 from higher._checkpointing import watch
 from higher._classic import _BufferType, _get_param_mapping, _modify_internally
 from higher._clone import Cloner, Device, _internal_attrs
+from higher._dtensor import differentiate_twice
 from higher._frozen import own_unless_layers
 from higher._reference import origins_of
 from higher._refuse import check_hooks, check_modules
@@ -332,6 +334,8 @@ def _stateless(
         return root_class if m is module else _original_class(type(m))
 
     originals = _originals(module)
+    if track:
+        differentiate_twice(originals)
     weights = FastWeights(history[-1] if history else originals, track)
     weights.history = history
     weights.origins = origins_of(module)
@@ -403,7 +407,9 @@ def _root_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def _original_class(cls: type[nn.Module]) -> type[nn.Module]:
-    return cls.__bases__[1] if issubclass(cls, StatelessModule) else cls
+    if issubclass(cls, StatelessModule):
+        return cls.__bases__[1]
+    return _fsdp.original_class(cls)
 
 
 def _forward_with_params(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from higher._apart import apart
+from higher._dtensor import FORWARD, refuse_distributed
 from higher._truncation import Dropped
 from higher._weights import fast_weights
 from higher.optim.base import (
@@ -125,6 +126,8 @@ def unroll(
         batches, fast_weights(fmodel), lambda b: named.add(tensors_within([b]))
     )
     cut = _cut(truncate, len(steps))
+    if forward:
+        refuse_distributed(fmodel.parameters(), FORWARD)
     if forward and order == 1:
         raise ValueError("mode='forward' is of second order: leave out order=1.")
     if override is not None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from higher._dtensor import norms_of, whole
 from higher._frozen import address_of, lend, settle
 from higher._second_order import math_attention
 from higher._weights import fast_weights
@@ -396,7 +397,8 @@ def _norm(tensors: list[Tensor], like: Tensor) -> Tensor:
     dense = [t for t in tensors if t.layout is torch.strided]
     if not dense:
         return like.new_zeros(())
-    norms = [n.to(like) for n in torch._foreach_norm(dense)]
+    like = whole(like)
+    norms = [n.to(like) for n in norms_of(dense)]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total
 

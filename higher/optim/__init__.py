@@ -22,6 +22,7 @@ from higher._classic import (
     _StateType,
 )
 from higher.optim.base import DifferentiableOptimizer, GroupedGrads
+from higher.optim.learned import Settings
 from higher.optim.registry import (
     _opt_mapping,
     create_diff_optim,
@@ -33,6 +34,7 @@ from higher.optim.settings import apply_trainable_opt_params, get_trainable_opt_
 __all__ = [
     "DifferentiableOptimizer",
     "GroupedGrads",
+    "Settings",
     "_GradCallbackType",
     "_GradClosureType",
     "_GroupedGradsType",

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from higher._apart import apart
+from higher._dtensor import settings_on_each_rank
+from higher._fsdp import is_shard
 from higher._truncation import Truncation
 from higher._weights import fast_weights
 from higher.optim.bundles import bundles, by_element
@@ -443,7 +445,8 @@ class DifferentiableOptimizer:
         if self._complex_as_real and any(p.is_complex() for p in params):
             seen = as_real(self.param_groups, grouped, self.state)
         before = [{i: dict(s) for i, s in states.items()} for states in self.state]
-        self._update(grouped, **kwargs)
+        with settings_on_each_rank(self.param_groups, type(self)):
+            self._update(grouped, **kwargs)
         pin_dtypes(self.state, before)
         as_complex(self.param_groups, self.state, seen)
         made, new = list(params), list(params)
@@ -498,11 +501,20 @@ def _positions(
                 raise ValueError(
                     f"Parameter {i} of group {g} of the optimizer (shape "
                     f"{tuple(p.shape)}) is not among the model's parameters. Make "
-                    "the optimizer from the parameters of the model that you pass; for "
-                    "a stateless one, from those of the original model, or pass what "
-                    "makes it: lambda params: torch.optim.SGD(params, lr=0.1)."
+                    + (_OF_GATHERED if is_shard(p) else _OF_THE_MODEL)
                 )
     return [[index[id(p)] for p in g["params"]] for g in other.param_groups]
+
+
+_OF_THE_MODEL = (
+    "the optimizer from the parameters of the model that you pass; for a stateless one, "
+    "from those of the original model, or pass what makes it: lambda params: "
+    "torch.optim.SGD(params, lr=0.1)."
+)
+_OF_GATHERED = (
+    "the inner optimizer in forward, where fully_shard has gathered the weights: this "
+    "one has the parts of them that this rank keeps."
+)
 
 
 def _no_gradient(loss: Tensor, targets: list[Tensor]) -> str:

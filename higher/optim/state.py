@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from higher._dtensor import is_distributed
 from higher._frozen import address_of
 from higher.optim.settings import as_setting
 
@@ -168,6 +169,9 @@ def memory_of(t: Tensor) -> tuple[Any, ...]:
     """What tensors have in common that are one another's ``detach()``."""
     if t.layout is not torch.strided or t.numel() == 0:
         return (id(t),)
+    if is_distributed(t):
+        local: Any = t
+        return ("distributed", *memory_of(local._local_tensor), t.shape)
     try:
         return (address_of(t), t.dtype, t.shape, t.stride())
     except RuntimeError:  # without storage, as under vmap

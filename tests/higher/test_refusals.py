@@ -49,15 +49,6 @@ def test_distributed_data_parallel(tmp_path: Any) -> None:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["FullyShardedDataParallel", "FSDPModule"])
-def test_fully_sharded(name: str) -> None:
-    # stands in for the real ones, which need several processes
-    base = type(name, (nn.Linear,), {"__module__": "torch.distributed.fsdp.some.where"})
-    cls = type("Sharded", (base,), {})
-    with pytest.raises(TypeError, match="wrapper for distributed training"):
-        higher.monkeypatch(nn.Sequential(cls(3, 2)))
-
-
 def test_compiled_modules() -> None:
     from torch._dynamo.eval_frame import OptimizedModule
 

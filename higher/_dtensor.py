@@ -1,0 +1,167 @@
+"""Parameters that are DTensors: parts of one tensor on several ranks.
+
+torch computes with them as with the whole. What it leaves to do is at the border to
+tensors that each rank has by itself, as settings are.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_distributed(t: object) -> bool:
+    """Whether ``t`` is a DTensor."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(t, module.DTensor)
+
+
+def whole(t: Tensor) -> Tensor:
+    """All of ``t``, on each rank."""
+    full: Any = getattr(t, "full_tensor", None)
+    return full() if full is not None and is_distributed(t) else t
+
+
+def differentiate_twice(weights: Iterable[Tensor]) -> None:
+    """Lets inner gradients be differentiated where a module uses DTensors.
+
+    Raises:
+        NotImplementedError: ``weights`` are DTensors, and this torch is not known to be
+            right about them.
+    """
+    if "torch.distributed.tensor" in sys.modules and not _mended():
+        if any(map(is_distributed, weights)):
+            raise NotImplementedError(_ONCE)
+
+
+@functools.cache
+def _mended() -> bool:
+    """Where a plain tensor becomes a DTensor, torch changes the placement of its gradient
+    without a graph: second derivatives would be without what depends on that."""
+    api = sys.modules.get("torch.distributed.tensor._api")
+    border: Any = getattr(api, "_FromTorchTensor", None)
+    redistribution: Any = sys.modules.get("torch.distributed.tensor._redistribute")
+    if border is None or not hasattr(redistribution, "NestedRedistribute"):
+        return False
+    usual = border.backward
+
+    @functools.wraps(usual)
+    def backward(ctx: Any, grad: Any) -> Any:
+        if grad is not None and torch.is_grad_enabled():
+            placements = _gradient_placements(ctx)
+            if tuple(grad.placements) != tuple(placements):
+                mesh = ctx.forward_input_device_mesh
+                grad = grad.redistribute(mesh, placements)
+        return usual(ctx, grad)
+
+    border.backward = staticmethod(backward)
+    return True
+
+
+def _gradient_placements(ctx: Any) -> Any:
+    """Those that torch would choose: of a sum in parts, the gradient is the same on all
+    ranks."""
+    if getattr(ctx, "grad_placements", None) is not None:
+        return ctx.grad_placements
+    replicate: Any = sys.modules["torch.distributed.tensor"].Replicate
+    return [replicate() if p.is_partial() else p for p in ctx.forward_input_placements]
+
+
+def refuse_distributed(weights: Iterable[Tensor], why: str) -> None:
+    """Refuses weights that are DTensors.
+
+    Raises:
+        ValueError: saying ``why``.
+    """
+    if any(map(is_distributed, weights)):
+        raise ValueError(why)
+
+
+# torch's redistribution takes the absence of a gradient for an error, not for zero
+TRUNCATE = (
+    "innerloop_ctx can't truncate where weights are DTensors. Pass truncate to "
+    "higher.unroll instead, which can."
+)
+FORWARD = (
+    "mode='forward' can't carry derivatives of weights that are DTensors: torch has no "
+    "forward-mode rules for them. Use memory='low'."
+)
+
+
+def norms_of(tensors: list[Tensor]) -> Sequence[Tensor]:
+    """The norm of each, on each rank."""
+    if any(map(is_distributed, tensors)):
+        return [whole(torch.linalg.vector_norm(t)) for t in tensors]
+    return torch._foreach_norm(tensors)
+
+
+@contextmanager
+def settings_on_each_rank(
+    groups: Sequence[dict[str, Any]], optimizer: type
+) -> Iterator[None]:
+    """While entered, tensors among the settings may be used together with parameters
+    that are DTensors, and get the same gradient on each rank, a tensor like themselves.
+
+    Raises:
+        RuntimeError: on leaving, if ``optimizer`` does with such a parameter what torch
+            has no rule for.
+    """
+    if not any(is_distributed(p) for g in groups for p in g["params"]):
+        yield
+        return
+    changed = [(g, k, v, _bordered(v)) for g in groups for k, v in _settings(g)]
+    for group, name, _, inside in changed:
+        group[name] = inside
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        raise RuntimeError(_NO_RULE.format(optimizer.__name__, error)) from error
+    finally:
+        for group, name, before, inside in changed:
+            if group.get(name) is inside:
+                group[name] = before
+
+
+def _settings(group: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(k, v) for k, v in group.items() if k != "params"]
+
+
+def _bordered(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.requires_grad and not is_distributed(value):
+        border: Any = _Border
+        return border.apply(value)
+    if type(value) in (list, tuple):
+        parts = [_bordered(v) for v in value]
+        if any(a is not b for a, b in zip(parts, value)):
+            return type(value)(parts)
+    return value
+
+
+class _Border(torch.autograd.Function):
+    """The same tensor, whose gradient is a DTensor behind and not before."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return whole(grad)
+
+
+_ONCE = (
+    "This torch can't differentiate twice where DTensors are redistributed, which inner "
+    "loops on them need. Use a torch that can (2.13 does), or keep weights whole: DDP, or "
+    "fully_shard, which gathers them before the inner loop."
+)
+_NO_RULE = (
+    "{} can't step a parameter that is a DTensor: {}\n"
+    "torch.optim's own can. Or keep these parameters whole on each rank (DDP, or "
+    "fully_shard, which gathers them before the inner loop)."
+)
