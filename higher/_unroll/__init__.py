@@ -34,6 +34,7 @@ from higher.patch import StatelessModule
 from higher._unroll.batches import Batches
 from higher._unroll.captured import Named, tensors_within
 from higher._carry import Carry, leaf_of, packed
+from higher._unroll.overrides import OverrideOfSteps, Overrides
 from higher._unroll.past import Later
 from higher._unroll.segment import Plan, run
 from higher._unroll.step import Held, Inner, LossFn
@@ -50,7 +51,7 @@ def unroll(
     batches: Iterable[Any],
     *,
     memory: str | int = "full",
-    override: Mapping[str, Any] | None = None,
+    override: OverrideOfSteps = None,
     grad_callback: GradCallback | None = None,
     truncate: int | None = None,
     order: int | None = None,
@@ -79,7 +80,10 @@ def unroll(
             is kept). ``"low"``: in a long unroll those of about √(2K) steps, ever
             closer to one another, the steps between being computed again from there.
             An int n: those of every nth step.
-        override: settings from the first step on, as for ``diffopt.step``.
+        override: settings from the first step on, as for ``diffopt.step``; or settings
+            from each step on: a list of such dicts, one for each step, or a function of
+            the step's number in this call, from 0 on, that returns one. None is one
+            that changes nothing. Such a function is called again as ``loss_fn`` is.
         grad_callback: used instead of ``diffopt``'s own.
         truncate: gradients flow through the last ``truncate`` steps only: what they
             start from is a constant.
@@ -87,7 +91,8 @@ def unroll(
             differentiated, too. Default: that of ``innerloop_ctx``.
         meta_params: tensors that ``loss_fn`` or ``grad_callback`` use, require grad
             and were computed before (non-leaves). Leaves, and those in ``batches``, in
-            containers or attributes, are found without being named.
+            containers or attributes, and in a dict or list of ``override`` are found
+            without being named.
         mode: ``"forward"``: the derivatives by ``diffopt``'s settings that are tensors
             are carried along with the weights, and nothing else is kept: memory does
             not depend on K, time grows with the number of settings. The initial
@@ -116,12 +121,12 @@ def unroll(
         meta_params = list(meta_params)
     _check_pair(fmodel, diffopt)
     order = checked_order(diffopt._order if order is None else order)
+    overrides = Overrides(override, batches)
+    plain = partial(_plain, fmodel, diffopt, loss_fn, grad_callback, order, overrides)
     if memory == "full" and truncate is None and mode == "reverse":
-        if override is not None:
-            diffopt._apply_override(override)
-        return _plain(fmodel, diffopt, loss_fn, batches, grad_callback, order)
+        return plain(batches)
     forward = _checked(memory, mode)
-    named = Named(tensors_within([meta_params]))
+    named = Named(tensors_within([meta_params, overrides.listed]))
     steps = Batches(
         batches, fast_weights(fmodel), lambda b: named.add(tensors_within([b]))
     )
@@ -130,22 +135,25 @@ def unroll(
         refuse_distributed(fmodel.parameters(), FORWARD)
     if forward and order == 1:
         raise ValueError("mode='forward' is of second order: leave out order=1.")
-    if override is not None:
-        diffopt._apply_override(override)
+    overrides.check_count(len(steps))
     if not steps:
         return []
     if not (diffopt._track_higher_grads and torch.is_grad_enabled()):
-        return _plain(fmodel, diffopt, loss_fn, steps.after(0), grad_callback, order)
+        return plain(steps.after(0))
     if (forward or memory != "full") and diffopt._truncation is not None:
         raise ValueError(
             "This optimizer's innerloop_ctx was given truncate, which holds for "
             "memory='full'. Give it to unroll instead."
         )
     if memory == "full" and not forward and cut == 0:
-        return _plain(fmodel, diffopt, loss_fn, steps.after(0), grad_callback, order)
+        return plain(steps.after(0))
     _check_steps(diffopt)
     _check_hooks(fmodel)
-    inner = Inner(fmodel, diffopt, loss_fn, steps, grad_callback, order)
+    if isinstance(override, Mapping):
+        # in forward mode derivatives are by what is there at the start
+        diffopt._apply_override(override)
+        overrides = Overrides(None, steps)
+    inner = Inner(fmodel, diffopt, loss_fn, steps, grad_callback, order, overrides)
     line = _Line(inner, fmodel, diffopt, named)
     with line:
         line.go_ahead(cut)
@@ -158,28 +166,33 @@ def unroll(
                 # before the random state is taken down, which they may change
                 steps.draw(line.done + count)
                 line.go(count, keep=max(segments) == 1)
-    rest = steps.after(line.done)
-    last = _plain(fmodel, diffopt, loss_fn, rest, grad_callback, order)
-    return line.losses + last
+    return line.losses + plain(steps.after(line.done), line.done)
 
 
 def _plain(
     fmodel: StatelessModule,
     diffopt: DifferentiableOptimizer,
     loss_fn: LossFn,
-    steps: Iterable[Any],
     callback: GradCallback | None,
     order: int,
+    overrides: Overrides,
+    steps: Iterable[Any],
+    first: int = 0,
 ) -> list[Tensor]:
-    losses = []
+    """Steps of an ordinary loop, numbered from ``first`` on."""
+    losses: list[Tensor] = []
     usual, diffopt._order = diffopt._order, order
     try:
-        for batch in steps:
+        for number, batch in enumerate(steps, first):
+            override = overrides.at(number)
+            if override is not None:
+                diffopt._apply_override(override)
             loss = loss_fn(fmodel, batch)
             diffopt.step(loss, grad_callback=callback)
             losses.append(loss if diffopt._track_higher_grads else loss.detach())
     finally:
         diffopt._order = usual
+    overrides.check_count(first + len(losses))
     return losses
 
 
@@ -247,14 +260,17 @@ class _Line:
         start = self.carry
         leaves = [leaf_of(t) for t in start.tensors]
         origin = {id(leaf): t for leaf, t in zip(leaves, start.tensors)}
+        given: list[tuple[Tensor, Tensor]] = []  # held: their ids must stay taken
         carry = Carry(start.layout, leaves)
         past = dict(enumerate(self.history))
         with self.inner.surroundings():
             for step in range(count):
                 played = self.inner.quick(self.tree, step, carry, past, {})
                 carry = played.carry
+                given += played.given
                 self.losses.append(played.loss)
         params = {slot.at for slot in carry.layout[0]}
+        origin.update((id(leaf), t) for leaf, t in given)
         end = [
             leaf_of(t) if i in params else origin.get(id(t), leaf_of(t, False))
             for i, t in enumerate(carry.tensors)

@@ -22,6 +22,8 @@ from higher.optim.bundles import Bundles, bundles
 from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored
 from higher._unroll.captured import Search
+from higher._unroll.handed import Handed, Optimizers
+from higher._unroll.overrides import Overrides
 from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, unpacked
 from higher._unroll.past import StepHistory
 from higher._unroll.surroundings import (
@@ -38,11 +40,13 @@ LossFn = Callable[[StatelessModule, Any], Tensor]
 
 class Played(NamedTuple):
     """What a step computed: the next carry, in the step's graph, and its loss; norms
-    of the gradient and, if the user's code made one of it, of the update."""
+    of the gradient and, if the user's code made one of it, of the update; and pairs, a
+    tensor of the carry and the user's own that was written into the optimizer."""
 
     carry: Carry
     loss: Tensor
     norms: list[Tensor]
+    given: list[tuple[Tensor, Tensor]]
 
 
 _Flags = list[tuple[torch.Size, bool]]
@@ -67,6 +71,29 @@ class Held(NamedTuple):
     def each(self) -> list[Any]:
         """The parameters, each by itself."""
         return self.params if self.bundles is None else self.bundles.apart(self.params)
+
+    def each_state(self, each: Sequence[Tensor]) -> list[Any]:
+        """The state of each of these."""
+        if self.bundles is None:
+            return self.state
+        return self.bundles.state_apart(self.state, self.params, each)
+
+    def optimizer(self, each: Sequence[Tensor]) -> Optimizers:
+        """What the user's code finds in the optimizer, whose parameters are these."""
+        return Optimizers(self.groups, lambda: self.each_state(each), self.shared)
+
+    def written(self, written: Optimizers | None, each: list[Tensor]) -> Held:
+        """The same after something was written into the optimizer."""
+        if written is None:
+            return self
+        held = self._replace(groups=written.groups, shared=written.shared)
+        state = written.state
+        if self.bundles is None:
+            return held if state is None else held._replace(state=state)
+        if state is None and all(t.numel() == 1 for t in tensors_in(written.groups)):
+            return held
+        state = self.each_state(each) if state is None else state
+        return held._replace(params=each, state=state, bundles=None)
 
 
 _BUNDLES = Held._fields.index("bundles")
@@ -95,12 +122,15 @@ class Inner:
         batches: Sequence[Any],
         callback: GradCallback | None,
         order: int,
+        overrides: Overrides,
     ) -> None:
         weights = fast_weights(fmodel)
         self._fmodel = weakref.ref(fmodel)
         plain = [leaf_of(w) for w in weights.installed]
         self._copy = _restored(fmodel, [plain], True)
         self._optimizer = _emptied(diffopt)
+        self._handed = Handed(diffopt, self._optimizer)
+        self._overrides = overrides
         self._callback = callback or diffopt._grad_callback
         self._loss_fn = loss_fn
         self._batches = batches
@@ -135,11 +165,13 @@ class Inner:
         self,
         tree: Tree,
         step: int,
+        held: Held,
         params: list[Tensor],
         past: Mapping[int, Sequence[Tensor]],
         used: dict[int, Sequence[Tensor]],
-    ) -> Tensor:
-        """The loss of a step on ``params``, which must still be the weights then."""
+    ) -> tuple[Tensor, Optimizers | None]:
+        """The loss of a step on ``params``, which are those that are ``held`` and must
+        still be the weights then; and what was written into the optimizer."""
         weights = tree.weights
         history = StepHistory(self.start + step, params, past, used)
         weights.history = history
@@ -147,7 +179,10 @@ class Inner:
         weights.install(params)
         module: Any = weights.root()
         before, memory = hooks.count, [address_of(p) for p in params]
-        loss = self._loss_fn(module, self._batches[step])
+        batch, override = self._batches[step], self._overrides.at(step)
+        with self._handed.out(held.optimizer(params), params, override) as loan:
+            loss = self._loss_fn(module, batch)
+            written = loan.written()
         self.hooked = hooks.count > before
         # ``p.data = …`` leaves the object, and changes what it stands for
         kept = all(
@@ -156,7 +191,7 @@ class Inner:
         )
         if not kept or not all(map(is_, weights.installed, params)):
             raise RuntimeError(_ASSIGNED)
-        return loss
+        return loss, written
 
     def whole(
         self,
@@ -178,7 +213,8 @@ class Inner:
         held = Held.by(*lend(start, tree.weights.watched)[0])
         params = held.each()
         tree.set_buffers(held.buffers)
-        loss = self.loss(tree, step, params, past, {})
+        loss, written = self.loss(tree, step, held, params, past, {})
+        held = held.written(written, params)
         second = self._order == 2
         keep_loss |= bool(tree.carried_buffers())
         grads = self._optimizer._gradients(loss, params, second, second or keep_loss)
@@ -186,7 +222,7 @@ class Inner:
             grads = [g if g is None else leaf_of(g, False) for g in grads]
         made = self.updated(held, grads, tree.carried_buffers())
         norms = self.norms(loss, params, grads, made)
-        return Played(packed([*made]), loss, norms)
+        return Played(packed([*made]), loss, norms, [])
 
     def gradients(self, loss: Tensor, params: list[Tensor]) -> list[Tensor | None]:
         """Gradients that can be differentiated."""
@@ -202,7 +238,10 @@ class Inner:
         if self._callback is not None:
             # the callback may write into them; leaves don't allow that
             own = [g if g is None else g.clone() for g in grads]
-            grads = called_back(self._callback, own)
+            each = held.each()
+            with self._handed.out(held.optimizer(each), each) as loan:
+                grads = called_back(self._callback, own)
+                held = held.written(loan.written(), each)
         params, joined = held.params, held.bundles
         optimizer = copy.copy(self._optimizer)
         optimizer.param_groups = [{**g, "params": []} for g in held.groups]
@@ -250,7 +289,7 @@ class Inner:
             guarded = search.begin(held.params, start.tensors)
             held = held._replace(params=guarded)
         params = held.each()
-        loss = self.loss(tree, step, params, past, used)
+        loss, written = self.loss(tree, step, held, params, past, used)
         start = settle(start, lent)
         if search is None:
             grads = self._optimizer._gradients(loss, params, False)
@@ -258,7 +297,8 @@ class Inner:
             search.named.add(t for weights in used.values() for t in weights)
             grads = self._searched(loss, params, search)
         grads = [g if g is None else leaf_of(g, False) for g in grads]
-        carry, roots = self._quick_update(start, grads, tree.carried_buffers(), search)
+        buffers = tree.carried_buffers()
+        carry, roots, given = self._quick_update(start, grads, buffers, search, written)
         norms = []
         if search is not None:
             search.through(roots)
@@ -266,7 +306,7 @@ class Inner:
             pairs = zip(self.largest or norms, norms)
             self.largest = [torch.maximum(a, b) for a, b in pairs]
         tree.set_buffers(unpacked(carry.layout[-1], carry.tensors))
-        return Played(carry, leaf_of(loss, False), norms)
+        return Played(carry, leaf_of(loss, False), norms, given)
 
     @torch.no_grad()
     def norms(
@@ -307,23 +347,30 @@ class Inner:
         grads: list[Tensor | None],
         buffers: dict[tuple[int, str], Tensor],
         search: Search | None,
-    ) -> tuple[Carry, list[Tensor]]:
+        written: Optimizers | None,
+    ) -> tuple[Carry, list[Tensor], list[tuple[Tensor, Tensor]]]:
         """The next carry, cut off, and the tensors by which the update may lead to
-        something captured."""
+        something captured; the third as in :class:`Played`."""
+        kept = {id(t) for t in start.tensors}
+        if written is not None:
+            held = Held.by(*start)
+            start = packed([*held.written(written, held.each())])
+        known_ones = all(id(t) in kept for t in start.tensors)
         before = [t.requires_grad for t in start.tensors]
-        form = start.layout[_BUNDLES] is None
+        form = start.layout[_BUNDLES] is None, _form(start.layout[1])
         key = tuple(before), tuple(g is None for g in grads), form
-        if self._trusted:
+        if self._trusted and known_ones:
             known = self._flags.get(key) or self._flags_of(start, grads, buffers)
             carry = self._untracked(start, grads, buffers, known)
             if carry is not None:
                 self._flags[key] = known
-                return carry, list(buffers.values())
+                return carry, list(buffers.values()), []
             self._trusted = False
         layout, tensors = self._tracked(start, grads, buffers, search)
-        kept = {id(t) for t in start.tensors}
         settled = [t if id(t) in kept else leaf_of(t) for t in tensors]
-        return Carry(layout, settled), tensors
+        users = {id(t) for t in start.tensors} - kept
+        given = [(leaf, t) for leaf, t in zip(settled, tensors) if id(t) in users]
+        return Carry(layout, settled), tensors, given
 
     def _tracked(
         self,
@@ -386,6 +433,16 @@ class Inner:
             for t, (_, needs_grad) in zip(tensors, known)
         ]
         return Carry(layout, settled)
+
+
+def _form(groups: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """Which settings are tensors."""
+    return tuple(
+        (name, tuple(map(type, value)) if isinstance(value, tuple) else type(value))
+        for group in groups
+        for name, value in group.items()
+        if type(value) not in (int, float, bool, str, type(None))
+    )
 
 
 def _exact(dtype: torch.dtype) -> bool:

@@ -124,9 +124,11 @@ class _Pusher:
         held = Held.by(*start)
         params = held.each()
         at = [slot.at for slot in layout[0]]
-        loss = inner.loss(self.tree, number, params, self.past, {})
+        loss, written = inner.loss(self.tree, number, held, params, self.past, {})
+        held = held.written(written, params)
         own = {id(t) for t in tensors}
-        found = captured([loss], own, since, Named())
+        # its derivatives by settings or state, too, would be lost
+        found = captured([loss], {id(tensors[i]) for i in at}, since, Named())
         self.functions = found.functions
         raw = inner.gradients(loss, params)
         # backward runs in devices' own threads
