@@ -6,6 +6,7 @@ together are ordinary nodes of the autograd graph.
 """
 
 from higher import optim, patch, utils
+from higher._tasks.module import map_tasks
 from higher.innerloop import innerloop_ctx
 from higher.optim import create_diff_optim, get_diff_optim, register_optim
 from higher.patch import monkeypatch
@@ -17,6 +18,7 @@ __all__ = [
     "create_diff_optim",
     "get_diff_optim",
     "innerloop_ctx",
+    "map_tasks",
     "monkeypatch",
     "optim",
     "patch",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -102,3 +104,32 @@ _CONTAINERS = frozenset((dict, defaultdict, list, tuple, deque))
 def tensors_in(value: Any) -> list[Tensor]:
     """All tensors in nested containers, each once."""
     return packed(value).tensors
+
+
+def tensors_within(value: Any) -> list[Tensor]:
+    """All tensors in nested containers, dataclasses and other objects with
+    attributes."""
+    found: list[Tensor] = []
+    seen: dict[int, Any] = {}
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Tensor):
+            found.append(one)
+        elif id(one) not in seen and not isinstance(one, _PLAIN):
+            seen[id(one)] = one
+            waiting.extend(_parts(one))
+    return found
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, (list, tuple, deque, set, frozenset)):
+        yield from value
+    if dataclasses.is_dataclass(value):
+        yield from (getattr(value, f.name, None) for f in dataclasses.fields(value))
+    yield from getattr(value, "__dict__", {}).values()
+
+
+_PLAIN = (int, float, complex, str, bytes, type, types.ModuleType, types.FunctionType)

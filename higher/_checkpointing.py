@@ -79,6 +79,12 @@ def _replayable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _moment(weights: FastWeights) -> _Moment:
+    if weights.mapping is not None:
+        raise RuntimeError(
+            "Activation checkpointing inside of a module that is mapped over tasks: "
+            "torch can't run a part of it again. Switch it off; "
+            "higher.unroll(memory='low') saves memory, too."
+        )
     modes = [m.training for m in weights.modules()]
     buffers = [
         _saved(weights, m._buffers, name, b)

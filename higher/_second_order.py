@@ -116,6 +116,9 @@ class OwnForward:
         self.module = weakref.ref(module)
         self.weights = weakref.ref(weights)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.usual()(*args, **kwargs)
+
     def usual(self) -> Callable[..., Any]:
         """What ``forward`` was before."""
         module: Any = self.module()

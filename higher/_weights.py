@@ -34,6 +34,9 @@ class FastWeights:
         saved_buffers: copies of buffers, for that.
         thread: the thread that used the module last.
         origins: what each weight stands for, in the module that was made stateless.
+        tasks: size of the leading dimension of tasks, if the weights have one.
+        mapping: the level of ``torch.func.vmap`` at which the module runs on one
+            task's weights; None outside.
         exposed: whether somebody was handed ``history`` or a list in it, and may
             have changed it.
         watched: frozen weights whose memory is the original's.
@@ -42,11 +45,14 @@ class FastWeights:
     __slots__ = (
         *("history", "track", "installed", "places", "rewrites", "root"),
         *("replaying", "saved_buffers", "thread", "exposed", "origins"),
-        "watched",
-        "__weakref__",
+        *("watched", "tasks", "mapping", "__weakref__"),
     )
 
-    def __init__(self, originals: Sequence[Tensor], track: bool) -> None:
+    def __init__(
+        self, originals: Sequence[Tensor], track: bool, tasks: int | None = None
+    ) -> None:
+        self.tasks = tasks
+        self.mapping: int | None = None
         self.history: list[list[Tensor]] | None = None
         self.track = track
         self.installed = list(originals)

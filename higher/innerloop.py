@@ -36,6 +36,7 @@ def innerloop_ctx(
     *,
     truncate: int | None = None,
     order: int = 2,
+    tasks: int | None = None,
 ) -> Iterator[tuple[StatelessModule, DifferentiableOptimizer]]:
     """Yields ``(fmodel, diffopt)`` for one inner loop.
 
@@ -64,11 +65,20 @@ def innerloop_ctx(
             initial ones. A loss from before can't be part of the outer loss.
         order: 1: inner gradients are constants (first-order MAML, Finn et al.
             2017): cheaper, and not exact. 2: they are differentiated, too.
+        tasks: T, for the inner loops of T tasks at once. Fast weights, buffers and
+            state of the optimizer get a leading dimension of T, and all start alike.
+            ``fmodel(x)`` is mapped over the first dimension of its inputs, T or 1 for
+            what all tasks share; ``diffopt.step`` is given the losses of all tasks, of
+            shape (T,), and each task gets its own gradient. A setting in ``override``
+            may be a tensor of shape (T,). ``grad_callback`` is called with the
+            gradients of one task, and mapped. ``fmodel.task(i)`` is one task's module;
+            :func:`higher.map_tasks` maps anything else. Parameters that don't require
+            grad are shared by all tasks, without memory of their own.
 
     Raises:
         ValueError: ``opt`` holds a parameter that is not the model's, its type
             has no differentiable version, ``override`` does not fit it, or
-            ``truncate`` or ``order`` is out of range.
+            ``truncate``, ``order`` or ``tasks`` is out of range.
         TypeError: ``model`` can't be made stateless, or ``opt`` is no optimizer; the
             message says what to do.
     """
@@ -84,6 +94,7 @@ def innerloop_ctx(
         device,
         copy_initial_weights=copy_initial_weights,
         track_higher_grads=track_higher_grads,
+        tasks=tasks,
     )
     if track_higher_grads:
         _ddp.warn_outside(model, copy_initial_weights, override)

@@ -25,6 +25,7 @@ from higher._frozen import own_unless_layers
 from higher._reference import origins_of
 from higher._refuse import check_hooks, check_modules
 from higher._second_order import math_attention, own_forward, own_hooks
+from higher._tasks import module as tasked
 from higher._tree import parameters_of
 from higher._truncation import Dropped
 from higher._weights import FastWeights, ModuleDict, fast_weights
@@ -63,6 +64,8 @@ class StatelessModule(nn.Module):
         if "params" in kwargs:
             _take_params(self, kwargs)
         weights.sync()
+        if weights.tasks is not None and weights.mapping is None:
+            return tasked.map_tasks(self, tasked.call, *args, **kwargs)
         if weights.thread != threading.get_ident():
             watch(weights)
         if torch.is_grad_enabled():
@@ -179,6 +182,26 @@ class StatelessModule(nn.Module):
         weights.replace([detached_copy(w) for w in weights.installed])
         return super().load_state_dict(state_dict, strict)
 
+    def _of_task(self, task: int) -> StatelessModule:
+        """``fmodel.task(i)``: a stateless module that is one task's part of this one,
+        as it is now. Its weights are in the graph of this one's, its buffers are views.
+
+        Raises:
+            ValueError: this module has no tasks.
+            IndexError: there is no such task.
+        """
+        weights = fast_weights(self)
+        i = tasked.checked_task(weights.tasks, task)
+        weights.at(None)
+        history = tasked.history_of_task(weights.history or [], i)
+        one = _stateless(self, None, history, weights.track)
+        own = zip(fast_weights(one).modules(), weights.modules())
+        for m, stacked in own:
+            for name, b in stacked._buffers.items():
+                if b is not None:
+                    dict.__setitem__(m._buffers, name, b[i])
+        return one
+
     def requires_grad_(self, requires_grad: bool = True) -> StatelessModule:
         """Detaches the fast weights, or makes leaves that require grad of those
         that don't."""
@@ -226,12 +249,17 @@ class StatelessModule(nn.Module):
             if id(t) not in memo:
                 memo[id(t)] = detached_copy(t)
         history = copy.deepcopy(weights.history, memo)
-        return _restored(self, history, weights.track)
+        return _restored(self, history, weights.track, weights.tasks)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickled like its plain module; fast weights become leaves."""
         weights = fast_weights(self)
-        return _restored, (_plain(self), weights.history, weights.track)
+        return _restored, (
+            _plain(self),
+            weights.history,
+            weights.track,
+            weights.tasks,
+        )
 
 
 _MonkeyPatchBase = StatelessModule
@@ -242,6 +270,7 @@ def monkeypatch(
     device: Device = None,
     copy_initial_weights: bool = True,
     track_higher_grads: bool = True,
+    tasks: int | None = None,
 ) -> StatelessModule:
     """A stateless version of ``module`` with its own fast weights and buffers.
 
@@ -253,26 +282,30 @@ def monkeypatch(
             that don't require grad are copied if they are small; the memory of large
             ones is shared until they are written into.
         track_higher_grads: ``False`` keeps the latest fast weights only.
+        tasks: as for :func:`higher.innerloop_ctx`: weights and buffers get a leading
+            dimension of that size, and calls are mapped over it.
 
     Raises:
+        ValueError: ``tasks`` is not a positive number.
         TypeError: a module that can't be made stateless, or a parameter with hooks;
             the message says what to do.
     """
     check_modules(module)
     if not isinstance(module, StatelessModule):
         check_hooks(module)
+    tasked.checked_tasks(tasks)
+    if isinstance(module, StatelessModule):
+        tasked.check_no_tasks(fast_weights(module))
     held, watched = own_unless_layers(_originals(module), module)
     with torch.set_grad_enabled(not copy_initial_weights):
         initial = [
-            (
-                _copied(p, device)
-                if p.requires_grad
-                else p if device is None else p.to(device)
-            )
+            _copied(p, device, tasks) if p.requires_grad else _frozen(p, device, tasks)
             for p in held
         ]
-    fmodule = _stateless(module, device, [initial], track_higher_grads)
+    fmodule = _stateless(module, device, [initial], track_higher_grads, tasks)
     fast_weights(fmodule).watched = watched
+    if tasks is not None:
+        tasked.stack_buffers(fast_weights(fmodule).modules(), tasks)
     return fmodule
 
 
@@ -326,9 +359,10 @@ def _stateless(
     device: Device,
     history: list[list[Tensor]] | None,
     track: bool,
+    tasks: int | None = None,
 ) -> StatelessModule:
     """The stateless version of ``module`` with the given fast weights."""
-    root_class = _root_class(_original_class(type(module)))
+    root_class = _root_class(_original_class(type(module)), tasks is not None)
 
     def own_class(m: nn.Module) -> type[nn.Module]:
         return root_class if m is module else _original_class(type(m))
@@ -336,13 +370,15 @@ def _stateless(
     originals = _originals(module)
     if track:
         differentiate_twice(originals)
-    weights = FastWeights(history[-1] if history else originals, track)
+    weights = FastWeights(history[-1] if history else originals, track, tasks)
     weights.history = history
     weights.origins = origins_of(module)
     fmodule = Cloner(weights, originals, device, own_class).clone(module)
     fmodule.__dict__["_higher"] = weights
     for m in weights.modules():
         forward = own_forward(m, weights) or attention_forward(m, weights)
+        if tasks is not None and m is not fmodule:
+            forward = tasked.Guard(m, weights, forward)
         if forward is not None:
             m.__dict__["forward"] = forward
         own_hooks(m)
@@ -370,24 +406,36 @@ def _plain(fmodule: StatelessModule) -> nn.Module:
 
 
 def _restored(
-    module: nn.Module, history: list[list[Tensor]] | None, track: bool
+    module: nn.Module,
+    history: list[list[Tensor]] | None,
+    track: bool,
+    tasks: int | None = None,
 ) -> StatelessModule:
-    return _stateless(module, None, history, track)
+    return _stateless(module, None, history, track, tasks)
 
 
-def _copied(p: Tensor, device: Device) -> Tensor:
+def _copied(p: Tensor, device: Device, tasks: int | None) -> Tensor:
     """The fast weight that a trainable parameter starts as: in its graph, or a leaf
     where gradients are off."""
+    if tasks is not None:
+        p, device = tasked.stacked(p if device is None else p.to(device), tasks), None
+        return p if torch.is_grad_enabled() else p.requires_grad_()
     new = p.clone() if device is None else p.to(device, copy=True)
     return new if torch.is_grad_enabled() else new.requires_grad_()
 
 
-_root_classes: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
+def _frozen(p: Tensor, device: Device, tasks: int | None) -> Tensor:
+    p = p if device is None else p.to(device)
+    return p if tasks is None else tasked.shared(p, tasks)
 
 
-def _root_class(cls: type[nn.Module]) -> type[nn.Module]:
+_root_classes: weakref.WeakKeyDictionary[type, dict[bool, Any]]
+_root_classes = weakref.WeakKeyDictionary()
+
+
+def _root_class(cls: type[nn.Module], tasks: bool) -> type[nn.Module]:
     """A subclass of ``cls`` and of ``StatelessModule``, of the same name."""
-    known = _root_classes.get(cls)
+    known = _root_classes.setdefault(cls, {}).get(tasks)
     found = known() if known is not None else None
     if found is None:
         meta = type(cls)
@@ -400,9 +448,11 @@ def _root_class(cls: type[nn.Module]) -> type[nn.Module]:
         }
         if isinstance(inspect.getattr_static(cls, "forward"), types.FunctionType):
             namespace["forward"] = _forward_with_params(cls.forward)
+        if tasks:
+            namespace["__getattr__"] = _getattr_with_task(cls)
         found = make(meta, cls.__name__, (StatelessModule, cls), namespace)
         # weakly: the subclass refers to the class that it is stored for
-        _root_classes[cls] = weakref.ref(found)
+        _root_classes[cls][tasks] = weakref.ref(found)
     return cast("type[nn.Module]", found)
 
 
@@ -419,9 +469,27 @@ def _forward_with_params(forward: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: StatelessModule, *args: Any, **kwargs: Any) -> Any:
         if "params" in kwargs:
             _take_params(self, kwargs)
+        weights = fast_weights(self)
+        if weights.tasks is not None and weights.mapping is None:
+            return tasked.map_tasks(self, forward, *args, **kwargs)
         return forward(self, *args, **kwargs)
 
     return wrapper
+
+
+def _getattr_with_task(cls: type[nn.Module]) -> Callable[[Any, str], Any]:
+    """Finds ``task``, where the module has nothing of that name of its own."""
+    usual: Callable[[Any, str], Any] = cls.__getattr__
+
+    def __getattr__(self: StatelessModule, name: str) -> Any:
+        try:
+            return usual(self, name)
+        except AttributeError:
+            if name != "task":
+                raise
+            return self._of_task
+
+    return __getattr__
 
 
 def _take_params(module: StatelessModule, kwargs: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from higher._apart import apart
 from higher._dtensor import FORWARD, refuse_distributed
+from higher._tasks.module import PerTask
 from higher._truncation import Dropped
 from higher._weights import fast_weights
 from higher.optim.base import (
@@ -32,10 +33,10 @@ from higher.optim.base import (
 )
 from higher.patch import StatelessModule
 from higher._unroll.batches import Batches
-from higher._unroll.captured import Named, tensors_within
-from higher._carry import Carry, leaf_of, packed
+from higher._unroll.captured import Named
+from higher._carry import Carry, leaf_of, packed, tensors_within
+from higher._later import Later
 from higher._unroll.overrides import OverrideOfSteps, Overrides
-from higher._unroll.past import Later
 from higher._unroll.segment import Plan, run
 from higher._unroll.step import Held, Inner, LossFn
 from higher._unroll.surroundings import Tree
@@ -67,13 +68,16 @@ def unroll(
     Args:
         fmodel: the stateless module of ``higher.innerloop_ctx``.
         diffopt: its differentiable optimizer.
-        loss_fn: ``loss_fn(fmodel, batch)`` is the scalar loss of one step. Unless
+        loss_fn: ``loss_fn(fmodel, batch)`` is the scalar loss of one step; with
+            ``tasks=`` that of one task, which is mapped over all. Unless
             ``memory="full"`` it is called several times for each step, and must do
             the same each time; torch's random state, autocast, modes and buffers are
             put back for that.
         batches: one for each of the K steps, anything that ``loss_fn`` understands.
             They are asked for as their steps come, those of a stretch that is kept as
             one together; all at the start if they don't tell their number (``len``).
+            With ``tasks=`` tensors have a first dimension of tasks, or of 1 for what
+            all share, which ``loss_fn`` doesn't see.
         memory: which weights and optimizer states are kept. ``"full"``: all, and the
             graphs of all steps, as the plain loop does. ``"step"``: those of each
             step; its graph is made again when backward reaches it (the last one's
@@ -101,7 +105,7 @@ def unroll(
             finds the initial ones only, as constants.
 
     Returns:
-        The loss of each step, in the graph (detached in test mode and before the
+        The loss of each step, in the graph (with ``tasks=``, those of all tasks; detached in test mode and before the
         point of truncation).
 
     Raises:
@@ -120,6 +124,8 @@ def unroll(
     if not isinstance(meta_params, Tensor):
         meta_params = list(meta_params)
     _check_pair(fmodel, diffopt)
+    if diffopt._tasks is not None:
+        loss_fn = PerTask(loss_fn)
     order = checked_order(diffopt._order if order is None else order)
     overrides = Overrides(override, batches)
     plain = partial(_plain, fmodel, diffopt, loss_fn, grad_callback, order, overrides)

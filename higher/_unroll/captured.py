@@ -8,10 +8,7 @@ was computed before: its gradient can only be handed on if the tensor is known.
 
 from __future__ import annotations
 
-import dataclasses
-import types
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -40,35 +37,6 @@ class Named:
     def find(self, node: _Node, output: int) -> Tensor | None:
         found = self._known.get((id(node), output))
         return None if found is None else found[0]
-
-
-def tensors_within(value: Any) -> list[Tensor]:
-    """All tensors in nested containers, dataclasses and other objects with
-    attributes."""
-    found: list[Tensor] = []
-    seen: dict[int, Any] = {}
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Tensor):
-            found.append(one)
-        elif id(one) not in seen and not isinstance(one, _PLAIN):
-            seen[id(one)] = one
-            waiting.extend(_parts(one))
-    return found
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        yield from value.values()
-    elif isinstance(value, (list, tuple, deque, set, frozenset)):
-        yield from value
-    if dataclasses.is_dataclass(value):
-        yield from (getattr(value, f.name, None) for f in dataclasses.fields(value))
-    yield from getattr(value, "__dict__", {}).values()
-
-
-_PLAIN = (int, float, complex, str, bytes, type, types.ModuleType, types.FunctionType)
 
 
 def now() -> int:

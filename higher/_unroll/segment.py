@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge
 
 from higher._unroll.captured import Named, Search, cut, edges_of, nested, silenced
 from higher._carry import Carry, leaf_of
-from higher._unroll.past import Later
+from higher._later import Later
 from higher._unroll.step import Inner, Played
 from higher._unroll.surroundings import Moment, Random, Tree
 
@@ -244,7 +244,7 @@ class _Sweep:
         # elsewhere sums may be taken in any order
         limit = 1e4 * eps if then.device.type == "cpu" else eps**0.5
         close = torch.isclose(again, then, rtol=limit, atol=0.0, equal_nan=True)
-        self.differing.append(~close.reshape(()))
+        self.differing.append(~close.all())
         # a gradient that is to be differentiated may be computed by other formulas
         limit = self.inner.eps**0.4
         norms = zip(played.norms, self.plan.norms[k], self.inner.largest)

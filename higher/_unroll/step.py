@@ -127,7 +127,7 @@ class Inner:
         weights = fast_weights(fmodel)
         self._fmodel = weakref.ref(fmodel)
         plain = [leaf_of(w) for w in weights.installed]
-        self._copy = _restored(fmodel, [plain], True)
+        self._copy = _restored(fmodel, [plain], True, weights.tasks)
         self._optimizer = _emptied(diffopt)
         self._handed = Handed(diffopt, self._optimizer)
         self._overrides = overrides
@@ -240,12 +240,16 @@ class Inner:
             own = [g if g is None else g.clone() for g in grads]
             each = held.each()
             with self._handed.out(held.optimizer(each), each) as loan:
-                grads = called_back(self._callback, own)
+                grads = called_back(self._callback, own, self._optimizer._tasks)
                 held = held.written(loan.written(), each)
         params, joined = held.params, held.bundles
         optimizer = copy.copy(self._optimizer)
         optimizer.param_groups = [{**g, "params": []} for g in held.groups]
         optimizer.state, optimizer.shared = held.state, held.shared
+        if optimizer._tasks is not None:
+            new = optimizer._updated(params, grads, {})
+            settings = [settings_of(g) for g in optimizer.param_groups]
+            return Held(new, settings, optimizer.state, optimizer.shared, None, buffers)
         if joined is not None and not joined.fit(grads):
             params = held.each()
             optimizer.state = joined.state_apart(held.state, held.params, params)

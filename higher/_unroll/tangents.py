@@ -202,6 +202,9 @@ def _inner_product(
 ) -> Tensor | None:
     """The derivative of the loss."""
     pairs = [(g, t) for g, t in zip(grads, row) if g is not None and t is not None]
+    if like.dim() and pairs:
+        # of the loss of each task
+        return _dots(pairs, like)
     return _dot(pairs, like) if pairs else None
 
 
@@ -315,6 +318,15 @@ def _dot(pairs: Sequence[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
     total = torch.zeros((), dtype=like.dtype, device=like.device)
     for g, t in pairs:
         total = total + torch.real((g.detach() * t.conj()).sum()).to(total)
+    return total
+
+
+def _dots(pairs: Sequence[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
+    """The same for each task by itself."""
+    total = torch.zeros(like.shape, dtype=like.dtype, device=like.device)
+    for g, t in pairs:
+        products = g.detach() * t.conj()
+        total = total + torch.real(products.flatten(1).sum(1)).to(total)
     return total
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from higher._apart import apart
 from higher._dtensor import settings_on_each_rank
 from higher._fsdp import is_shard
+from higher._tasks import optimizer as tasked
 from higher._truncation import Truncation
 from higher._weights import fast_weights
 from higher.optim.bundles import bundles, by_element
@@ -73,6 +74,8 @@ class DifferentiableOptimizer:
     _order: int = 2
     """1 if inner gradients are constants of the outer problem."""
     _truncation: Truncation | None = None
+    _tasks: int | None = None
+    """Size of the leading dimension of tasks of weights and state, if they have one."""
     _carried: ClassVar[tuple[str, ...]] = ()
     """Attributes of the original optimizer that ``_update`` finds in ``shared``."""
 
@@ -116,6 +119,7 @@ class DifferentiableOptimizer:
         self._fmodel = fmodel
         self._grad_callback = grad_callback
         self._track_higher_grads = track_higher_grads
+        self._tasks = None if fmodel is None else fast_weights(fmodel).tasks
         self.defaults = dict(other.defaults)
         self.param_groups = self._branched_groups(other, reference)
         if override is not None:
@@ -127,6 +131,8 @@ class DifferentiableOptimizer:
         if override and self._state_from_constructor and not _stepped(self.state):
             self.state = [defaultdict(dict) for _ in self.param_groups]
         self.shared = shared_state(other, self._carried, move)
+        if self._tasks is not None:
+            tasked.stack_state(self, self._tasks, override or ())
 
     def __repr__(self) -> str:
         """Its groups and their settings, as torch shows them."""
@@ -162,7 +168,8 @@ class DifferentiableOptimizer:
         """Takes one step down the gradient of ``loss``.
 
         Args:
-            loss: a scalar that depends on the parameters.
+            loss: a scalar that depends on the parameters; with ``tasks=``, one for
+                each task, of shape (tasks,).
             params: the parameters to update, in the order of the reference
                 parameters. Default: the latest fast weights of ``fmodel``.
             override: settings from this step on, as at construction.
@@ -177,8 +184,8 @@ class DifferentiableOptimizer:
             (leaves in test mode). ``fmodel``'s fast weights are these from now on.
 
         Raises:
-            ValueError: there is no ``fmodel`` and no ``params``, or ``override`` or
-                ``grads`` do not fit.
+            ValueError: there is no ``fmodel`` and no ``params``, ``override`` or
+                ``grads`` do not fit, or there is not one loss for each task.
             RuntimeError: the loss does not depend on any of the parameters, or
                 ``grads`` carry no graph.
         """
@@ -202,7 +209,7 @@ class DifferentiableOptimizer:
                 found = [g if g is None else g.detach() for g in found]
             callback = grad_callback or self._grad_callback
             if callback is not None:
-                found = called_back(callback, found)
+                found = called_back(callback, found, self._tasks)
             new = self._updated(old, found, kwargs)
             if truncation is not None:
                 new, held = truncation.step_taken([new, self._held()])
@@ -305,6 +312,8 @@ class DifferentiableOptimizer:
         result: dict[str, Any] = {"state": slots, "param_groups": packed}
         if self.shared:
             result["shared"] = copy_structure(self.shared)
+        if self._tasks is not None:
+            result["tasks"] = self._tasks
         return result
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -312,8 +321,14 @@ class DifferentiableOptimizer:
         ``state_dict``.
 
         Raises:
-            ValueError: the groups differ in number or size.
+            ValueError: the groups differ in number or size, or the number of tasks.
         """
+        tasks = state_dict.get("tasks")
+        if tasks not in (None, self._tasks):
+            raise ValueError(
+                f"The loaded state dict is of tasks={tasks}; this optimizer has "
+                f"tasks={self._tasks}."
+            )
         packed = state_dict["param_groups"]
         sizes = [len(g["params"]) for g in packed]
         if sizes != [len(g["params"]) for g in self.param_groups]:
@@ -338,6 +353,8 @@ class DifferentiableOptimizer:
             for loaded in packed
         ]
         self.shared.update(copy_structure(dict(state_dict.get("shared", {}))))
+        if self._tasks is not None and tasks is None:
+            tasked.stack_state(self, self._tasks, ())
 
     def _branched_groups(
         self, other: torch.optim.Optimizer, reference: list[Tensor]
@@ -365,6 +382,10 @@ class DifferentiableOptimizer:
 
     def _apply_override(self, override: Mapping[str, Any]) -> None:
         apply_override(self.param_groups, override, self._group_defaults)
+        if self._tasks is not None:
+            for name in override:
+                values = [group[name] for group in self.param_groups]
+                tasked.check_setting(name, values, self._tasks)
         for name, values in override.items():
             if name in self.defaults and len(values) == 1:
                 self.defaults[name] = self.param_groups[0][name]
@@ -401,6 +422,7 @@ class DifferentiableOptimizer:
         found = torch.autograd.grad(
             loss,
             targets,
+            None if self._tasks is None else tasked.ones_of(loss, self._tasks),
             create_graph=create_graph,
             retain_graph=retain_graph,
             allow_unused=True,
@@ -424,6 +446,20 @@ class DifferentiableOptimizer:
             for k, p in zip(positions, group["params"]):
                 held[k] = p
         self._renew(held, params)
+        if self._tasks is not None:
+            return tasked.updated(
+                *(self, params, grads, kwargs),
+                lambda optimizer: optimizer._updated_at_once(params, grads, kwargs),
+            )
+        return self._updated_at_once(params, grads, kwargs)
+
+    def _updated_at_once(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor | None],
+        kwargs: Mapping[str, Any],
+    ) -> list[Tensor]:
+        """The same, small parameters being joined."""
         joined = bundles(self, params, grads)
         if joined is not None:
             return joined.updated(self, params, grads, kwargs)
@@ -435,7 +471,7 @@ class DifferentiableOptimizer:
         grads: list[Tensor | None],
         kwargs: Mapping[str, Any],
     ) -> list[Tensor]:
-        """The same without joining any."""
+        """The same without joining any, for parameters as they are."""
         check_choices(type(self), self.param_groups, self._choices)
         grouped: GroupedGrads = []
         for group, positions in zip(self.param_groups, self._group_to_param_list):
@@ -536,7 +572,7 @@ def _other_shape(new: Tensor, old: Tensor) -> str:
 
 
 def called_back(
-    callback: GradCallback, grads: list[Tensor | None]
+    callback: GradCallback, grads: list[Tensor | None], tasks: int | None = None
 ) -> list[Tensor | None]:
     seen: set[tuple[Any, ...]] = set()
     for k, g in enumerate(grads):
@@ -546,7 +582,10 @@ def called_back(
             grads[k] = g.clone()
         elif memory is not None:
             seen.add(memory)
-    result = list(callback(grads))
+    if tasks is not None:
+        result = tasked.called_back_per_task(callback, grads, tasks)
+    else:
+        result = list(callback(grads))
     if len(result) != len(grads):
         raise ValueError(
             f"grad_callback returned {len(result)} gradients for {len(grads)}."

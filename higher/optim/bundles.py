@@ -66,13 +66,17 @@ def bundles(
 def by_element(optimizer: DifferentiableOptimizer) -> bool:
     """Whether the class that has the update says that it treats each element by itself:
     one derived from it may not."""
-    owner = next(c for c in type(optimizer).__mro__ if "_update" in vars(c))
     return (
-        bool(vars(owner).get("_elementwise"))
-        and "_update" not in vars(optimizer)
+        is_elementwise(optimizer)
         and not torch.compiler.is_compiling()
         and torch.autograd.forward_ad._current_level < 0
     )
+
+
+def is_elementwise(optimizer: DifferentiableOptimizer) -> bool:
+    """The same, where tensors can't be joined, too."""
+    owner = next(c for c in type(optimizer).__mro__ if "_update" in vars(c))
+    return bool(vars(owner).get("_elementwise")) and "_update" not in vars(optimizer)
 
 
 def _alike(

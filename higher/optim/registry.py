@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from higher._rebind import code_names
+from higher._weights import fast_weights
 from higher.optim.advice import advice, advice_on_wrapper
 from higher.optim.base import DifferentiableOptimizer
 
@@ -113,6 +114,8 @@ def create_diff_optim(
         if fmodel is None:
             raise ValueError("create_diff_optim needs params or fmodel for the shapes.")
         params = fmodel.parameters()
+        if fast_weights(fmodel).tasks is not None:
+            params = [w[0] for w in params]
     groups, reference = _stand_ins(list(params))
     return get_diff_optim(
         opt_type(groups, **dict(opt_kwargs or {})),

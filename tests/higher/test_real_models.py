@@ -169,3 +169,39 @@ def test_accelerate_hooks() -> None:
     wanted_outer, wanted_meta = reference_unroll(plain, language)
     torch.testing.assert_close(outer, wanted_outer)
     torch.testing.assert_close(meta, wanted_meta, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [gpt2, llama, bert, t5], ids=lambda m: m.__name__)
+def test_tasks_at_once_have_the_derivatives_of_a_loop(make: Any) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    weights = list(model.parameters())
+    ids = torch.stack([IDS, IDS.flip(1)])
+
+    def loss_fn(f: Any, batch: Any) -> Tensor:
+        return f(input_ids=batch["ids"], labels=batch["ids"]).loss
+
+    with higher.innerloop_ctx(model, opt, copy_initial_weights=False, tasks=2) as (
+        f,
+        d,
+    ):
+        higher.unroll(f, d, loss_fn, [{"ids": ids}] * 2, memory="step")
+        losses = higher.map_tasks(f, loss_fn, {"ids": ids})
+        found = torch.autograd.grad(losses.sum(), weights, allow_unused=True)
+    total = []
+    for own in ids:
+        with higher.innerloop_ctx(model, opt, copy_initial_weights=False) as (f, d):
+            higher.unroll(f, d, loss_fn, [{"ids": own}] * 2)
+            total.append(loss_fn(f, {"ids": own}))
+    wanted = torch.autograd.grad(sum(total), weights, allow_unused=True)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_cache_among_the_outputs_of_all_tasks_is_refused() -> None:
+    model = gpt2()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    with higher.innerloop_ctx(model, opt, tasks=2) as (f, _):
+        with pytest.raises(TypeError, match="use_cache=False"):
+            f(input_ids=IDS[:, None])
+        assert f(input_ids=IDS[:, None], use_cache=False).logits.shape == (2, 1, 6, 17)
