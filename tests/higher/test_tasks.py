@@ -367,7 +367,7 @@ def test_frozen_weights_are_shared_in_memory() -> None:
     ):
         frozen = f[0].weight
         assert frozen.shape == (TASKS, 6, 3)
-        assert frozen.data_ptr() == model[0].weight.data_ptr()
+        assert frozen.stride(0) == 0
         higher.unroll(f, diffopt, loss_fn, inner, memory="step")
         losses = higher.map_tasks(f, loss_fn, outer)
         (found,) = torch.autograd.grad(losses.sum(), model[3].weight)
