@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from higher._carry import Carry, mapped as over_tensors, packed, tensors_in, unpacked
-from higher._tasks.mapping import is_per_task, mapped
+from higher._tasks.mapping import is_per_task, is_wrapped, mapped
 from higher.optim.bundles import is_elementwise
 from higher.optim.state import settings_of
 
@@ -113,7 +113,8 @@ def updated(
     """
     if any(g is not None and g.layout is not torch.strided for g in grads):
         raise _sparse()
-    if is_elementwise(optimizer) and _is_common(optimizer) and _fits(optimizer, params):
+    common = _is_common(optimizer)
+    if is_elementwise(optimizer) and common and _fits(optimizer, params):
         if _is_complete(optimizer, grads):
             return directly(optimizer)
         twin = copy.copy(optimizer)
@@ -135,7 +136,13 @@ def _take_over(
 def _is_common(optimizer: DifferentiableOptimizer) -> bool:
     """Whether all settings are those of all tasks."""
     settings = [settings_of(g) for g in optimizer.param_groups]
-    return all(t.dim() == 0 for t in tensors_in([settings, optimizer.shared]))
+    tensors = tensors_in([settings, optimizer.shared])
+    if any(map(is_wrapped, tensors)):
+        raise RuntimeError(
+            "A setting or the state of the optimizer was assigned to inside of what is "
+            "mapped over tasks. Do it outside, or pass settings in override."
+        )
+    return all(t.dim() == 0 for t in tensors)
 
 
 def _fits(optimizer: DifferentiableOptimizer, params: Sequence[Tensor]) -> bool:

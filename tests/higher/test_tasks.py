@@ -598,6 +598,47 @@ def test_weights_cant_be_assigned_inside() -> None:
         at_once(sgd, loss_fn=assigning)
 
 
+def test_settings_cant_be_assigned_inside() -> None:
+    model, batch = net(), data()[0]
+    with higher.innerloop_ctx(model, sgd(model), tasks=TASKS) as (f, diffopt):
+
+        def assigning(f: Any, batch: Any) -> Tensor:
+            loss = loss_fn(f, batch)
+            diffopt.param_groups[0]["lr"] = loss.detach() * 0.1
+            return loss
+
+        losses = higher.map_tasks(f, assigning, batch)
+        with pytest.raises(RuntimeError, match="assigned to inside"):
+            diffopt.step(losses)
+
+
+def test_accumulated_gradients_and_settings_of_each_step() -> None:
+    results = []
+    for tasks in (TASKS, None):
+        losses = []
+        for i in range(1 if tasks else TASKS):
+            model, (*inner, outer) = net(), data()
+            own = [b if tasks else [t[i] for t in b] for b in [*inner, outer]]
+            with higher.innerloop_ctx(model, sgd(model), tasks=tasks) as (f, diffopt):
+                mapped = (
+                    (lambda b: higher.map_tasks(f, loss_fn, b))
+                    if tasks
+                    else (lambda b: loss_fn(f, b))
+                )
+                weights = list(f.parameters())
+                grads = torch.autograd.grad(
+                    mapped(own[0]).sum(), weights, create_graph=True
+                )
+                diffopt.step(grads=grads)
+                rates = [{"lr": [0.1]}, {"lr": [0.2]}]
+                higher.unroll(
+                    f, diffopt, loss_fn, own[1:3], memory="low", override=rates
+                )
+                losses.append(mapped(own[3]))
+        results.append(losses[0] if tasks else torch.stack(losses))
+    assert_same([results[0]], [results[1]])
+
+
 def test_an_error_of_the_program_is_its_own_and_leaves_the_module_whole() -> None:
     model, (x, y) = net(), data()[0]
 
