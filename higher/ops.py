@@ -49,7 +49,7 @@ def _number(x: Scalar) -> float | None:
     if not isinstance(x, Tensor):
         return x
     # reading a tensor on an accelerator would wait for it
-    if tracked(x) or x.device.type != "cpu":
+    if tracked(x) or x.device.type != "cpu" or x.numel() != 1:
         return None
     return cast(float, x.item())
 
@@ -69,7 +69,7 @@ def value(x: Scalar) -> Scalar:
     """
     if not isinstance(x, Tensor):
         return x
-    if not tracked(x):
+    if not tracked(x) and x.numel() == 1:
         return cast(float, x.item())
     x = x.reshape(()) if x.numel() == 1 else x
     return x.double() if x.is_floating_point() else x
@@ -86,14 +86,14 @@ def is_used(setting: Scalar, off: float = 0) -> bool:
     Where it is off the update is the same either way, its derivative is not: that of
     a weight decay of 0 is the weight, not nothing.
     """
-    return tracked(setting) or bool(setting != off)
+    return tracked(setting) or _any(setting != off)
 
 
 def is_positive(setting: Scalar) -> bool:
     """``setting > 0``; at zero True, too, where a derivative may flow through it."""
     if _is_transformed_tensor(setting):
         return True
-    return bool(setting >= 0) if tracked(setting) else bool(setting > 0)
+    return _any(setting >= 0 if tracked(setting) else setting > 0)
 
 
 def is_below_one(setting: Scalar) -> bool:
@@ -101,7 +101,12 @@ def is_below_one(setting: Scalar) -> bool:
     factor of one is off as a decay of zero is."""
     if _is_transformed_tensor(setting):
         return True
-    return bool(setting <= 1) if tracked(setting) else bool(setting < 1)
+    return _any(setting <= 1 if tracked(setting) else setting < 1)
+
+
+def _any(where: Tensor | bool) -> bool:
+    """Whether it is so for an element: of a setting with one for each of a parameter."""
+    return bool(where.any() if isinstance(where, Tensor) else where)
 
 
 def _is_transformed_tensor(x: object) -> bool:

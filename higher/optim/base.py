@@ -19,6 +19,7 @@ from higher._weights import fast_weights
 from higher.optim.bundles import bundles, by_element
 from higher.optim.complex_views import as_complex, as_real
 from higher.optim.copies import deep_copied
+from higher.optim.elements import check_elements, explained
 from higher.optim.given_grads import checked_grads
 from higher.optim.settings import apply_override, as_setting, check_choices
 from higher.optim.state import (
@@ -381,6 +382,7 @@ class DifferentiableOptimizer:
         }
 
     def _apply_override(self, override: Mapping[str, Any]) -> None:
+        check_elements(self, override)
         apply_override(self.param_groups, override, self._group_defaults)
         if self._tasks is not None:
             for name in override:
@@ -482,7 +484,8 @@ class DifferentiableOptimizer:
             seen = as_real(self.param_groups, grouped, self.state)
         before = [{i: dict(s) for i, s in states.items()} for states in self.state]
         with settings_on_each_rank(self.param_groups, type(self)):
-            self._update(grouped, **kwargs)
+            with explained(self.param_groups, type(self)):
+                self._update(grouped, **kwargs)
         pin_dtypes(self.state, before)
         as_complex(self.param_groups, self.state, seen)
         made, new = list(params), list(params)

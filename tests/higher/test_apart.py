@@ -160,7 +160,11 @@ def test_a_setting_that_would_change_a_weights_shape_is_refused() -> None:
     model = nn.Linear(3, 1).double()
     opt = SGD(model.parameters(), lr=0.1)
     lr = torch.full((8, 1), 0.1, dtype=torch.float64, requires_grad=True)
-    with higher.innerloop_ctx(model, opt, override={"lr": [lr]}) as (fmodel, diff):
+    with pytest.raises(ValueError, match="does not fit parameter 0 of group 0"):
+        with higher.innerloop_ctx(model, opt, override={"lr": [lr]}):
+            pass
+    with higher.innerloop_ctx(model, opt) as (fmodel, diff):
+        diff.param_groups[0]["lr"] = lr
         with pytest.raises(ValueError, match="several elements"):
             diff.step(fmodel(torch.ones(2, 3, dtype=torch.float64)).sum())
 
