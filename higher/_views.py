@@ -15,7 +15,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 _alias: Any = torch.ops.aten.alias.default
 """A view of the whole, whose backward takes any gradient, sparse ones too."""
 
-_functorch: Any = torch._C
+in_functorch: Any = torch._C._are_functorch_transforms_active
+"""Whether this is inside of a ``torch.func`` transform."""
 
 
 def same(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -84,7 +85,7 @@ def in_transform() -> bool:
     """Whether the nodes below would need rules of their own; users don't see what is
     made there."""
     return (
-        _functorch._are_functorch_transforms_active()
+        in_functorch()
         or torch.autograd.forward_ad._current_level >= 0
         or torch.compiler.is_compiling()
     )

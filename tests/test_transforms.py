@@ -93,6 +93,46 @@ def test_vmap_over_a_batch_of_learning_rates(path: str) -> None:
     torch.testing.assert_close(batched, alone, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("leaves", [True, False], ids=["autograd", "func"])
+@pytest.mark.parametrize("path", [p for p in PATHS if p not in NO_VMAP])
+def test_vmap_over_tasks_with_the_same_initial_weights(path: str, leaves: bool) -> None:
+    """MAML: the sum over tasks is differentiated by what all of them start from."""
+    found = compiled(path)
+    diffopt, params, problem = _branch(found, _configurations(found)[2])
+    start = diffopt.snapshot()
+    tasks = torch.tensor([0.7, 1.0, 1.4], dtype=torch.float64)
+
+    def trained(initial: list[Tensor], task: Tensor) -> Tensor:
+        fast, state = list(initial), start
+        for step in range(3):
+            loss = lambda p: problem.loss(p, step) * task
+            grads = torch.func.grad(loss)(fast)
+            fast, state = diffopt.update(fast, grads, state)
+        return problem.outer(fast) * task
+
+    def all_tasks(initial: list[Tensor]) -> Tensor:
+        return torch.func.vmap(lambda t: trained(initial, t))(tasks).sum()
+
+    with unrounded():
+        inputs = [p.clone().requires_grad_(leaves) for p in params]
+        if leaves:
+            together_ = torch.autograd.grad(all_tasks(inputs), inputs)
+        else:
+            together_ = torch.func.grad(all_tasks)(inputs)
+        alone = [p.clone().requires_grad_() for p in params]
+        outer = torch.zeros((), dtype=torch.float64)
+        for task in tasks:
+            fast, state = list(alone), start
+            for step in range(3):
+                inner = problem.loss(fast, step) * task
+                grads = torch.autograd.grad(inner, fast, create_graph=True)
+                fast, state = diffopt.update(fast, grads, state)
+            outer = outer + problem.outer(fast) * task
+        wanted = torch.autograd.grad(outer, alone)
+    for ours, theirs in zip(together_, wanted):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("at", range(3), ids=["defaults", "floats", "everything"])
 @pytest.mark.parametrize("path", [p for p in PATHS if p not in NO_FORWARD])
 def test_forward_mode_equals_reverse_mode(path: str, at: int) -> None:

@@ -15,6 +15,7 @@ from higher._dtensor import settings_on_each_rank
 from higher._fsdp import is_shard
 from higher._tasks import optimizer as tasked
 from higher._truncation import Truncation
+from higher._views import in_functorch
 from higher._weights import fast_weights
 from higher.optim.bundles import bundles, by_element
 from higher.optim.complex_views import as_complex, as_real
@@ -495,7 +496,8 @@ class DifferentiableOptimizer:
                 if p.shape != params[k].shape:
                     raise ValueError(_other_shape(p, params[k]))
                 p = p if p.dtype == params[k].dtype else p.to(params[k].dtype)
-                if params[k].requires_grad and not p.requires_grad:
+                constant = params[k].requires_grad and not p.requires_grad
+                if constant and not in_functorch():
                     # of constants alone (the gradient of a linear loss): steps go on
                     p = p.detach().requires_grad_()
                 new[k] = p
