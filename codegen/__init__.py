@@ -6,13 +6,17 @@ codegen.compile_optimizer(MyOptimizer)             # a class, in memory
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
 
-from codegen.diagnostics import CodegenError, Diagnostic
-from codegen.translate import Translation, translate
+from codegen.extra import require
 
 if TYPE_CHECKING:
     import torch
+    from codegen.diagnostics import CodegenError, Diagnostic
+    from codegen.translate import Translation, translate
     from higher.optim.base import DifferentiableOptimizer
 
 __all__ = [
@@ -23,6 +27,13 @@ __all__ = [
     "compile_optimizer",
     "translate",
 ]
+
+_HOMES = {
+    "CodegenError": "codegen.diagnostics",
+    "Diagnostic": "codegen.diagnostics",
+    "Translation": "codegen.translate",
+    "translate": "codegen.translate",
+}
 
 
 def compile_optimizer(
@@ -50,3 +61,33 @@ def check(*files: str) -> list[str]:
     from codegen.tools.drift import drifts
 
     return [str(drift) for drift in drifts(files)]
+
+
+if not TYPE_CHECKING:  # whose checkers would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """The rest is imported when it is asked for: ``--help`` needs none of it."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        require()
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """``codegen.translate`` is the function, when its module is imported, too."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOMES or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+# Run as a command (argv is ["-m"] while Python looks for it), main() says it in a line.
+if getattr(sys, "argv", [])[:1] != ["-m"] and "higher_codegen" not in sys.modules:
+    require()

@@ -7,15 +7,15 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-
 from codegen import emit, files
 from codegen.tools import sections
 from codegen.tools.drift import drifts
+from codegen.command_line import command, moved, shown, split
 from codegen.diagnostics import CodegenError, misuse
 from codegen.rules import RULES
 from codegen.translate import Translation, translate
 from codegen.source_tree import SourceTree
-from codegen.upstream import library_of, torch_optimizers
+from codegen.upstream import Library, library_of, torch_optimizers
 
 
 def generate(
@@ -28,19 +28,23 @@ def generate(
     tree: SourceTree | None = None,
 ) -> None:
     """Translate, verify, write; say what was done."""
-    translation = translate(target, library_of(tree), jumps)
+    if output is not None and str(output) != "-":
+        files.must_be_writable(output.parent)
+    translation = _translated(target, jumps, _library(target, output, tree))
     path = _place(translation, output)
     if path is not None and not force:
         _refuse_to_overwrite(path)
     log = sys.stderr if path is None else sys.stdout
-    print(f"{target}: read {translation.source}{_whose(translation, tree)}", file=log)
+    read, _ = split(target) or (translation.source, "")
+    print(f"{target}: read {read}{_whose(translation, tree)}", file=log)
     fired = ", ".join(
         f"{rule} {count}" for rule, count in sorted(translation.fired.items())
     )
     print(f"  rules fired: {fired}", file=log)
-    reason = _unverifiable(translation, jumps, tree) if verify else ""
+    library = _library(target, output, tree)
+    reason = _unverifiable(translation, jumps, library) if verify else ""
     if verify and not reason:
-        translation, report = _settled(translation, tree)
+        translation, report = _settled(target, translation, library)
     else:
         report = f"not verified{reason}"
     print(f"  {report}", file=log)
@@ -48,9 +52,29 @@ def generate(
         print(translation.text, end="")
         return
     changed = files.write(path, translation.text)
-    print(f"  {'wrote' if changed else 'unchanged:'} {_shown(path)}", file=log)
+    print(f"  {'wrote' if changed else 'unchanged:'} {shown(path)}", file=log)
     if output is None:
         files.write(path.parent / "__init__.py", files.index_of(path.parent))
+
+
+def _library(target: str, output: Path | None, tree: SourceTree | None) -> Library:
+    """A library to which the file of ``FILE.py:Class`` is told from the output's folder,
+    as the generated file tells it."""
+    if split(target) is None or str(output) == "-":
+        return library_of(tree)
+    return library_of(
+        tree, files.generated_folder() if output is None else output.parent
+    )
+
+
+def _translated(target: str, jumps: frozenset[str], library: Library) -> Translation:
+    if library.base is None:
+        return translate(target, library, jumps)
+    try:
+        return translate(moved(target, Path(), library.base), library, jumps)
+    except CodegenError:
+        translate(target, library_of(library.tree), jumps)  # told from where one stands
+        raise
 
 
 def _place(translation: Translation, output: Path | None) -> Path | None:
@@ -74,13 +98,14 @@ def _whose(translation: Translation, tree: SourceTree | None) -> str:
 
 
 def _unverifiable(
-    translation: Translation, jumps: frozenset[str], tree: SourceTree | None
+    translation: Translation, jumps: frozenset[str], library: Library
 ) -> str:
     """Why what is installed is no original to run; nothing of a source tree is run."""
-    if tree is None:
+    if library.tree is None:
         return ""
     try:
-        installed = translate(translation.target, jumps=jumps)
+        here = library_of(None, library.base)
+        installed = translate(translation.target, here, jumps)
     except CodegenError:
         return f": {translation.target} is not installed here, or is another"
     same = installed.digest == translation.digest
@@ -93,21 +118,13 @@ def _unverifiable(
 
 
 def _settled(
-    translation: Translation, tree: SourceTree | None
+    target: str, translation: Translation, library: Library
 ) -> tuple[Translation, str]:
     from codegen.memory import import_original
     from codegen.settle import settle
 
-    original = import_original(translation.target)
-    translation, report = settle(original, translation, library_of(tree))
+    translation, report = settle(import_original(target), translation, library)
     return translation, str(report).replace("\n", "\n  ")
-
-
-def _shown(path: Path) -> str:
-    try:
-        return path.resolve().relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return str(path)
 
 
 # --- all of torch.optim -----------------------------------------------------------
@@ -115,6 +132,11 @@ def _shown(path: Path) -> str:
 
 def generate_all(*, verify: bool, tree: SourceTree | None = None) -> int:
     """Regenerate ``generated/``; say which optimizers are refused."""
+    files.must_be_in_checkout(
+        "it has no generated/ to write to",
+        "higher has the optimizers of torch.optim already; another is compiled with "
+        "python -m codegen TARGET -o FILE.py",
+    )
     for target in torch_optimizers(tree):
         try:
             generate(target, None, verify=verify, force=False, tree=tree)
@@ -125,6 +147,11 @@ def generate_all(*, verify: bool, tree: SourceTree | None = None) -> int:
 
 def list_all(tree: SourceTree | None = None) -> int:
     """One line per optimizer: current, stale or refused, and why."""
+    files.must_be_in_checkout(
+        "it has no generated/ to list",
+        "python -m codegen survey torch.optim tries every optimizer; python -m codegen "
+        "check FILE.py... tells whether files of your own are current",
+    )
     folder = files.generated_folder()
     stale = {drift.path.name: drift.kind for drift in drifts(tree=tree)}
     for target in torch_optimizers(tree):
@@ -136,16 +163,21 @@ def list_all(tree: SourceTree | None = None) -> int:
             continue
         path = folder / f"{translation.module_name}.py"
         if not path.is_file():
-            print(f"{target:<24} missing  python -m codegen {target}")
+            print(f"{target:<24} missing  {command(target)}")
         elif path.name in stale:
             print(f"{target:<24} stale    {stale[path.name]}")
         else:
-            print(f"{target:<24} current  {_shown(path)}")
+            print(f"{target:<24} current  {shown(path)}")
     return 0
 
 
 def check(paths: Sequence[str], tree: SourceTree | None = None) -> int:
     """Exit 1 with every drift, its diff and the command that mends it."""
+    if not paths:
+        files.must_be_in_checkout(
+            "it has no generated/ to check",
+            "name the files to check: python -m codegen check FILE.py...",
+        )
     found = 0
     for drift in drifts(paths, tree):
         print(drift, file=sys.stderr)
@@ -167,6 +199,9 @@ def versions(paths: Sequence[str], output: str | None) -> int:
             "python -m codegen --drift WHEEL...; pip download --no-deps "
             "--only-binary=:all: --platform macosx_14_0_arm64 torch==X fetches one",
         )
+    files.must_be_in_checkout(
+        "it has no generated/ to compare with", "run it from a clone of the repository"
+    )
     found = survey(paths)
     _publish("drift", versions_report.render(found), output)
     if output not in (None, "-"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from codegen import emit
 from codegen.diagnostics import misuse
+
+_ROOT = Path(__file__).resolve().parent.parent
+_ELSEWHERE = "choose another place with -o FILE.py, or - for standard output"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,10 @@ def header(text: str) -> Header | None:
     if match is None:
         return None
     found = match.groupdict()
-    words = found["command"].split()
+    try:
+        words = shlex.split(found["command"])
+    except ValueError:  # a quotation that doesn't end
+        return None
     jumps = words[words.index("--jumps") + 1].split(",") if "--jumps" in words else ()
     return Header(words[3] if len(words) > 3 else "", frozenset(jumps), **found)
 
@@ -50,13 +57,32 @@ def generated_folder() -> Path:
     Raises:
         CodegenError: the compiler is installed, not in a checkout.
     """
-    root = Path(__file__).resolve().parent.parent
-    if not (root / "higher" / "_generated.py").is_file():  # a wheel has a folder there
+    if not in_checkout():
         raise misuse(
             "this compiler is installed: it has no generated/ folder to write to",
             "name the output: python -m codegen TARGET -o FILE.py",
         )
-    return root / "generated"
+    return _ROOT / "generated"
+
+
+def in_checkout() -> bool:
+    """Whether the compiler runs from a checkout of its repository."""
+    return (_ROOT / "higher" / "_generated.py").is_file()  # a wheel has a folder there
+
+
+def must_be_in_checkout(reason: str, hint: str) -> None:
+    """Refuse what only a checkout has the files for."""
+    if not in_checkout():
+        raise misuse(f"this compiler is installed, not in a checkout: {reason}", hint)
+
+
+def must_be_writable(folder: Path) -> None:
+    """Refuse at once what could not be written in the end."""
+    if not folder.is_dir():
+        made = f"make it: mkdir -p {shlex.quote(str(folder))}"
+        raise misuse(f"{folder} is no folder", made)
+    if not os.access(folder, os.W_OK):
+        raise misuse(f"{folder} can't be written to", _ELSEWHERE)
 
 
 def generated_files(folder: Path) -> Iterator[tuple[Path, Header | None]]:
@@ -95,7 +121,7 @@ def write(path: Path, text: str) -> bool:
     except OSError as error:
         raise misuse(
             f"{path.parent} can't be written to: {error.strerror}",
-            "choose another place with -o FILE.py, or - for standard output",
+            _ELSEWHERE,
         ) from None
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -17,6 +17,7 @@ import libcst as cst
 
 from codegen import emit
 from codegen.carry import Carrier
+from codegen.command_line import command
 from codegen.constructor import attributes, stored_values
 from codegen.context import Change, Context
 from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
@@ -122,7 +123,7 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
     helpers = tuple(code(h).strip() for h in carried.helpers)
     _read_around(upstream)
     module = emit.Module(
-        command=f"python -m codegen {upstream.target}{_jumps_option(context.jumps)}",
+        command=command(upstream.target, context.jumps),
         target=upstream.target,
         source=upstream.method("step").module.file,  # type: ignore[union-attr]
         version=package_version(upstream),
@@ -150,10 +151,6 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
         lines,
         {o.file: context.origins.text(o.file) for _, o in lines if o is not None},
     )
-
-
-def _jumps_option(jumps: frozenset[str]) -> str:
-    return f" --jumps {','.join(sorted(jumps))}" if jumps else ""
 
 
 def plain_raises(node: Statement, names: set[str], origins: Origins) -> Statement:

@@ -7,73 +7,34 @@ Files are parsed whole: positions in diagnostics are those of the file.
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.machinery
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import cast
 
 import libcst as cst
 
-from codegen.diagnostics import CodegenError, Diagnostic, Origins, misuse
+from codegen import misnamed
+from codegen.command_line import split
+from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins, misuse
+from codegen.source_module import Definition as Definition
+from codegen.source_module import External as External
+from codegen.source_module import Import as Import
+from codegen.source_module import Resolved as Resolved
+from codegen.source_module import SourceModule as SourceModule
+from codegen.source_module import bind
 from codegen.source_tree import SourceTree
 from codegen.syntax import dotted, statements
 
 BASE = "torch.optim.optimizer.Optimizer"
-
-
-@dataclass(frozen=True)
-class Import:
-    """A name bound by an import: a module, or (``attr``) something inside one."""
-
-    module: str
-    attr: str | None = None
-
-
-Binding: TypeAlias = "cst.FunctionDef | cst.ClassDef | cst.BaseExpression | Import"
-
-
-@dataclass(eq=False)
-class SourceModule:
-    """One parsed file and what its top level binds."""
-
-    name: str
-    file: str
-    tree: cst.Module
-    is_package: bool = False
-    bindings: dict[str, Binding] = field(default_factory=dict)
-    stars: list[str] = field(default_factory=list)
-
-    @property
-    def package(self) -> str:
-        return self.name if self.is_package else self.name.rpartition(".")[0]
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What a name means: a node and the module it stands in."""
-
-    module: SourceModule
-    name: str
-    node: cst.FunctionDef | cst.ClassDef | cst.BaseExpression
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.module.name}.{self.name}"
-
-
-@dataclass(frozen=True)
-class External:
-    """Something outside the sources that are read, such as ``torch.sqrt``."""
-
-    full_name: str
-
-
-Resolved: TypeAlias = "Definition | SourceModule | External"
+_BASES = (BASE, "torch.optim.Optimizer")
 
 
 class Absent(CodegenError):
@@ -86,7 +47,8 @@ class Absent(CodegenError):
 class Library:
     """The Python files that can be read, below ``roots`` (as on ``sys.path``).
 
-    The packages of ``tree`` are read there, in place of those installed.
+    The packages of ``tree`` are read there, in place of those installed. The files
+    that targets name are told from the folder ``base``, or the present one.
     """
 
     def __init__(
@@ -94,9 +56,11 @@ class Library:
         origins: Origins,
         roots: Sequence[str] | None = None,
         tree: SourceTree | None = None,
+        base: Path | None = None,
     ) -> None:
         self.origins = origins
         self.tree = tree
+        self.base = base
         self._roots = [Path(r or ".") for r in (sys.path if roots is None else roots)]
         self._modules: dict[str, SourceModule | None] = {}
         self._installed = roots is None and tree is None
@@ -113,7 +77,7 @@ class Library:
     def load(self, path: Path, name: str | None = None) -> SourceModule:
         """A file given by its path."""
         name = name or path.stem
-        module = self._parse(name, path, path.as_posix())
+        module = self._parse(name, (self.base or Path()) / path, path.as_posix())
         self._modules[name] = module
         return module
 
@@ -146,11 +110,7 @@ class Library:
         try:
             tree = _tree(path.read_bytes())
         except cst.ParserSyntaxError as error:
-            raise misuse(
-                f"{file}:{error.raw_line}:{error.raw_column + 1}: syntax error: "
-                f"{error.message}",
-                "fix the file; the compiler reads the same Python as the interpreter",
-            ) from None
+            raise _syntax_error(path, file, error) from None
         except (SyntaxError, UnicodeDecodeError, LookupError) as error:
             raise misuse(
                 f"{file}: can't be decoded: {error}",
@@ -158,7 +118,7 @@ class Library:
             ) from None
         self.origins.read(tree, file)
         module = SourceModule(name, file, tree, path.name == "__init__.py")
-        _bind(module, statements(tree.body))
+        bind(module, statements(tree.body))
         return module
 
     # --- names --------------------------------------------------------------
@@ -226,21 +186,56 @@ class Library:
         self.must_hold(target.partition(".")[0])
         module_name, _, class_name = target.rpartition(".")
         module = self.module(module_name) if module_name else None
+        if not module_name:
+            torch_optim = self.module("torch.optim")
+            names = self._class_names(torch_optim) if torch_optim else ()
+            hint = misnamed.similar(target, names, "torch.optim.")
+            raise Absent(f"{target!r} is no dotted path", hint)
         if module is None:
             raise Absent(
                 f"no Python source found for module {module_name or target!r}",
                 "give the full dotted path, such as torch.optim.NAdam, or "
                 "FILE.py:ClassName; C extensions have no source to translate",
             )
-        found = self.member(module, class_name)
+        return self.class_in(module, class_name, target)
+
+    def class_in(self, module: SourceModule, name: str, target: str) -> Definition:
+        """The class that a module calls ``name``, wherever it is defined."""
+        found = self._defined(self.member(module, name))
+        if isinstance(found, External) and found.full_name in _BASES:
+            raise misuse(
+                f"{target} is what all optimizers derive from: it has no step",
+                "name a subclass of it",
+            )
         if not isinstance(found, Definition) or not isinstance(
             found.node, cst.ClassDef
         ):
-            raise Absent(
-                f"{module.file} has no class {class_name!r}",
-                _similar(class_name, self._class_names(module)),
-            )
+            if parts := split(target):
+                hint = misnamed.in_file(parts[0], name, self.optimizers_in(module))
+            else:
+                prefix = target.removesuffix(name)
+                hint = misnamed.similar(name, self._class_names(module), prefix)
+            raise Absent(f"{module.file} has no class {name!r}", hint)
         return found
+
+    def _defined(self, found: Resolved | None) -> Resolved | None:
+        """Where it is defined, also in modules that no optimizer's helpers come from."""
+        for _ in range(8):  # re-exports of re-exports, perhaps in a circle
+            if not isinstance(found, External) or found.full_name in _BASES:
+                break
+            module_name, _, name = found.full_name.rpartition(".")
+            module = self.module(module_name) if module_name else None
+            found = (module and self._resolve_one(module, name)) or found
+        return found
+
+    def optimizers_in(self, module: SourceModule) -> list[str]:
+        """Names of the optimizers that a module itself defines."""
+        return [
+            name
+            for name, node in module.bindings.items()
+            if isinstance(node, cst.ClassDef)
+            and self.is_optimizer(Definition(module, name, node))
+        ]
 
     def must_hold(self, package: str) -> None:
         """Refuse to read an installed package where a source tree was given."""
@@ -274,7 +269,7 @@ class Library:
 
     def is_optimizer(self, cls: Definition) -> bool:
         return any(
-            isinstance(c, External) and c.full_name in (BASE, "torch.optim.Optimizer")
+            isinstance(c, External) and c.full_name in _BASES
             for c in self._linearize(cls)
         )
 
@@ -319,84 +314,24 @@ def _worth_reading(module: str) -> bool:
     return top not in sys.stdlib_module_names
 
 
-def _similar(name: str, names: Iterator[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, list(names), n=3)
-    return f"did you mean {', '.join(close)}?" if close else "check the spelling"
-
-
-def _bind(module: SourceModule, body: Sequence[cst.CSTNode]) -> None:
-    for node in body:
-        if isinstance(node, (cst.FunctionDef, cst.ClassDef)):
-            module.bindings[node.name.value] = node
-        elif isinstance(node, (cst.If, cst.Try)):
-            # a later branch is the fallback: the first binding is the usual one
-            for inner in _branches(node):
-                before = dict(module.bindings)
-                _bind(module, statements(inner))
-                module.bindings.update(before)
-        elif isinstance(node, cst.SimpleStatementLine):
-            _bind_small(module, node.body[0])
-
-
-def _branches(node: cst.If | cst.Try) -> Iterator[cst.BaseSuite]:
-    yield node.body
-    if isinstance(node, cst.If):
-        if isinstance(node.orelse, cst.If):
-            yield from _branches(node.orelse)
-        elif node.orelse is not None:
-            yield node.orelse.body
-        return
-    for handler in node.handlers:
-        yield handler.body
-    if node.orelse is not None:
-        yield node.orelse.body
-
-
-def _bind_small(module: SourceModule, node: cst.BaseSmallStatement) -> None:
-    if isinstance(node, cst.Assign):
-        for target in node.targets:
-            if isinstance(target.target, cst.Name):
-                module.bindings[target.target.value] = node.value
-    elif isinstance(node, cst.AnnAssign):
-        if isinstance(node.target, cst.Name) and node.value is not None:
-            module.bindings[node.target.value] = node.value
-    elif isinstance(node, cst.Import):
-        for alias in node.names:
-            _bind_import(module, alias)
-    elif isinstance(node, cst.ImportFrom):
-        _bind_import_from(module, node)
-
-
-def _bind_import(module: SourceModule, alias: cst.ImportAlias) -> None:
-    name = dotted(alias.name) or ""
-    if alias.asname is not None:
-        module.bindings[cast(cst.Name, alias.asname.name).value] = Import(name)
-    else:
-        top = name.partition(".")[0]
-        module.bindings[top] = Import(top)
-
-
-def _bind_import_from(module: SourceModule, node: cst.ImportFrom) -> None:
-    source = _absolute(module, node)
-    if isinstance(node.names, cst.ImportStar):
-        module.stars.append(source)
-        return
-    for alias in node.names:
-        name = cast(cst.Name, alias.name).value
-        bound = cast(cst.Name, alias.asname.name).value if alias.asname else name
-        module.bindings[bound] = Import(source, name)
-
-
-def _absolute(module: SourceModule, node: cst.ImportFrom) -> str:
-    name = dotted(node.module) if node.module is not None else ""
-    if not node.relative:
-        return name or ""
-    package = module.package
-    for _ in range(len(node.relative) - 1):
-        package = package.rpartition(".")[0]
-    return f"{package}.{name}" if name else package
+def _syntax_error(path: Path, file: str, error: cst.ParserSyntaxError) -> CodegenError:
+    """Where the interpreter finds a file wrong, in its words."""
+    source = path.read_bytes()
+    line, col, message = error.raw_line, error.raw_column + 1, "it can't be parsed"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(source)
+    except SyntaxError as found:
+        line, col = found.lineno or line, max(found.offset or col, 1)
+        message = found.msg
+    except ValueError as found:  # null bytes
+        message = str(found)
+    lines = source.decode(errors="replace").splitlines()
+    shown = lines[line - 1] if 0 < line <= len(lines) else ""
+    hint = "fix the file; the compiler reads the same Python as the interpreter"
+    origin = Origin(file, line, col)
+    return CodegenError([Diagnostic("syntax error", message, hint, origin, shown)])
 
 
 # --- what is translated ------------------------------------------------------
@@ -444,21 +379,22 @@ class Upstream:
 
 def open_target(target: str, library: Library) -> Upstream:
     """Find the optimizer that ``target`` names: ``pkg.mod.Class`` or ``file.py:Class``."""
-    path, _, class_name = target.rpartition(":")
-    if path.endswith(".py"):
-        if not Path(path).is_file():
-            raise misuse(f"no file {path}", "give FILE.py:ClassName")
-        module = library.load(Path(path))
-        found = library.member(module, class_name)
-        if not isinstance(found, Definition) or not isinstance(
-            found.node, cst.ClassDef
-        ):
-            raise misuse(
-                f"{path} has no class {class_name!r}", "give FILE.py:ClassName"
-            )
-        cls = found
-    else:
+    parts = split(target)
+    if parts is None and target.endswith(".py") and _is_file(target, library):
+        parts = target, ""
+    if parts is None:
         cls = library.find_class(target)
+    elif not _is_file(parts[0], library):
+        seen = f" in {library.base}" if library.base else ""
+        raise Absent(f"no file {parts[0]}{seen}", "give FILE.py:ClassName")
+    else:
+        module = library.load(Path(parts[0]))
+        if not parts[1]:
+            raise misuse(
+                f"{parts[0]} is a file, of which no class is named",
+                misnamed.in_file(parts[0], "", library.optimizers_in(module)),
+            )
+        cls = library.class_in(module, parts[1], target)
     if not library.is_optimizer(cls):
         raise misuse(
             f"{target} is no optimizer: torch.optim.Optimizer is not among its bases",
@@ -467,9 +403,13 @@ def open_target(target: str, library: Library) -> Upstream:
     return Upstream(library, target, cls, library.mro(cls))
 
 
-def library_of(tree: SourceTree | None) -> Library:
+def _is_file(path: str, library: Library) -> bool:
+    return ((library.base or Path()) / path).is_file()
+
+
+def library_of(tree: SourceTree | None, base: Path | None = None) -> Library:
     """A library that reads a source tree; without one, what is installed."""
-    return Library(Origins(), tree=tree)
+    return Library(Origins(), tree=tree, base=base)
 
 
 def torch_optimizers(tree: SourceTree | None = None) -> list[str]:

@@ -5,6 +5,8 @@ differentiable version of any ``torch.optim`` optimizer; the steps they take
 together are ordinary nodes of the autograd graph.
 """
 
+_COMPILED = True  # before anything else: how higher._intact knows this file
+
 from higher import optim, patch, utils
 from higher._tasks.module import map_tasks
 from higher.innerloop import innerloop_ctx

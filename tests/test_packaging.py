@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -101,6 +103,7 @@ def test_the_wheel_holds_the_packages_and_templates(unpacked_wheel: Path) -> Non
     assert {name for name in top_level if not name.endswith(".dist-info")} == {
         "codegen",
         "higher",
+        "higher_codegen.py",
     }
     places = {"templates/": "codegen/templates/", "generated/": "higher/_generated/"}
     packed = {
@@ -114,7 +117,8 @@ def test_the_wheel_holds_the_packages_and_templates(unpacked_wheel: Path) -> Non
     found = {
         p.relative_to(unpacked_wheel).as_posix() for p in unpacked_wheel.rglob("*")
     }
-    assert packed - found == {"higher/_generated.py"}, "which stands for the folder"
+    elsewhere = {"higher/_generated.py", "codegen/script.py"}
+    assert packed - found == elsewhere, "a folder's stand-in, and the script's module"
 
 
 @pytest.mark.skipif(
@@ -132,6 +136,81 @@ def test_the_wheel_translates(unpacked_wheel: Path, tmp_path: Path) -> None:
         pythonpath=unpacked_wheel,
     )
     assert output.read_text() == (ROOT / "generated/nadam.py").read_text()
+
+
+def test_the_script_runs_the_compiler_beside_higher(
+    unpacked_wheel: Path, tmp_path: Path
+) -> None:
+    """Also where the present folder and the path have a codegen of the user's own."""
+    (tmp_path / "codegen.py").write_text("raise OSError('not this one')")
+    start = (
+        "import sys; sys.argv[1:] = ['--version']; import higher_codegen as h; h.main()"
+    )
+    path = f"{tmp_path}{os.pathsep}{unpacked_wheel}"
+    done = run(sys.executable, "-c", start, cwd=tmp_path, pythonpath=Path(path))
+    assert f"({(unpacked_wheel / 'codegen').resolve()})" in done.stdout
+
+
+def bare_python(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Python in a folder without any installed package."""
+    return subprocess.run(
+        [sys.executable, "-S", *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(cwd)},
+        capture_output=True,
+        text=True,
+    )
+
+
+EXTRA = "pip install 'higher-codegen[codegen]'\n"
+
+
+def test_without_its_extra_the_command_says_how_to_install_it() -> None:
+    done = bare_python("-m", "codegen", "torch.optim.SGD")
+    assert done.returncode == 2
+    assert done.stderr.endswith(EXTRA) and done.stderr.count("\n") == 1
+    assert bare_python("-m", "codegen", "--help").returncode == 0
+
+
+def test_without_its_extra_importing_codegen_says_how_to_install_it() -> None:
+    done = bare_python("-c", "import codegen")
+    assert done.stderr.endswith(EXTRA)
+
+
+def test_the_extra_is_what_is_looked_for() -> None:
+    from codegen.extra import TOOLS
+
+    (extra,) = re.findall(
+        r"^codegen = \[(.+?)\]$", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    names = re.findall(r'"([a-zA-Z0-9_-]+)', extra)
+    assert sorted(TOOLS) == sorted(names)
+
+
+def test_the_classic_library_over_this_one_is_an_error_with_the_mend(
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(ROOT / "higher", tmp_path / "higher")
+    init = tmp_path / "higher/__init__.py"
+    init.write_text("from . import optim\nfrom . import patch\n")
+    for state in ("overwritten", "uninstalled"):
+        done = bare_python("-c", "import higher.optim", cwd=tmp_path)
+        assert "&& pip install higher-codegen" in done.stderr.splitlines()[-1], state
+        init.unlink(missing_ok=True)
+
+
+def test_this_one_over_the_classic_library_is_a_warning_with_the_mend(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "higher").mkdir()
+    (tmp_path / "higher/optim.py").touch()
+    place = shutil.copy(ROOT / "higher/_intact.py", tmp_path / "higher")
+    spec = importlib.util.spec_from_file_location("intact", place)
+    assert spec is not None and spec.loader is not None
+    intact = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(intact)
+    with pytest.warns(UserWarning, match="pip uninstall -y higher higher-codegen &&"):
+        intact.check()
 
 
 def tracked_files() -> list[str]:

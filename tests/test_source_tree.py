@@ -213,7 +213,9 @@ def test_the_same_source_is_verified(
 ) -> None:
     from codegen import commands
 
-    monkeypatch.setattr(commands, "_settled", lambda found, tree: (found, "right"))
+    monkeypatch.setattr(
+        commands, "_settled", lambda target, found, library: (found, "right")
+    )
     source = str(fake.folder(tmp_path, fake.torch_files("9.9.0")))
     output = str(tmp_path / "sgd.py")
     assert main(["torch.optim.SGD", "--source", source, "-o", output]) == 0

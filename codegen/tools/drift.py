@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codegen import emit, files
+from codegen.command_line import command, moved, remove, shown, split
 from codegen.diagnostics import CodegenError, misuse
 from codegen.source_tree import SourceTree
 from codegen.translate import Translation, module_name, translate
@@ -73,7 +74,7 @@ def _check_named(path: Path, tree: SourceTree | None) -> Iterator[Drift]:
     if path.is_dir():
         raise misuse(f"{path} is a folder", "name the generated files in it")
     if not path.is_file():
-        fix = f"python -m codegen TARGET -o {_shown(path)}"
+        fix = command("TARGET", output=path)
         yield Drift(path, MISSING, "there is no such file", fix)
     elif path.name == "__init__.py" and _in_generated(path):
         yield from _check_index(path.parent)
@@ -89,16 +90,16 @@ def _check_file(
     found = files.header(text)
     if found is None and (expected or emit.MARKER in text[:200]):
         how = "its header is not one that the compiler writes"
-        fix = f"python -m codegen {expected} --force" if expected else _ALL
+        fix = f"{command(expected)} --force" if expected else _ALL
         first = text.partition("\n")[0] or "the file is empty"
         yield Drift(path, EDITED, f"it begins: {first!r}", fix, how)
     elif found is not None and expected and found.target != expected:
         how = f"it is not what {expected} translates to"
         detail = f"its header names {found.target}"
-        yield Drift(path, EDITED, detail, f"python -m codegen {expected}", how)
+        yield Drift(path, EDITED, detail, command(expected), how)
     elif found is None:
         why = "it has no header of the compiler's: nothing would make it again"
-        yield Drift(path, ORPHAN, why, f"rm {_shown(path)}")
+        yield Drift(path, ORPHAN, why, remove(path))
     else:
         yield from _compare(path, text, found, tree)
 
@@ -111,27 +112,41 @@ def _text(path: Path) -> str:
 def _compare(
     path: Path, text: str, found: files.Header, tree: SourceTree | None
 ) -> Iterator[Drift]:
-    source = "" if tree is None else f" --source {tree.given}"
-    fix = f"{found.command}{_output(path)}{source}"
+    folder = _folder(found.target, path)
+    fix = command(
+        moved(found.target, folder, Path.cwd()),
+        found.jumps,
+        None if _in_generated(path) else path,
+        None if tree is None else tree.given,
+    )
     try:
-        translation = translate(found.target, library_of(tree), found.jumps)
+        translation = translate(found.target, library_of(tree, folder), found.jumps)
     except CodegenError as error:
         if emit.body_digest(text) != found.body:
             how = "and what its header names doesn't translate"
             yield Drift(path, EDITED, str(error), "git checkout it", how)
         elif isinstance(error, Absent):
-            yield Drift(path, GONE, str(error), f"rm {_shown(path)}")
+            yield Drift(path, GONE, str(error), remove(path))
         else:
             yield Drift(path, REFUSED, str(error), "see the diagnostics above")
         return
     right = f"{translation.module_name}.py"
     if _in_generated(path) and path.name != right:
         why = f"{found.target} belongs into {right}"
-        yield Drift(path, ORPHAN, why, f"rm {_shown(path)}")
+        yield Drift(path, ORPHAN, why, remove(path))
     elif not _current(text, found, translation):
         kind, how = _kind(text, found, translation)
         detail = _diff(path, text, translation.text)
         yield Drift(path, kind, detail, fix, how)
+
+
+def _folder(target: str, path: Path) -> Path:
+    """Where the path of a ``FILE.py:Class`` is told from: the generated file's folder,
+    or the present one, for what was written to standard output there."""
+    parts = split(target)
+    if parts and not (path.parent / parts[0]).is_file() and Path(parts[0]).is_file():
+        return Path.cwd()
+    return path.parent
 
 
 def _current(text: str, found: files.Header, translation: Translation) -> bool:
@@ -198,8 +213,7 @@ def _missing(
             translate(target, library_of(tree))
         except CodegenError:
             continue
-        source = "" if tree is None else f" --source {tree.given}"
-        fix = f"python -m codegen {target}{source}"
+        fix = command(target, source=None if tree is None else tree.given)
         yield Drift(path, MISSING, f"nothing is generated from {target}", fix)
 
 
@@ -220,11 +234,11 @@ def _diff(path: Path, old: str, new: str) -> str:
     lines = difflib.unified_diff(
         old.splitlines(keepends=True),
         new.splitlines(keepends=True),
-        f"{_shown(path)} (as it is)",
-        f"{_shown(path)} (as generated)",
+        f"{shown(path)} (as it is)",
+        f"{shown(path)} (as generated)",
     )
-    shown = [line if line.endswith("\n") else f"{line}\n" for line in lines]
-    return "".join(shown).replace("\r", "\\r").rstrip("\n")
+    whole = [line if line.endswith("\n") else f"{line}\n" for line in lines]
+    return "".join(whole).replace("\r", "\\r").rstrip("\n")
 
 
 def _in_generated(path: Path) -> bool:
@@ -232,14 +246,3 @@ def _in_generated(path: Path) -> bool:
         return path.resolve().parent == files.generated_folder().resolve()
     except CodegenError:
         return False
-
-
-def _output(path: Path) -> str:
-    return "" if _in_generated(path) else f" -o {_shown(path)}"
-
-
-def _shown(path: Path) -> str:
-    try:
-        return path.resolve().relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return str(path)

@@ -10,17 +10,16 @@ import functools
 import hashlib
 import importlib.util
 import json
-import multiprocessing
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, misuse
+from codegen.tools.processes import in_processes
 from codegen.upstream import Library, library_of, torch_optimizers
 
 _NO_SOURCE = re.compile(r"(^|[._])tests?([._]|$)|(^|\.)(visualize|conftest)(\.|$)")
@@ -180,9 +179,7 @@ def _in_processes(
     if workers == 1:
         yield from map(look, targets)
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        yield from pool.map(look, targets)
+    yield from in_processes(look, targets, workers)
 
 
 def _key(target: str, package: str, verified: bool) -> str:

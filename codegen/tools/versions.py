@@ -7,11 +7,9 @@ against the committed ones and against each other.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -24,6 +22,7 @@ from codegen.tools.hunks import Side
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.source_tree import SourceTree, unpacked
 from codegen.syntax import all_params, code
+from codegen.tools.processes import in_processes
 from codegen.translate import translate
 from codegen.upstream import Absent, library_of, open_target, torch_optimizers
 
@@ -179,9 +178,7 @@ def _all_outcomes(jobs: Sequence[Job]) -> list[Outcome]:
     workers = min(os.cpu_count() or 1, len(jobs) // (2 * _PER_PROCESS))
     if workers < 2:
         return [_outcome(job) for job in jobs]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return list(pool.map(_outcome, jobs, chunksize=_PER_PROCESS))
+    return list(in_processes(_outcome, jobs, workers))
 
 
 def _outcome(job: Job) -> Outcome:

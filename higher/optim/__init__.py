@@ -9,6 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from higher import _intact
+
+_intact.check()
+
 from higher._classic import (
     _add,
     _addcdiv,

@@ -1,0 +1,26 @@
+"""What translating needs beside torch: the distribution's extra ``codegen``."""
+
+from __future__ import annotations
+
+import importlib.util
+
+TOOLS = ("black", "jinja2", "libcst", "rich")
+
+
+class MissingExtra(ImportError):
+    """The compiler's own requirements are not installed."""
+
+
+def require() -> None:
+    """Nothing, where all tools are installed.
+
+    Raises:
+        MissingExtra: one is not; the message says how to install it.
+    """
+    missing = [tool for tool in TOOLS if importlib.util.find_spec(tool) is None]
+    if missing:
+        raise MissingExtra(
+            f"translating optimizers needs {', '.join(missing)}: "
+            "pip install 'higher-codegen[codegen]'",
+            name=missing[0],
+        )
