@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from higher._apart import given
+from higher._carry import leaf_of
+from higher._dropped import drop
 from higher._frozen import Watched
 from higher._tree import modules_of
 from higher.utils import detached_copy
@@ -40,12 +42,14 @@ class FastWeights:
         exposed: whether somebody was handed ``history`` or a list in it, and may
             have changed it.
         watched: frozen weights whose memory is the original's.
+        earlier: weights by their position that were replaced since the last step, and
+            that its loss may have been computed with.
     """
 
     __slots__ = (
         *("history", "track", "installed", "places", "rewrites", "root"),
         *("replaying", "saved_buffers", "thread", "exposed", "origins"),
-        *("watched", "tasks", "mapping", "__weakref__"),
+        *("watched", "earlier", "tasks", "mapping", "__weakref__"),
     )
 
     def __init__(
@@ -65,6 +69,7 @@ class FastWeights:
         self.exposed = False
         self.origins: list[list[weakref.ref[Tensor]]] = [[] for _ in originals]
         self.watched = Watched()
+        self.earlier: list[tuple[int, Tensor]] = []
 
     def modules(self) -> list[nn.Module]:
         """Every module of the tree."""
@@ -118,6 +123,7 @@ class FastWeights:
             if not self.track or not self.present():
                 self.history.clear()
             self.history.append(latest)
+            self.earlier = []
         self.install(latest)
 
     def replace(self, params: Iterable[Tensor]) -> None:
@@ -125,7 +131,16 @@ class FastWeights:
         latest = self._checked(params)
         if self.history and not self.replaying:
             self.history[-1] = latest
+        self.earlier = [
+            (k, t) for k, t in self.earlier if latest[k] is self.installed[k]
+        ]
         self.install(latest)
+
+    def detach(self) -> None:
+        """The latest ones as leaves; of earlier times the first are kept."""
+        if self.history:
+            drop(self.history, len(self.history) - 2, _DETACHED)
+        self.replace([leaf_of(w) for w in self.installed])
 
     def assign(self, index: int, weight: Any) -> None:
         """Replaces one of the latest fast weights."""
@@ -182,6 +197,7 @@ class FastWeights:
         return checked
 
 
+_DETACHED = "The fast weights of times before detach_() are not kept, but the first."
 _NO_WEIGHTS = (
     "This stateless module has no fast weights: pass fmodel(..., params=...), or "
     "fmodel.update_params(params) first."

@@ -109,7 +109,7 @@ def innerloop_ctx(
     diffopt._order = checked_order(order)
     if truncate is not None:
         refuse_distributed(fmodel.parameters(), TRUNCATE)
-        diffopt._truncation = Truncation(checked_truncate(truncate))
+        diffopt._truncation = Truncation(diffopt, checked_truncate(truncate))
     # also for submodules and methods of the model that are called directly
     with math_attention if track_higher_grads else twice_differentiable:
         try:

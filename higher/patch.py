@@ -27,7 +27,7 @@ from higher._refuse import check_hooks, check_modules
 from higher._second_order import math_attention, own_forward, own_hooks
 from higher._tasks import module as tasked
 from higher._tree import parameters_of
-from higher._truncation import Dropped
+from higher._dropped import Dropped
 from higher._weights import FastWeights, ModuleDict, fast_weights
 from higher.utils import detached_copy
 
@@ -216,6 +216,22 @@ class StatelessModule(nn.Module):
                 for w in weights.installed
             ]
         )
+        return self
+
+    def detach_(self) -> StatelessModule:
+        """Begins a new window, together with ``diffopt.detach_()``: the latest fast
+        weights become leaves with the same values, and buffers stay, without a graph.
+        Weights of earlier times are let go, but for the initial ones.
+
+        Returns:
+            The module itself.
+        """
+        weights = fast_weights(self)
+        weights.detach()
+        for module in weights.modules():
+            for name, b in module._buffers.items():
+                if b is not None and b.requires_grad:
+                    dict.__setitem__(module._buffers, name, b.detach())
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:

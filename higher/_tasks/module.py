@@ -16,7 +16,7 @@ from higher._carry import tensors_within
 from higher._second_order import OwnForward
 from higher._tasks.functions import Replaced
 from higher._tasks.mapping import is_wrapped, mapped, one_of
-from higher._truncation import Dropped
+from higher._dropped import Dropped
 from higher._later import Later
 from higher._weights import FastWeights, fast_weights
 

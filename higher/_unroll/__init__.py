@@ -19,11 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from higher._apart import apart
 from higher._dtensor import FORWARD, refuse_distributed
 from higher._tasks.module import PerTask
-from higher._truncation import Dropped
+from higher._dropped import Dropped
+from higher._truncation import Truncation, last_boundary
 from higher._weights import fast_weights
 from higher.optim.base import (
     DifferentiableOptimizer,
@@ -34,10 +36,10 @@ from higher.optim.base import (
 from higher.patch import StatelessModule
 from higher._unroll.batches import Batches
 from higher._unroll.captured import Named
-from higher._carry import Carry, leaf_of, packed, tensors_within
+from higher._carry import Carry, leaf_of, packed, tensors_in, tensors_within, unpacked
 from higher._later import Later
 from higher._unroll.overrides import OverrideOfSteps, Overrides
-from higher._unroll.segment import Plan, run
+from higher._unroll.segment import Plan, Stretch, run
 from higher._unroll.step import Held, Inner, LossFn
 from higher._unroll.surroundings import Tree
 from higher._unroll.tangents import run_forward
@@ -89,8 +91,9 @@ def unroll(
             the step's number in this call, from 0 on, that returns one. None is one
             that changes nothing. Such a function is called again as ``loss_fn`` is.
         grad_callback: used instead of ``diffopt``'s own.
-        truncate: gradients flow through the last ``truncate`` steps only: what they
-            start from is a constant.
+        truncate: gradients flow through the last ``truncate`` steps only, counted back
+            from the outer loss, through earlier calls too: what they start from is a
+            constant. Default: that of ``innerloop_ctx``.
         order: 1: inner gradients are constants (first-order MAML). 2: they are
             differentiated, too. Default: that of ``innerloop_ctx``.
         meta_params: tensors that ``loss_fn`` or ``grad_callback`` use, require grad
@@ -136,7 +139,8 @@ def unroll(
     steps = Batches(
         batches, fast_weights(fmodel), lambda b: named.add(tensors_within([b]))
     )
-    cut = _cut(truncate, len(steps))
+    if truncate is not None:
+        checked_truncate(truncate)
     if forward:
         refuse_distributed(fmodel.parameters(), FORWARD)
     if forward and order == 1:
@@ -146,33 +150,32 @@ def unroll(
         return []
     if not (diffopt._track_higher_grads and torch.is_grad_enabled()):
         return plain(steps.after(0))
-    if (forward or memory != "full") and diffopt._truncation is not None:
-        raise ValueError(
-            "This optimizer's innerloop_ctx was given truncate, which holds for "
-            "memory='full'. Give it to unroll instead."
-        )
-    if memory == "full" and not forward and cut == 0:
-        return plain(steps.after(0))
-    _check_steps(diffopt)
-    _check_hooks(fmodel)
-    if isinstance(override, Mapping):
-        # in forward mode derivatives are by what is there at the start
-        diffopt._apply_override(override)
-        overrides = Overrides(None, steps)
-    inner = Inner(fmodel, diffopt, loss_fn, steps, grad_callback, order, overrides)
-    line = _Line(inner, fmodel, diffopt, named)
-    with line:
-        line.go_ahead(cut)
-        if forward:
-            line.go_forward()
-        elif memory != "full":
-            # the last step's graph is kept: backward begins there
-            segments = _segments(memory, len(steps) - cut - 1)
-            for count in segments:
-                # before the random state is taken down, which they may change
-                steps.draw(line.done + count)
-                line.go(count, keep=max(segments) == 1)
-    return line.losses + plain(steps.after(line.done), line.done)
+    truncation = _truncation_of(diffopt)
+    with truncation.during(truncate, len(steps)):
+        cut = truncation.cut(len(steps))
+        if memory == "full" and not forward and cut is None:
+            return plain(steps.after(0))
+        _check_steps(diffopt)
+        _check_hooks(fmodel)
+        if isinstance(override, Mapping):
+            # in forward mode derivatives are by what is there at the start
+            diffopt._apply_override(override)
+            overrides = Overrides(None, steps)
+        inner = Inner(fmodel, diffopt, loss_fn, steps, grad_callback, order, overrides)
+        line = _Line(inner, fmodel, diffopt, named)
+        with line:
+            if cut is not None:
+                line.go_ahead(cut)
+            if forward:
+                line.go_forward()
+            elif memory != "full":
+                # the last step's graph is kept: backward begins there
+                segments = _segments(memory, len(steps) - line.done - 1)
+                for count in segments:
+                    # before the random state is taken down, which they may change
+                    steps.draw(line.done + count)
+                    line.go(count, keep=max(segments) == 1)
+        return line.losses + plain(steps.after(line.done), line.done)
 
 
 def _plain(
@@ -213,9 +216,11 @@ class _Line:
         diffopt: DifferentiableOptimizer,
         named: Named,
     ) -> None:
+        assert diffopt._truncation is not None
         self.inner = inner
         self.tree = Tree(fmodel)
         self.diffopt = diffopt
+        self.truncation = diffopt._truncation
         self.named = named
         self.weights = weights = self.tree.weights
         weights.sync()
@@ -254,13 +259,18 @@ class _Line:
         own = weights.watched.own
         params = [p if p.requires_grad else own(p) for p in params]
         self.history[-1] = params
+        self.truncation.forget(self.history)
         weights.history = self.history
         weights.install(params)
         self.tree.set_buffers(held.buffers)
         self.diffopt._hold(params, [held.groups, state, held.shared])
 
     def go_ahead(self, count: int) -> None:
-        """Runs ``count`` steps without a graph; what they lead to is a constant."""
+        """Runs ``count`` steps without a graph; what they lead to is a constant, and
+        what came before."""
+        if self.truncation.begun:
+            self._cut_off()
+        self.truncation.restart()
         if count == 0:
             return
         start = self.carry
@@ -287,6 +297,22 @@ class _Line:
         self.history += [Dropped(size) for _ in range(count - 1)]
         self.history.append(self._params())
 
+    def _cut_off(self) -> None:
+        """What came before is a constant, but for settings that no step has made."""
+        layout, tensors = self.carry
+        params = {slot.at for slot in layout[0]}
+        users = {
+            id(t)
+            for t in tensors_in(unpacked(layout[1], tensors))
+            if last_boundary(t) is None
+        }
+        cut = [
+            leaf_of(t) if i in params else t if id(t) in users else leaf_of(t, False)
+            for i, t in enumerate(tensors)
+        ]
+        self.carry = Carry(layout, cut)
+        self.history[-1] = self._params()
+
     def go(self, count: int, keep: bool) -> None:
         """Runs ``count`` steps as one node, whose last weights are kept in any case or
         as long as the graph is."""
@@ -295,6 +321,7 @@ class _Line:
         result = run(inner, self.tree, first, count, start, past, self.named)
         self.carry = self._apart(result.carry)
         self.losses += result.losses
+        self._count(result, count)
         later = [
             Later(
                 inner.count,
@@ -310,6 +337,16 @@ class _Line:
         if keep:
             self.history.append(last())
         self.done += count
+
+    def _count(self, result: Stretch, count: int) -> None:
+        if self.truncation.steps is None:
+            self.truncation.bare_steps(count)
+            return
+        fences = result.plan.fences
+        fences += [self.truncation.end() for _ in range(count)]
+        node: Any = result.losses[-1].grad_fn
+        if node is not None:
+            node.boundary, fences[-1].node = fences[-1], node
 
     def _apart(self, carry: Carry) -> Carry:
         """Weights that no step has changed are apart from what others were made of."""
@@ -330,6 +367,14 @@ class _Line:
         kept = [Dropped(self.inner.count, _FORWARD) for _ in range(count - 1)]
         self.history += [*kept, self._params()]
         self.done += count
+        if self.truncation.steps is None:
+            self.truncation.bare_steps(count)
+            return
+        # a cut among these steps can't be made any more
+        self.truncation.bare_steps(count - 1)
+        fence, node = self.truncation.end(), self.losses[-1].grad_fn
+        if isinstance(node, BackwardCFunction):
+            node.boundary, node.steps, fence.node = fence, count, node
 
     def _params(self) -> list[Tensor]:
         return Held.by(*self.carry).each()
@@ -342,8 +387,9 @@ def _again(
     tree = Tree(inner.module())
     with tree.kept(), torch.enable_grad():
         tree.go_to(plan.moment)
-        carry = run(inner, tree, first, count, start, plan.used, named).carry
-    return Held.by(*carry).each()
+        result = run(inner, tree, first, count, start, plan.used, named)
+    result.plan.fences += plan.fences[:count]
+    return Held.by(*result.carry).each()
 
 
 def _segments(memory: str | int, steps: int) -> list[int]:
@@ -385,10 +431,10 @@ def _checked(memory: str | int, mode: str) -> bool:
 _FORWARD = "With mode='forward' only the last and the initial fast weights are kept."
 
 
-def _cut(truncate: int | None, steps: int) -> int:
-    if truncate is None:
-        return 0
-    return max(0, steps - checked_truncate(truncate))
+def _truncation_of(diffopt: DifferentiableOptimizer) -> Truncation:
+    if diffopt._truncation is None:
+        diffopt._truncation = Truncation(diffopt, None, diffopt._steps_made)
+    return diffopt._truncation
 
 
 def _check_pair(fmodel: StatelessModule, diffopt: DifferentiableOptimizer) -> None:

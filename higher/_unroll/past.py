@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from higher._later import Later
-from higher._truncation import Dropped
+from higher._dropped import Dropped
 
 
 class StepHistory(list[Any]):

@@ -13,6 +13,7 @@ from torch.autograd.graph import GradientEdge
 
 from higher._unroll.captured import Named, Search, cut, edges_of, nested, silenced
 from higher._carry import Carry, leaf_of
+from higher._truncation import Boundary, refuse_old
 from higher._later import Later
 from higher._unroll.step import Inner, Played
 from higher._unroll.surroundings import Moment, Random, Tree
@@ -43,6 +44,8 @@ class Plan:
     outputs: list[Tensor] = field(default_factory=list)
     end: list[_Kind] = field(default_factory=list)
     """Of the last carry's tensors."""
+    fences: list[Boundary] = field(default_factory=list)
+    """The ends of the steps, where a truncation counts them."""
     weights: list[weakref.ref[Later]] = field(default_factory=list)
     """Of the steps, for those who ask; they may lead back to the node that has this."""
 
@@ -115,16 +118,20 @@ class _Segment(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.plan = plan
+        ctx.plan, ctx.boundary, ctx.count = plan, None, len(inputs)
         ctx.set_materialize_grads(False)
         # captured ones too: torch then notices if they were changed in place
         ctx.save_for_backward(*inputs)
+        ctx.losses = len(plan.losses)
         outputs = (*plan.outputs, *(loss.clone() for loss in plan.losses))
         plan.outputs = []
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        if ctx.boundary is not None and not ctx.boundary.open:
+            refuse_old(grads[len(grads) - ctx.losses :])
+            return (None,) * (1 + ctx.count)
         inputs: tuple[Tensor, ...] = ctx.saved_tensors
         plan: Plan = ctx.plan
         if all(g is None for g in grads):
@@ -188,6 +195,10 @@ class _Sweep:
                 tree.go_to(moment)
                 bar = self._through(tree, k, carry, then, bar)
                 then = _kinds(carry.tensors)
+                if k and plan.fences and not plan.fences[k - 1].open:
+                    refuse_old(self.loss_grads[:k])
+                    bar = self._kept(carry, bar)
+                    break
                 del carry
         self._check()
         return [*bar, *self.outside]
@@ -234,6 +245,11 @@ class _Sweep:
         for i, g in enumerate(found[len(wanted) :]):
             self.outside[i] = _sum(self.outside[i], g)
         return result
+
+    def _kept(self, carry: Carry, bar: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients of those tensors of the start that no step up to here has changed."""
+        found = {id(t): g for t, g in zip(carry.tensors, bar)}
+        return [found.get(id(t)) for t in self.start.tensors]
 
     def _compare(self, k: int, played: Played) -> None:
         """Takes down whether a step came out otherwise than the first time."""

@@ -287,11 +287,16 @@ class _Linear(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*settings, *(t for row in rows for t in row))
-        ctx.count = len(settings)
+        ctx.count, ctx.boundary, ctx.steps = len(settings), None, 0
         return tuple(t.detach() for t in values)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        if ctx.boundary is not None:
+            if not ctx.boundary.open:
+                return (None, None, *(None for _ in range(ctx.count)))
+            if ctx.steps > ctx.boundary.left:
+                raise RuntimeError(_AMONG)
         saved: tuple[Any, ...] = ctx.saved_tensors
         settings, tangents = saved[: ctx.count], iter(saved[ctx.count :])
         found: list[Tensor | None] = []
@@ -330,6 +335,11 @@ def _dots(pairs: Sequence[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
     return total
 
 
+_AMONG = (
+    "truncate counts steps back from the outer loss, and would cut among those that were "
+    "made with mode='forward', whose derivatives are one sum. Compute the outer loss right "
+    "after unroll, or use mode='reverse'."
+)
 _DEPENDS = (
     "mode='forward' has derivatives by settings only, and the weights or the state that "
     "this unroll starts from depend on something else that requires grad. Pass "

@@ -17,6 +17,7 @@ from higher._tasks import optimizer as tasked
 from higher._truncation import Truncation
 from higher._views import in_functorch
 from higher._weights import fast_weights
+from higher._windows import detach
 from higher.optim.bundles import bundles, by_element
 from higher.optim.complex_views import as_complex, as_real
 from higher.optim.copies import deep_copied
@@ -76,6 +77,8 @@ class DifferentiableOptimizer:
     _order: int = 2
     """1 if inner gradients are constants of the outer problem."""
     _truncation: Truncation | None = None
+    _steps_made: int = 0
+    """Before there was a truncation."""
     _tasks: int | None = None
     """Size of the leading dimension of tasks of weights and state, if they have one."""
     _carried: ClassVar[tuple[str, ...]] = ()
@@ -198,13 +201,15 @@ class DifferentiableOptimizer:
         old = self._latest(params)
         second = self._track_higher_grads and self._order == 2
         truncation = self._truncation if self._track_higher_grads else None
-        if truncation is not None:
+        gated = truncation is not None and truncation.steps is not None
+        if truncation is not None and gated:
             truncation.step_begins([old, self._held()])
         # of first order, the loss may still be part of the outer one
         retain = True if self._track_higher_grads else None
         with torch.set_grad_enabled(self._track_higher_grads):
             if loss is not None:
-                found = self._gradients(loss, old, second, retain)
+                earlier = self._earlier() if params is None else ()
+                found = self._gradients(loss, old, second, retain, earlier)
             else:
                 found = checked_grads(grads or (), old, second)
             if not second:
@@ -213,12 +218,16 @@ class DifferentiableOptimizer:
             if callback is not None:
                 found = called_back(callback, found, self._tasks)
             new = self._updated(old, found, kwargs)
-            if truncation is not None:
+            if truncation is not None and gated:
                 new, held = truncation.step_taken([new, self._held()])
                 self._hold(new, held)
+            elif truncation is not None:
+                truncation.bare_steps(1)
+            else:
+                self._steps_made += 1
             if self._track_higher_grads:
                 # behind a boundary, or made by itself, what has changed is apart already
-                alone = truncation is not None or by_element(self)
+                alone = gated or by_element(self)
                 only = {id(p) for p in old} if alone else None
                 made, new = new, apart(new, only)
                 self._renew(made, new)
@@ -297,6 +306,24 @@ class DifferentiableOptimizer:
             {**settings, "params": [params[k] for k in positions]}
             for settings, positions in zip(groups, self._group_to_param_list)
         ]
+
+    def detach_(self) -> DifferentiableOptimizer:
+        """Begins a new window, together with ``fmodel.detach_()``: state and settings
+        keep their values, and nothing flows back through them into earlier steps.
+
+        Settings that are leaves (a learned ``lr``) stay as they are. One that was
+        computed (``raw.exp()``) is a constant from now on: give it anew in ``override``.
+
+        Returns:
+            The optimizer itself.
+        """
+        detach(self)
+        return self
+
+    def _earlier(self) -> list[tuple[int, Tensor]]:
+        weights = None if self._fmodel is None else fast_weights(self._fmodel)
+        found = [] if weights is None else weights.earlier
+        return [(k, t) for k, t in found if t.requires_grad]
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and state in the form of ``torch.optim.Optimizer.state_dict``.
@@ -415,8 +442,10 @@ class DifferentiableOptimizer:
         params: list[Tensor],
         create_graph: bool,
         retain_graph: bool | None = None,
+        earlier: Sequence[tuple[int, Tensor]] = (),
     ) -> list[Tensor | None]:
-        """Gradient of ``loss`` with respect to each parameter that requires grad."""
+        """Gradient of ``loss`` with respect to each parameter that requires grad, also
+        where it was ``earlier`` another tensor."""
         if not isinstance(loss, Tensor):
             raise TypeError(f"loss must be a tensor, not {type(loss).__name__}.")
         targets = [p for p in params if p.requires_grad]
@@ -424,7 +453,7 @@ class DifferentiableOptimizer:
             raise RuntimeError(_no_gradient(loss, targets))
         found = torch.autograd.grad(
             loss,
-            targets,
+            [*targets, *(t for _, t in earlier)],
             None if self._tasks is None else tasked.ones_of(loss, self._tasks),
             create_graph=create_graph,
             retain_graph=retain_graph,
@@ -432,6 +461,9 @@ class DifferentiableOptimizer:
         )
         left = iter(found)
         grads = [next(left) if p.requires_grad else None for p in params]
+        for (k, _), g in zip(earlier, left):
+            there = grads[k]
+            grads[k] = there if g is None else g if there is None else there + g
         stepped = {k for positions in self._group_to_param_list for k in positions}
         if all(grads[k] is None for k in stepped):
             raise RuntimeError(_no_gradient(loss, targets))

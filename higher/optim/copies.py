@@ -23,7 +23,7 @@ def deep_copied(optimizer: DifferentiableOptimizer, memo: dict[int, Any]) -> Any
             memo[id(t)] = detached_copy(t)
     for name, value in vars(optimizer).items():
         if isinstance(value, Truncation):
-            new.__dict__[name] = Truncation(value.steps)
+            new.__dict__[name] = Truncation(new, value.steps)
         else:
             new.__dict__[name] = copy.deepcopy(value, memo)
     return new

@@ -232,6 +232,3 @@ def test_arguments() -> None:
         with pytest.raises(ValueError, match="must be"):
             with higher.innerloop_ctx(model, opt, **wrong):
                 pass
-    with higher.innerloop_ctx(model, opt, truncate=2) as (f, diffopt):
-        with pytest.raises(ValueError, match="Give it to unroll instead"):
-            higher.unroll(f, diffopt, lambda f, x: f(x).sum(), data(), memory="low")

@@ -54,8 +54,9 @@ def loss_fn(f: Any, x: Tensor) -> Tensor:
 
 
 def derivatives(
-    path: str, settings: dict[str, Any], reverse: bool, **kwargs: Any
+    path: str, settings: dict[str, Any], reverse: bool, more: int = 1, **kwargs: Any
 ) -> list[Tensor]:
+    """After an unroll and ``more`` steps."""
     torch.manual_seed(0)
     model = Net().double()
     cls: Any = getattr(torch.optim, path.rsplit(".", 1)[1], None)
@@ -67,7 +68,8 @@ def derivatives(
     with higher.innerloop_ctx(model, opt, override=settings) as (f, diffopt):
         mode = "reverse" if reverse else "forward"
         losses = higher.unroll(f, diffopt, loss_fn, data(), mode=mode, **kwargs)
-        diffopt.step(loss_fn(f, data()[1]))
+        for x in data()[1 : 1 + more]:
+            diffopt.step(loss_fn(f, x))
         outer = loss_fn(f, data()[0]) + losses[-2]
         return [
             outer.detach(),
@@ -97,7 +99,10 @@ def test_settings_in_tuples() -> None:
 
 
 def test_truncate() -> None:
-    same("torch.optim.Adam", {"lr": [scalar(0.02)]}, truncate=3)
+    same("torch.optim.Adam", {"lr": [scalar(0.02)]}, truncate=3, more=0)
+    lr = {"lr": [scalar(0.02)]}
+    with pytest.raises(RuntimeError, match="right after unroll"):
+        derivatives("torch.optim.Adam", lr, False, truncate=3, more=1)
 
 
 def test_the_graph_does_not_grow() -> None:
