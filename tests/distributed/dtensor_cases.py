@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from problem import Net, Outer, assert_same, data, gradients, mse, whole
+from problem import Net, Outer, assert_same, by_hand, data, gradients, mse, whole
 from problem import sgd as problem_sgd
 from ranks import Case, add, case
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.distributed.tensor.parallel import (
     SequenceParallel,
     parallelize_module,
 )
-from wrappers import mesh
+from wrappers import mesh, tensor_parallel
 
 import higher
 
@@ -100,7 +100,8 @@ def same(name: str, **kwargs: Any) -> None:
 
 
 for optimizer in OPTIMIZERS:
-    add(Case(f"DTensor: {optimizer}", 2, partial(same, optimizer)))
+    cell = ("tensor parallel", "an inner loop outside of forward", "right")
+    add(Case(f"DTensor: {optimizer}", 2, partial(same, optimizer), cell))
 for optimizer in ("SGD", "Adam"):
     run = partial(same, optimizer, used=2, memory="step")
     add(Case(f"DTensor: a used {optimizer}", 2, run))
@@ -297,3 +298,25 @@ for split in (split_by_heads, split_by_heads_and_sequence):
         "right",
     )
     add(Case(f"transformer_{split.__name__}", 2, partial(transformer, split), cell))
+
+
+@case(world=4, cell=("tensor parallel", "four ranks", "right"))
+def tensor_parallel_on_four_ranks() -> None:
+    wrapped = tensor_parallel(Outer(Net(), unroll={"memory": "step"}))
+    wrapped(*data()).backward()
+    assert_same(gradients(wrapped), by_hand(Net(), *data())[1])
+
+
+@case(cell=("tensor parallel", ("outer steps", "accumulated gradients"), "right"))
+def tensor_parallel_over_outer_steps() -> None:
+    """Of two backwards each."""
+    outers = [tensor_parallel(Outer(Net())), Outer(Net())]
+    opts = [torch.optim.Adam(m.parameters(), lr=0.01) for m in outers]
+    for seed in range(3):
+        for m, opt in zip(outers, opts):
+            opt.zero_grad()
+            for part in (0, 1):
+                m(*data(seed=10 * seed + part)).backward()
+            opt.step()
+    found = [{n: whole(p.detach()) for n, p in m.named_parameters()} for m in outers]
+    assert_same(*found)

@@ -89,6 +89,9 @@ for wrapper, wrap in {"FSDP2": fsdp, "FSDP2 by layers": fsdp_layers}.items():
         assert_same(got, {n: p.detach() for n, p in alone.named_parameters()})
 
     add(Case(f"{wrapper}: outer steps", 2, stepped, (wrapper, "outer steps", "right")))
+    feature = "ranks with different numbers of tasks"
+    uneven = partial(lambda wrap: one_and_three_tasks(wrap), wrap)
+    add(Case(f"{wrapper}: {feature}", 2, uneven, (wrapper, feature, "right")))
     four = partial(lambda wrap: twice(wrap(Outer(Net()))), wrap)
     add(Case(f"{wrapper}: four ranks", 4, four, (wrapper, "four ranks", "right")))
 
@@ -134,7 +137,7 @@ def a_module_that_ran_sharded_before_is_refused_again() -> None:
         higher.monkeypatch(outer.net)
 
 
-@case(cell=("FSDP1", "passed to innerloop_ctx itself", "refused"))
+@case()
 def the_older_fsdp_is_refused() -> None:
     module = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
     nn.Module.__init__(module)
@@ -213,6 +216,16 @@ for world in (2, 4):
     )
     name = f"FSDP2: outer state on {world} ranks"
     add(Case(name, world, partial(outer_state, world), cell))
+
+
+def one_and_three_tasks(wrap: Any) -> None:
+    tasks = data(tasks=4)
+    part = slice(0, 1) if dist.get_rank() == 0 else slice(1, 4)
+    x, y = (t[part] for t in tasks)
+    wrapped = wrap(Outer(Net(), unroll={"memory": "step"}))
+    loss = wrapped(x, y) * (len(x) * dist.get_world_size() / 4)
+    loss.backward()
+    assert_same(gradients(wrapped), by_hand(Net(), *tasks)[1])
 
 
 @case()

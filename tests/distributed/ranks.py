@@ -32,6 +32,10 @@ DEADLINE = 100.0
 """Seconds for all cases of one number of ranks."""
 
 
+Cell = tuple[str, "str | tuple[str, ...]", str]
+"""Wrapper, feature or features, outcome."""
+
+
 @dataclass(frozen=True)
 class Case:
     """What some ranks do together.
@@ -40,15 +44,26 @@ class Case:
         name: of the test.
         world: the number of ranks.
         run: raises if something is wrong.
-        cell: wrapper, feature and outcome in the table of the docs, if it is there.
+        cell: where it is in the table of the docs.
         reporters: the ranks that live to tell; None: all.
+        before: is run first, by ranks that don't live.
     """
 
     name: str
     world: int
     run: Callable[[], None]
-    cell: tuple[str, str, str] | None = None
+    cell: Cell | None = None
     reporters: tuple[int, ...] | None = None
+    before: Callable[[], None] | None = None
+
+    @property
+    def cells(self) -> list[tuple[str, str, str]]:
+        """Each with one feature."""
+        if self.cell is None:
+            return []
+        wrapper, features, outcome = self.cell
+        each = (features,) if isinstance(features, str) else features
+        return [(wrapper, feature, outcome) for feature in each]
 
     @property
     def told(self) -> tuple[int, ...]:
@@ -59,7 +74,7 @@ CASES: dict[str, Case] = {}
 
 
 def case(
-    world: int = 2, cell: tuple[str, str, str] | None = None, **options: Any
+    world: int = 2, cell: Cell | None = None, **options: Any
 ) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Registers a function as a case of its name."""
 
@@ -86,8 +101,13 @@ class Worlds:
         deadline = time.monotonic() + DEADLINE
         left = list(cases)
         while left and time.monotonic() < deadline:
-            alone = left[0].reporters is not None
-            batch = left[:1] if alone else [c for c in left if c.reporters is None]
+            first = left[0]
+            batch = [c for c in left if c.before is None and c.reporters is None]
+            if first not in batch:
+                batch = [first]
+            if first.before is not None:
+                doomed = Case(f"before {first.name}", first.world, first.before)
+                self._together([doomed], deadline)
             self._together(batch, deadline)
             done = self._reached(batch)
             left = [c for c in left if c.name not in done]
@@ -127,7 +147,8 @@ class Worlds:
             )
             for one in cases:
                 self._one(rank, one, store)
-            dist.barrier()
+            if len(cases[0].told) == world:
+                dist.barrier()
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -171,15 +192,17 @@ def outcome(results: Path) -> dict[str, str]:
         one = json.loads(line)
         told.setdefault(one["case"], {})[one["rank"]] = one["error"]
     return {
-        name: "".join(f"rank {r}: {e}" for r, e in sorted(errors.items()) if e)
-        for name, errors in told.items()
-        if set(errors) >= set(CASES[name].told) or any(errors.values())
+        name: "".join(f"rank {r}: {e}" for r, e in sorted(told[name].items()) if e)
+        for name, one in CASES.items()
+        if told.get(name, {}).keys() >= set(one.told)
+        or any(told.get(name, {}).values())
     }
 
 
 def main(results: str, *names: str) -> None:
     """Runs all cases, or those of these names."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("RANKS_FOLDER", str(Path(results).parent))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     torch.set_num_threads(1)
     # what is imported now, ranks need not import

@@ -16,7 +16,8 @@ import torch.distributed
 if not torch.distributed.is_available() or not hasattr(os, "fork"):
     pytest.skip("needs processes that gloo joins", allow_module_level=True)
 
-from cases import CASES
+from cases import CASES, table
+from docs_cases import DOCS
 from filelock import FileLock
 from ranks import outcome
 
@@ -53,3 +54,8 @@ def _run(results: Path) -> None:
 def test_case(name: str, outcomes: dict[str, str]) -> None:
     assert name in outcomes, "not all ranks have come to it"
     assert not outcomes[name], outcomes[name]
+
+
+def test_the_table_of_the_docs_is_that_of_the_cases() -> None:
+    shown = DOCS.read_text(encoding="utf-8")
+    assert f"\n{table()}\n" in shown, "put in what tests/distributed/cases.py prints"

@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from problem import Net, Outer, assert_same, by_hand, data, gradients, own
 from ranks import Case, add
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor.parallel import (
@@ -18,6 +18,8 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def mesh() -> Any:
@@ -117,3 +119,47 @@ for wrapper, wrap in WRAPPERS.items():
         run = partial(check, wrap, options, shared)
         if (wrapper, feature) not in REFUSED:
             add(Case(name, 2, run, (wrapper, feature, "right")))
+
+
+class Collectives(TorchDispatchMode):
+    """Counts collectives and the bytes that each is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: dict[str, list[int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func.namespace == "c10d":
+            given = sum(t.nbytes for t in tree_leaves(args[0]) if isinstance(t, Tensor))
+            self.bytes.setdefault(func.__name__, []).append(given)
+        return func(*args, **(kwargs or {}))
+
+
+def communicates_once(wrap: Wrapper) -> None:
+    """Whatever the number of inner steps: weights are gathered, gradients reduced."""
+    found = []
+    for steps in (2, 5):
+        wrapped = wrap(Outer(Net(), steps=steps, unroll={"memory": "step"}))
+        tasks = own(data())
+        wrapped(*tasks).backward()
+        with Collectives() as counted:
+            wrapped(*tasks).backward()
+        found.append(counted.bytes)
+    assert found[0] == found[1]
+    size = sum(p.numel() * p.element_size() for p in Outer(Net()).parameters())
+    if wrap is ddp:
+        assert found[0]["allreduce_.default"] == [size]
+    else:
+        # what FSDP pads to parts of one size
+        gathered = found[0]["_allgather_base_.default"]
+        assert size <= sum(gathered) <= size + 64
+        assert len(found[0]["_reduce_scatter_base_.default"]) == len(gathered)
+
+
+for wrapper, wrap in WRAPPERS.items():
+    if wrap is not tensor_parallel:
+        feature = "no communication between inner steps"
+        run = partial(communicates_once, wrap)
+        add(Case(f"{wrapper}: {feature}", 2, run, (wrapper, feature, "right")))
