@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch.distributed
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -18,6 +22,29 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_maml_under_torchrun() -> None:
+    """Its meta-gradient is that of one process."""
+    if not torch.distributed.is_available():
+        pytest.skip("needs processes that gloo joins")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    environment |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, str(EXAMPLES / "maml_ddp.py"), "--steps=2"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    compared, *steps, learned = done.stdout.splitlines()
+    assert compared.startswith("meta-gradient of 2 processes")
+    assert float(compared.rpartition(" ")[2]) < 1e-10
+    assert [line.split()[:2] for line in steps] == [["step", "0"], ["step", "1"]]
+    assert learned.startswith("learned inner learning rate")
 
 
 def test_learn_lr(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import importlib.util
+import io
 import os
 import signal
 import time
@@ -124,6 +127,24 @@ add(
         "a sharded checkpoint resumes under DDP", 2, resumed_whole, before=saved_sharded
     )
 )
+
+
+@case()
+def the_example_sharded_goes_on_from_its_checkpoint() -> None:
+    maml = example()
+    args = argparse.Namespace(tasks=2, shard=True, checkpoint=folder("example"))
+    told = []
+    for steps, keep in ((12, True), (12, True), (12, False)):
+        args.steps = steps
+        args.checkpoint = args.checkpoint if keep else None
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            maml.train(args, torch.device("cpu"))
+        told.append(out.getvalue().splitlines())
+    if dist.get_rank() == 0:
+        first, resumed, alone = told
+        # from the tenth of its steps on, and to the same end
+        assert [line[:8] for line in resumed[1:-1]] == ["step  10", "step  11"]
+        assert first[2:] == alone[2:] == resumed[1:]
 
 
 # --- ranks that fail --------------------------------------------------------------------

@@ -9,6 +9,7 @@ new ones. Every rank writes one line for each of its cases.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -208,6 +209,8 @@ def main(results: str, *names: str) -> None:
     # what is imported now, ranks need not import
     assert higher.optim.DifferentiableAdam
     chosen = [c for n, c in CASES.items() if not names or n in names]
+    # neither looked through nor copied by those that are forked
+    gc.freeze()
     worlds = Worlds(Path(results))
     for world in sorted({c.world for c in chosen}):
         worlds.run([c for c in chosen if c.world == world])
