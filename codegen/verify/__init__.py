@@ -6,7 +6,8 @@
 
 `trajectory` compares where both go over a grid of settings, dtypes, parameter groups
 and used optimizers; `gradients` compares derivatives with finite differences of the
-original; `stability` does so where gradients are exactly zero. Nothing here knows any
+original; `stability` does so where gradients are exactly zero. `coverage` knows which lines ran in
+all that, and `exploring` tries to run the others. Nothing here knows any
 optimizer by name: `settings` reads what a constructor takes, `subject` finds out by
 trying which parameters the original accepts.
 """
@@ -20,7 +21,7 @@ from functools import partial
 from higher.optim.base import DifferentiableOptimizer
 from torch.optim import Optimizer
 
-from . import gradients, stability, trajectory
+from . import exploring, gradients, stability, trajectory
 from .report import HEADER, Failure, Missed, Report, Share, Tally, report
 from .subject import Subject, Unusable, subject
 from .surroundings import undisturbed
@@ -54,7 +55,8 @@ def verify(
             run()
             if stop_after is not None and len(tally.failures) >= stop_after:
                 break
-    return report(original.__name__, tally, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return report(original.__name__, tally, seconds, *found.coverage.shares())
 
 
 def _checks(
@@ -62,10 +64,13 @@ def _checks(
 ) -> Iterator[Callable[[], None]]:
     """Every check of every configuration, cheap ones first."""
     for conf in trajectory.configurations(found, thorough):
-        yield partial(trajectory.check, found, conf, tally)
+        yield partial(trajectory.check, found, conf, tally, exploring.watches(conf))
+    yield from exploring.trials(found, tally)
     for conf in gradients.configurations(found, thorough):
         yield partial(gradients.check, found, conf, tally, thorough)
     for conf in gradients.further(found, tally):
         yield partial(gradients.check, found, conf, tally)
+    for conf in exploring.undifferentiated(found):
+        yield partial(gradients.check_briefly, found, conf, tally)
     for conf in stability.configurations(found, thorough):
         yield partial(stability.check, found, conf, tally)

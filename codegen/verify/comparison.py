@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from .oracle import Oracle, Original, moments
 from .problem import SPARSE, Problem
 from .report import Tally
 from .subject import Override, Unusable
+from .tracing import Hits
 
 TOLERANCE = 1e-5
 SHORT_TOLERANCE = 1e-4  # where counters and products of betas are float32
@@ -64,9 +66,17 @@ class Comparison:
             self.tally.note(f"torch stops on the way back [{label}]: {error}")
             return
         except Exception as error:
+            if where := undefined_in(error):
+                self._leave_undefined(where)
+                return
+            subject, sparse = self.original.subject, self.original.conf.layout.sparse
+            if sparse and not subject.coverage.knows_sparse:
+                return  # noted where values were compared
             self.tally.hypergradients_run += len(leaves) + 1
             reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
             self.tally.fail("error", label, raised=reason)
+            return
+        if self._undefined(route, leaves, found):
             return
         moment = moments(self.original.conf.steps).index
         at = [moment(f.moment) for f in found]
@@ -87,6 +97,28 @@ class Comparison:
             got += [_along(direction, each.weights) for each in found]
         steps = steps * len(self.oracle.directions)
         self._judge("meta-gradient", "initial weights", label, steps, slopes, got)
+
+    def _undefined(
+        self, route: str, leaves: Sequence[Leaf], found: Sequence[Gradients]
+    ) -> bool:
+        """Whether gradients are NaN because torch leaves the derivative of a matrix
+        decomposition undefined here, whatever the translation."""
+        gradients = (g for each in found for g in (*each.settings, *each.weights))
+        if self.anomaly or not any(
+            g is not None and g.isnan().any() for g in gradients
+        ):
+            return False
+        try:
+            replace(self, anomaly=True).differentiate(route, leaves)
+        except Exception as error:
+            where = undefined_in(error)
+            if where:
+                self._leave_undefined(where)
+            return bool(where)
+        return False
+
+    def _leave_undefined(self, decomposition: str) -> None:
+        self.tally.leave_undefined(place_of(self.original, decomposition))
 
     def _moved_otherwise(
         self, label: str, expected: Sequence[float], found: Sequence[Gradients]
@@ -150,14 +182,17 @@ class Comparison:
         values = overridden(opt, leaves, tensors)
         if route == USER:
             opt = self._users(params, opt, values)
-        history, diffopt = subject.unroll(
-            opt,
-            params,
-            problem.loss,
-            conf.steps,
-            values if route == CONSTRUCTION else None,
-            values if route == STEP else None,
-        )
+        hits = (Hits(), Hits())
+        with subject.coverage.watching(hits):
+            history, diffopt = subject.unroll(
+                opt,
+                params,
+                problem.loss,
+                conf.steps,
+                values if route == CONSTRUCTION else None,
+                values if route == STEP else None,
+            )
+        subject.coverage.differentiated.add(hits[1])
         start = [p for p in history[0] if p.requires_grad]
         found = []
         moment = moments(conf.steps).index
@@ -255,6 +290,27 @@ class Comparison:
             "relative error": errors[j],
         }
         self.tally.fail(kind, label, **figures)
+
+
+_DECOMPOSITION = re.compile(
+    r"Function '((?:Linalg)?(?:Eigh?|Svd|Qr|Lu|LuFactorEx|CholeskyEx?))Backward\d* ?' "
+    "returned nan values"
+)
+
+
+def undefined_in(error: Exception) -> str:
+    """The matrix decomposition that has no derivative, by torch's formula, where two
+    eigenvalues or singular values are equal, or a matrix is singular; "" for any other
+    error."""
+    found = _DECOMPOSITION.search(str(error))
+    return found[1].removeprefix("Linalg").lower() if found else ""
+
+
+def place_of(original: Original, decomposition: str) -> str:
+    """What a report calls a point at which a derivative is undefined."""
+    zero = original.conf.layout.zero
+    where = "a gradient of exactly zero" if zero else "matrices of deficient rank"
+    return f"{where} (torch.linalg.{decomposition})"
 
 
 def _of_state(problem: Problem, diffopt: DifferentiableOptimizer) -> Tensor:

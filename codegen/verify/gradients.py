@@ -13,7 +13,7 @@ from typing import Any
 
 from .comparison import CONSTRUCTION, STEP, USER, Comparison
 from .leaves import WRITE, Leaf, Move
-from .oracle import Original
+from .oracle import Original, moments
 from .problem import SPARSE
 from .report import Tally
 from .settings import Setting, elements, farther, sampled, together
@@ -104,6 +104,19 @@ def check(
         _check(subject, conf, tally, thorough)
     except Unusable as reason:
         tally.note(f"derivatives are not compared where the original stops: {reason}")
+
+
+def check_briefly(subject: Subject, conf: Configuration, tally: Tally) -> None:
+    """Compare derivatives of `conf` by one route, weights moved all together."""
+    original = Original(subject, conf, subject.problem(conf))
+    try:
+        with unrounded():
+            leaves = original.leaves()
+            oracle = original.consult(leaves, parameters=())
+            last = moments(conf.steps)[-2]
+            Comparison(original, tally, oracle, kept=[last]).run(CONSTRUCTION, leaves)
+    except Unusable:
+        pass  # a trial that the original does not bear in double precision
 
 
 def _check(subject: Subject, conf: Configuration, tally: Tally, thorough: bool) -> None:

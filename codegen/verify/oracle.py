@@ -66,7 +66,12 @@ class Original:
         Raises `Unusable`.
         """
         _, opt = self.subject.used(self.conf, self.problem)
-        names = [s.name for s in self.subject.settings if s.numeric]
+        told = self.conf.settings
+        names = [
+            s.name
+            for s in self.subject.settings
+            if s.numeric or (s.kind == "other" and isinstance(told.get(s.name), float))
+        ]
         several = len(opt.param_groups) > 1
         leaves = (
             Leaf(name, place, g if several else None, value, group[name])

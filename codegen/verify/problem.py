@@ -32,6 +32,7 @@ class Layout:
     intermittent: bool = False  # gradients of parameters 0 and 1 are None at times
     zero: str = ""  # "start", "later" or "stationary": parameter 0's gradient is 0
     sparse: bool = False
+    scales: tuple[float, ...] = ()  # of the losses, step by step, and again
 
     def with_(
         self,
@@ -59,17 +60,18 @@ class Layout:
         return Layout(f"gradient zero ({zero})", self.shapes, self.groups, zero=zero)
 
 
-def _one_group(name: str, *shapes: tuple[int, ...], sparse: bool = False) -> Layout:
+def of_shapes(name: str, *shapes: tuple[int, ...], sparse: bool = False) -> Layout:
+    """Parameters of some shapes, in one group."""
     return Layout(name, shapes, (tuple(range(len(shapes))),), sparse=sparse)
 
 
 #: What optimizers take, tried in this order: the first that runs is used.
 LAYOUTS = (
-    _one_group("mixed shapes", (3, 2), (4,), (), (2, 1, 2, 2)),
-    _one_group("shapes without scalars", (3, 2), (4,), (2, 1, 2, 2)),
-    _one_group("matrices and vectors", (3, 2), (4,), (2, 3)),
-    _one_group("matrices", (3, 2), (2, 3), (2, 2)),
-    _one_group("sparse gradients", (5, 2), (4, 3), (4, 1), sparse=True),
+    of_shapes("mixed shapes", (3, 2), (4,), (), (2, 1, 2, 2)),
+    of_shapes("shapes without scalars", (3, 2), (4,), (2, 1, 2, 2)),
+    of_shapes("matrices and vectors", (3, 2), (4,), (2, 3)),
+    of_shapes("matrices", (3, 2), (2, 3), (2, 2)),
+    of_shapes("sparse gradients", (5, 2), (4, 3), (4, 1), sparse=True),
 )
 SPARSE = LAYOUTS[-1]
 
@@ -106,6 +108,10 @@ class Problem:
 
     def loss(self, params: Sequence[Tensor], step: int) -> Tensor:
         """The training loss at `step`, a real scalar."""
+        scales = self.layout.scales or (1,)
+        return self._loss(params, step) * scales[step % len(scales)]
+
+    def _loss(self, params: Sequence[Tensor], step: int) -> Tensor:
         if self.layout.sparse:
             return self._lookup(params, step)
         present = self.present(step)

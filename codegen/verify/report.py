@@ -51,12 +51,13 @@ class Missed:
 
 @dataclass(frozen=True)
 class Share:
-    """How many of a source's lines ran in both while they were compared, of how many,
-    and what did not."""
+    """How many of a source's lines ran while both were compared, of how many, and what
+    did not. whose: "" or "the update's"."""
 
     run: int = 0
     of: int = 0
     missed: tuple[Missed, ...] = ()
+    whose: str = ""
 
     def __str__(self) -> str:
         """ "2 lines of 41 not run: nadam.py:212, :230; one way only: :98"; "" if all ran."""
@@ -65,7 +66,8 @@ class Share:
         parts = []
         if lines:
             noun = "line" if len(lines) == 1 else "lines"
-            parts.append(f"{len(lines)} {noun} of {self.of} not run: {_places(lines)}")
+            of = " ".join(filter(None, ("of", self.whose, str(self.of))))
+            parts.append(f"{len(lines)} {noun} {of} not run: {_places(lines)}")
         if branches:
             parts.append(f"one way only: {_places(branches)}")
         return "; ".join(parts)

@@ -298,24 +298,73 @@ def _tree(optimizer: type[Optimizer]) -> ast.AST:
 
 
 def _compared_strings(optimizer: type[Optimizer]) -> dict[str, list[str]]:
-    """Setting name -> strings that the source compares it with, in order."""
+    """Setting name -> strings that the source compares it with, matches it against or
+    has as keys where it is one, in order."""
     found: dict[str, list[str]] = {}
-    for node in ast.walk(_tree(optimizer)):
-        if not isinstance(node, ast.Compare):
-            continue
-        sides = [node.left, *node.comparators]
-        strings = [
-            leaf.value
-            for side in sides
-            for leaf in ([side] if isinstance(side, ast.Constant) else _items(side))
-            if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
-        ]
+    tree = _tree(optimizer)
+    tables, aliases = _tables(tree), _aliases(tree)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Compare(left, _, comparators):
+                sides, strings = [left, *comparators], []
+                for side in sides:
+                    strings += _strings(side, tables)
+            case ast.Match(subject, cases):
+                sides = [subject]
+                strings = [s for case in cases for s in _strings(case.pattern, {})]
+            case ast.Subscript(value, side) | ast.Call(
+                ast.Attribute(value, "get"), [side, *_]
+            ):
+                sides, strings = [side], tables.get(_name(value) or "", [])
+            case _:
+                continue
         for name in filter(None, map(_name, sides)):
-            found.setdefault(name, []).extend(strings)
+            for meant in (name, *aliases.get(name, ())):
+                found.setdefault(meant, []).extend(strings)
     return found
 
 
-def _items(node: ast.expr) -> list[ast.expr]:
+def _aliases(tree: ast.AST) -> dict[str, list[str]]:
+    """Variable -> settings that it may be: ``kind = group["mode"]``."""
+    found: dict[str, list[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and (meant := _name(node.value)):
+            for name in filter(None, map(_name, node.targets)):
+                found.setdefault(name, []).append(meant)
+    return found
+
+
+def _tables(tree: ast.AST) -> dict[str, list[str]]:
+    """The strings of each container that has a name: its keys, or items."""
+    found: dict[str, list[str]] = {}
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        for name in filter(None, map(_name, targets)):
+            value = node.value
+            parts = value.keys if isinstance(value, ast.Dict) else _items(value)
+            found.setdefault(name, []).extend(
+                part.value
+                for part in parts
+                if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            )
+    return found
+
+
+def _strings(node: ast.AST, tables: Mapping[str, list[str]]) -> list[str]:
+    """The strings that are compared with: there, in a container, or in one named."""
+    if isinstance(node, (ast.Name, ast.Attribute)):
+        return tables.get(_name(node) or "", [])
+    leaves = ast.walk(node) if isinstance(node, ast.pattern) else [node, *_items(node)]
+    return [
+        leaf.value
+        for leaf in leaves
+        if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+    ]
+
+
+def _items(node: ast.AST | None) -> list[ast.expr]:
     return node.elts if isinstance(node, (ast.Tuple, ast.List, ast.Set)) else []
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .comparison import CONSTRUCTION, Comparison
+from .comparison import CONSTRUCTION, Comparison, place_of, undefined_in
 from .leaves import Leaf, overridden
 from .oracle import Original
 from .report import Tally
@@ -74,6 +74,10 @@ def _all_finite(original: Original, leaves: Sequence[Leaf], tally: Tally) -> Non
         orders = derivatives(original, leaves)
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
+        if decomposition := undefined_in(error):
+            tally.hypergradients_run -= 1
+            tally.leave_undefined(place_of(original, decomposition))
+            return
         if original.subject.third_party:
             tally.hypergradients_run -= 1
             tally.note(
@@ -90,10 +94,23 @@ def _all_finite(original: Original, leaves: Sequence[Leaf], tally: Tally) -> Non
         for name, g in zip(names, gradients)
         if g is not None and not g.isfinite().all()
     ]
-    if broken:
+    if broken and (decomposition := _undefined(original, leaves)):
+        tally.hypergradients_run -= 1
+        tally.leave_undefined(place_of(original, decomposition))
+    elif broken:
         tally.fail("zero gradient", original.conf, **{"not finite": ", ".join(broken)})
     else:
         tally.hypergradients_right += 1
+
+
+def _undefined(original: Original, leaves: Sequence[Leaf]) -> str:
+    """The decomposition that first derivatives are undefined at, if one is."""
+    try:
+        with torch.autograd.set_detect_anomaly(True):
+            derivatives(original, leaves)
+    except Exception as error:
+        return undefined_in(error)
+    return ""
 
 
 def derivatives(

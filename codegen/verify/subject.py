@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from higher.optim.base import DifferentiableOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .problem import LAYOUTS, SPARSE, Layout, Problem
+from . import counters
+from .coverage import Coverage
+from .problem import LAYOUTS, SPARSE, Layout, Problem, of_shapes
 from .settings import (
     Setting,
     needed,
@@ -32,7 +34,8 @@ class Configuration:
     """One way to run an optimizer.
 
     settings: constructor arguments off their defaults; second: those of a second
-    parameter group; user: dispatch flags that only the user's optimizer has.
+    parameter group; user: dispatch flags that only the user's optimizer has. start:
+    what a used optimizer's counters of steps are put to.
     """
 
     layout: Layout
@@ -43,6 +46,7 @@ class Configuration:
     warm: bool = False
     steps: int = 8
     track: bool = True
+    start: int = 0
 
     def __str__(self) -> str:
         told = ", ".join(f"{k}={_short(v)}" for k, v in self.settings.items())
@@ -51,12 +55,19 @@ class Configuration:
         if self.user:
             parts.append("user sets " + ", ".join(f"{k}" for k in self.user))
         parts.append("branching off a used optimizer" if self.warm else "cold start")
+        parts += [f"at step {self.start}"] if self.start else []
         parts += [] if self.track else ["test mode"]
         return "; ".join(parts)
 
 
 class Unusable(Exception):
     """The original itself cannot be run this way."""
+
+
+class Stopped(Unusable):
+    """A step of the original raised. step: which one."""
+
+    step = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,7 @@ class Subject:
     settings: tuple[Setting, ...]
     group_keys: tuple[str, ...]
     layouts: tuple[Layout, ...]
+    coverage: Coverage
 
     @property
     def layout(self) -> Layout:
@@ -104,6 +116,21 @@ class Subject:
         except Unusable:
             return False
         return all(bool(p.isfinite().all()) for p in params)
+
+    def takes(self, shapes: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Those of some shapes on which the original runs, each by itself."""
+        taken = []
+        for shape in shapes:
+            conf = Configuration(of_shapes("one", shape))
+            problem = self.problem(conf)
+            try:
+                params, opt = self.used(conf, problem)
+                for step in range(2):
+                    self.advance(opt, params, problem, step)
+            except Unusable:
+                continue
+            taken.append(shape)
+        return taken
 
     def second(
         self,
@@ -171,9 +198,13 @@ class Subject:
         try:
             problem.loss(params, step).backward()  # type: ignore[no-untyped-call]
             grads = [None if p.grad is None else p.grad.clone() for p in params]
-            opt.step()
         except Exception as refusal:
             raise Unusable(f"{type(refusal).__name__}: {refusal}") from refusal
+        try:
+            with self.coverage.steps(of_original=True):
+                opt.step()
+        except Exception as refusal:
+            raise Stopped(f"{type(refusal).__name__}: {refusal}") from refusal
         return grads
 
     def used(
@@ -192,7 +223,9 @@ class Subject:
         opt = self.build(params, conf.layout, settings, {1: conf.second})
         reseed()
         for step in range(-WARM if conf.warm else 0, 0):
+            before = counters.numbers(opt) if conf.start and step == -1 else {}
             self.advance(opt, params, problem, step)
+            counters.put(opt, before, conf.start)
         reseed()
         return params, opt
 
@@ -219,7 +252,9 @@ class Subject:
         for step in range(steps):
             told = None if each_step is None else dict(each_step)
             loss = losses(history[-1], step)
-            history.append(list(diffopt.step(loss, params=history[-1], override=told)))
+            with self.coverage.steps(of_original=False):
+                weights = diffopt.step(loss, params=history[-1], override=told)
+            history.append(list(weights))
         return history, diffopt
 
 
@@ -229,17 +264,21 @@ def subject(
     """Find out by trying which parameters `original` takes. Raises `Unusable`."""
     keys = required_group_keys(original)
     settings = _understood(settings_of(original), differentiable)
-    layouts, reason = _taken(Subject(original, differentiable, settings, keys, ()))
+    coverage = Coverage(original, differentiable)
+    found = Subject(original, differentiable, settings, keys, (), coverage)
+    layouts, reason = _taken(found)
     if not layouts:
-        settings = tuple(map(needed, settings))
-        layouts, _ = _taken(Subject(original, differentiable, settings, keys, ()))
+        found = replace(found, settings=tuple(map(needed, settings)))
+        layouts, _ = _taken(found)
     if not layouts:
         raise Unusable(reason)
+    found = replace(found, layouts=tuple(layouts))
     if keys:
-        trial = Subject(original, differentiable, settings, keys, tuple(layouts))
-        opt = trial.build(Problem(layouts[0], torch.float64).initial(), layouts[0], {})
-        settings += settings_of_groups(opt.param_groups, [s.name for s in settings])
-    return Subject(original, differentiable, settings, keys, tuple(layouts))
+        opt = found.build(Problem(layouts[0], torch.float64).initial(), layouts[0], {})
+        names = [s.name for s in found.settings]
+        more = settings_of_groups(opt.param_groups, names)
+        found = replace(found, settings=found.settings + more)
+    return found
 
 
 def _taken(subject: Subject) -> tuple[list[Layout], str]:

@@ -46,25 +46,49 @@ def reseed() -> None:
 @contextmanager
 def unrounded() -> Iterator[set[str]]:
     """float64 throughout, so that finite differences see a smooth function: it is the
-    default dtype (step counters and products of betas follow it), and a float64
-    tensor converted to a shorter float stays what it is. Yields the dtypes that were
-    asked for, filled in as it happens."""
+    default dtype (step counters and products of betas follow it), a float64 tensor
+    converted to a shorter float stays what it is, and what is made as a shorter one
+    (state beside longer weights) is made as float64. Yields the dtypes that were asked
+    for, filled in as it happens."""
     asked: set[str] = set()
-    names = ("bfloat16", "half", "float", "to")
-    kept = {name: getattr(Tensor, name) for name in names}
+    wrapped: list[tuple[Any, str, _Wrapper]] = []
+    wrapped += [(Tensor, name, _keeping_float64) for name in _CONVERSIONS]
+    wrapped += [(Tensor, name, _making_float64) for name in _METHODS]
+    wrapped += [(torch, name, _making_float64) for name in _FACTORIES]
+    kept = [(holder, name, getattr(holder, name)) for holder, name, _ in wrapped]
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    for name, convert in kept.items():
-        setattr(Tensor, name, _keeping_float64(convert, asked))
+    for (holder, name, wrap), (*_, plain) in zip(wrapped, kept):
+        setattr(holder, name, wrap(plain, asked))
     try:
         yield asked
     finally:
         torch.set_default_dtype(dtype)
-        for name, convert in kept.items():
-            setattr(Tensor, name, convert)
+        for holder, name, plain in kept:
+            setattr(holder, name, plain)
 
 
+_Wrapper = Callable[[Callable[..., Tensor], "set[str]"], Callable[..., Tensor]]
+_CONVERSIONS = ("bfloat16", "half", "float", "to")
+_METHODS = ("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor")
+_FACTORIES = (
+    *("zeros", "ones", "full", "empty", "tensor", "eye", "as_tensor", "rand", "randn"),
+    *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
+)
 kept_to = Tensor.to
+
+
+def _making_float64(
+    make: Callable[..., Tensor], asked: set[str]
+) -> Callable[..., Tensor]:
+    def made(*args: Any, **kwargs: Any) -> Tensor:
+        dtype = kwargs.get("dtype")
+        if dtype in LOWER:
+            asked.add(str(dtype).removeprefix("torch."))
+            kwargs["dtype"] = torch.float64
+        return make(*args, **kwargs)
+
+    return made
 
 
 def _keeping_float64(

@@ -24,16 +24,18 @@ from .compare import SAME, Difference, compare, snapshot, worst_of
 from .problem import SPARSE, Problem
 from .report import Tally
 from .settings import DISPATCH, variants
-from .subject import Configuration, Subject, Unusable
+from .subject import Configuration, Stopped, Subject, Unusable
+from .tracing import Hits
 
 #: Relative to the largest number of a tensor. float64 and float32 leave room for
 #: another order of the same operations. bfloat16 keeps eight bits: half a unit in the
-#: last place (2**-9) at each of eight steps. complex64 computes in float32.
+#: last place (2**-9) at each of eight steps; float16 eleven. complex64 computes in float32.
 TOLERANCES: Mapping[torch.dtype, float] = {
     torch.float64: 1e-9,
     torch.float32: 1e-6,
     torch.complex64: 1e-6,
     torch.bfloat16: 8 * 2.0**-9,
+    torch.float16: 8 * 2.0**-12,
 }
 #: Other people's optimizers lean more on operations that have no out-of-place twin,
 #: and keep sums that cancel in their state.
@@ -43,6 +45,12 @@ THIRD_PARTY: Mapping[torch.dtype, float] = {
     torch.float32: 1e-5,
     torch.complex64: 1e-5,
 }
+
+
+BY_ACCIDENT = (
+    "the original takes sparse gradients, of which its source knows nothing; the "
+    "translation refuses them"
+)
 
 
 class Recording(NamedTuple):
@@ -121,27 +129,48 @@ def _as_users_do(
                 yield Configuration(layout, few[-1] | told, warm=True)
 
 
-def check(subject: Subject, conf: Configuration, tally: Tally) -> None:
-    """Run `conf` on both and enter the outcome; refusals of the original are notes."""
+def check(
+    subject: Subject,
+    conf: Configuration,
+    tally: Tally,
+    watched: bool = False,
+    trial: bool = False,
+) -> None:
+    """Run `conf` on both and enter the outcome; refusals of the original are notes.
+
+    watched: enter which lines ran, too. trial: refusals and numbers that are not finite
+    are no news.
+    """
     problem = Problem(conf.layout, conf.dtype)
+    hits = (Hits(), Hits()) if watched else None
     try:
-        recording = record(subject, conf, problem)
+        recording = record(subject, conf, problem, hits)
         params, opt = branching_point(subject, conf, problem)
     except Unusable as refusal:
         # a ValueError is how a constructor says that settings do not go together
-        if not str(refusal).startswith("ValueError"):
+        if not (trial or str(refusal).startswith("ValueError")):
             tally.refuse(_gist(subject, conf), _first_line(refusal))
+        if hits and isinstance(refusal, Stopped):
+            _raise_alike(subject, conf, problem, refusal, hits)
+        return
+    finite = all(bool(w.isfinite().all()) for w in recording.weights[-1])
+    if trial and not finite:
         return
     tally.run += 1
     before = snapshot(params, opt)
     try:
-        weights, state = follow(subject, conf, problem, recording, params, opt)
+        with subject.coverage.watching(hits):
+            weights, state = follow(subject, conf, problem, recording, params, opt)
     except NothingConverted as refusal:
         tally.run -= 1
         tally.note(f"refused at run time with {str(conf.dtype)[6:]}: {refusal}")
         return
     except Exception as error:
         reason = f"{type(error).__name__}: {_first_line(error)}"
+        if conf.layout.sparse and not subject.coverage.knows_sparse:
+            tally.run -= 1
+            tally.note(f"{BY_ACCIDENT}: {reason}")
+            return
         tally.fail("error", conf, raised=reason)
         return
     effect = compare(before, snapshot(params, opt), "the user's optimizer")
@@ -154,15 +183,53 @@ def check(subject: Subject, conf: Configuration, tally: Tally) -> None:
         tally.fail(state.kind, conf, **state.figures)
     else:
         tally.follow(str(conf.dtype)[6:], max(weights.size, state.size))
+        if hits and finite:
+            subject.coverage.count(hits, conf)
 
 
-def record(subject: Subject, conf: Configuration, problem: Problem) -> Recording:
+def _raise_alike(
+    subject: Subject,
+    conf: Configuration,
+    problem: Problem,
+    stopped: Stopped,
+    hits: tuple[Hits, Hits],
+) -> None:
+    """What only raises has been tried where both raise at the same step."""
+    try:
+        params, opt = branching_point(subject, conf, problem)
+    except Unusable:
+        return
+    seen: list[int] = []
+
+    def loss(fast: list[Tensor], step: int) -> Tensor:
+        seen.append(step)
+        return problem.loss(fast, step)
+
+    try:
+        with subject.coverage.watching(hits):
+            subject.unroll(opt, params, loss, conf.steps, track=conf.track)
+    except Exception:
+        if len(seen) == stopped.step + 1:
+            subject.coverage.count_raising(hits, conf)
+
+
+def record(
+    subject: Subject,
+    conf: Configuration,
+    problem: Problem,
+    hits: tuple[Hits, Hits] | None = None,
+) -> Recording:
     """Train the original and keep what it did. Raises `Unusable`."""
     params, opt = subject.used(conf, problem)
     grads, weights = [], []
-    for step in range(conf.steps):
-        grads.append(subject.advance(opt, params, problem, step))
-        weights.append([p.detach().clone() for p in params])
+    with subject.coverage.watching(hits):
+        for step in range(conf.steps):
+            try:
+                grads.append(subject.advance(opt, params, problem, step))
+            except Stopped as refusal:
+                refusal.step = step
+                raise
+            weights.append([p.detach().clone() for p in params])
     told = (*conf.settings.values(), *conf.user.values())
     if any(isinstance(t, Tensor) for t in told):
         # a tensor divided by zero is no error as a number is: NaN tells nothing
