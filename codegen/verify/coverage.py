@@ -19,6 +19,7 @@ import torch
 from higher.optim.base import DifferentiableOptimizer
 from torch.optim import Optimizer
 
+from . import source_lines
 from .report import Missed, Share
 from .source_lines import Source, source_of
 from .tracing import Hits, Jump, Span, Trace, Way, jumps, nested
@@ -153,6 +154,7 @@ class Coverage:
     def __init__(
         self, original: type[Optimizer], compiled: type[DifferentiableOptimizer]
     ) -> None:
+        source_lines.forget()
         files = set(_update_files(compiled))
         package = original.__module__.partition(".")[0]
         self.original = Side(Trace(lambda code: _is_own(code.co_filename, package)))

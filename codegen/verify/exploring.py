@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from . import trajectory
+from . import hints, trajectory
 from .report import Tally
 from .subject import Configuration, Subject
 from .trials import trials as trials_for
@@ -24,6 +24,7 @@ def watches(conf: Configuration) -> bool:
 
 def trials(subject: Subject, tally: Tally) -> Iterator[Callable[[], None]]:
     """Trials that run what has not run, until there is nothing left to try."""
+    hints.forget()
     coverage = subject.coverage
     found = trials_for(subject)
     run = partial(trajectory.check, subject, tally=tally, watched=True)

@@ -46,6 +46,12 @@ def hints(gap: Gap) -> Hints:
     return found
 
 
+def forget() -> None:
+    """Read sources anew: another text may have taken a module's place."""
+    for remembered in (_assignments, _results, _calls):
+        remembered.cache_clear()
+
+
 def _function(gap: Gap) -> ast.FunctionDef | None:
     """The innermost function around a gap."""
     around = [

@@ -121,6 +121,12 @@ def _nodes(file: str) -> dict[tuple[str, int], ast.FunctionDef]:
     }
 
 
+def forget() -> None:
+    """Read sources anew: another text may have taken a module's place."""
+    for remembered in (source_of, tree_of, _nodes):
+        remembered.cache_clear()
+
+
 def _read(body: Sequence[ast.stmt], found: Source) -> None:
     """Enter the statements of a block, up to where it is known to be left."""
     if body and isinstance(body[-1], ast.Raise):

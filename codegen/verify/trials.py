@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,8 +129,9 @@ class Trials:
                 layout = of_shapes(f"sides around {n}", *taken[j : j + 4])
                 yield Configuration(layout)
                 yield Configuration(layout, self.everything)
-        for shape in self.shapes[:-2]:
-            yield Configuration(of_shapes(f"alone: {list(shape)}", shape))
+            yield from _alone([s for s in shapes if s not in taken][:4])
+        yield from _alone(self.shapes[:-2])
+        yield from _alone([s for s in SHAPES if s not in self.shapes])
 
     def _numbers(self, found: Hints) -> Iterator[Configuration]:
         """Gradients of other sizes and kinds, other dtypes, tensors for settings."""
@@ -171,6 +172,11 @@ def trials(subject: Subject) -> Trials:
     shapes = subject.takes(dict.fromkeys(SHAPES))
     everything = together(subject.settings, subject.runs)
     return Trials(subject, everything, tuple(shapes))
+
+
+def _alone(shapes: Iterable[tuple[int, ...]]) -> Iterator[Configuration]:
+    for shape in shapes:
+        yield Configuration(of_shapes(f"alone: {list(shape)}", shape))
 
 
 def _values(setting: Setting, found: Hints) -> Iterator[Any]:
