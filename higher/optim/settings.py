@@ -150,11 +150,25 @@ def apply_trainable_opt_params(
 ) -> None:
     """Writes the values of ``override`` into ``opt``'s groups as plain numbers.
 
+    A setting that is an int (``weight_decay=0``) stays one if its value is whole.
+
     Raises:
         ValueError: a name that is no setting, or a wrong number of values.
     """
     numbers = {name: _numbers(values) for name, values in override.items()}
+    before = [{name: group.get(name) for name in numbers} for group in opt.param_groups]
     apply_override(opt.param_groups, numbers)
+    for group, held in zip(opt.param_groups, before):
+        group.update({name: _like(group[name], old) for name, old in held.items()})
+
+
+def _like(new: Any, old: Any) -> Any:
+    """``new`` as an int where ``old`` is one and nothing is lost."""
+    if isinstance(new, (list, tuple)) and isinstance(old, (list, tuple)):
+        if len(new) == len(old):
+            return type(new)(map(_like, new, old))
+    whole = type(old) is int and isinstance(new, float) and new.is_integer()
+    return int(new) if whole else new
 
 
 def _numbers(value: Any) -> Any:

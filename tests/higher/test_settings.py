@@ -230,3 +230,17 @@ def test_plain_lr_agrees_with_the_reference() -> None:
         fast_unroll(model, regression(), lr=0.3),
         reference_unroll(model, regression(), lr=0.3),
     )
+
+
+def test_whole_numbers_stay_what_they_are_when_nothing_was_learned() -> None:
+    model = net()
+    opt = torch.optim.Adam(model.parameters(), lr=1, weight_decay=0)
+    before = [dict(g) for g in opt.param_groups]
+    learned = higher.optim.get_trainable_opt_params(opt)
+    higher.optim.apply_trainable_opt_params(opt, learned)
+    for now, then in zip(opt.param_groups, before):
+        kinds = {k: type(v) for k, v in now.items()}
+        assert kinds == {k: type(v) for k, v in then.items()}
+    learned["weight_decay"] = [tensor(0.25)]
+    higher.optim.apply_trainable_opt_params(opt, learned)
+    assert opt.param_groups[0]["weight_decay"] == 0.25
