@@ -32,6 +32,7 @@ from higher._held import (
 from higher._rebind import Rebinder
 from higher._refuse import refuse_holder
 from higher._second_order import OwnForward
+from higher._structure import Children, NoWeights
 from higher._tree import modules_of
 from higher._weights import BufferDict, FastWeights, ModuleDict, Unshare, WeightDict
 
@@ -103,12 +104,12 @@ class Cloner(Rebinder):
                 state[name] = OrderedDict()
             elif kind in ATOMIC:
                 continue
-            elif name in _OWN and not value:
-                state[name] = {} if kind is BufferDict else kind()
             elif name == "_modules":
-                state[name] = {k: self.copy(m) for k, m in value.items()}
+                state[name] = self._children(value)
             elif name == "_parameters":
                 state[name] = self._parameters(value)
+            elif name in _OWN and not value:
+                state[name] = {} if kind is BufferDict else kind()
             elif name == "_buffers":
                 state[name] = {k: self._buffer(b) for k, b in value.items()}
             elif name not in _internal_attrs:
@@ -140,10 +141,16 @@ class Cloner(Rebinder):
             if hasattr(module, name):
                 self._put(Attributes(new), name, getattr(module, name))
 
+    def _children(self, modules: dict[str, Any]) -> dict[str, Any]:
+        held = {k: self.copy(m) for k, m in modules.items()}
+        return held if self.plain else Children(self.weights, held)
+
     def _parameters(self, params: dict[str, Any]) -> dict[str, Any]:
         held = {name: self.memo.get(id(p), p) for name, p in params.items()}
         if self.plain:
             return held
+        if not held:
+            return NoWeights(self.weights)
         index = {k: self.index[id(p)] for k, p in params.items() if id(p) in self.index}
         new = WeightDict(self.weights, index, held)
         for name, i in index.items():

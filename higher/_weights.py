@@ -42,6 +42,7 @@ class FastWeights:
         exposed: whether somebody was handed ``history`` or a list in it, and may
             have changed it.
         watched: frozen weights whose memory is the original's.
+        added: where parameters were put that the module did not have.
         earlier: weights by their position that were replaced since the last step, and
             that its loss may have been computed with.
     """
@@ -49,7 +50,7 @@ class FastWeights:
     __slots__ = (
         *("history", "track", "installed", "places", "rewrites", "root"),
         *("replaying", "saved_buffers", "thread", "exposed", "origins"),
-        *("watched", "earlier", "tasks", "mapping", "__weakref__"),
+        *("watched", "added", "earlier", "tasks", "mapping", "__weakref__"),
     )
 
     def __init__(
@@ -69,6 +70,7 @@ class FastWeights:
         self.exposed = False
         self.origins: list[list[weakref.ref[Tensor]]] = [[] for _ in originals]
         self.watched = Watched()
+        self.added: list[tuple[dict[str, Any], str]] = []
         self.earlier: list[tuple[int, Tensor]] = []
 
     def modules(self) -> list[nn.Module]:
@@ -227,6 +229,8 @@ class WeightDict(dict[str, Any]):
         if weights is not None and name in self.index:
             weights.assign(self.index[name], value)
         else:
+            if weights is not None:
+                weights.added.append((self, name))
             super().__setitem__(name, value)
 
     def __delitem__(self, name: str) -> None:

@@ -50,6 +50,11 @@ class StatelessModule(nn.Module):
     original module's class; its submodules are of their own classes.
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """An ordinary module of the original's class: a slice of a container, say, which
+        makes another of its own type, around layers with fast weights."""
+        return _original_class(cls)(*args, **kwargs)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Nothing: the original's class may demand arguments here."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from higher._apart import apart
 from higher._dtensor import settings_on_each_rank
 from higher._fsdp import is_shard
+from higher._structure import check_tree
 from higher._tasks import optimizer as tasked
 from higher._truncation import Truncation
 from higher._views import in_functorch
@@ -235,6 +236,7 @@ class DifferentiableOptimizer:
             made, new = new, [_test_mode_leaf(n, o) for n, o in zip(new, old)]
             self._renew(made, new)
         if self._fmodel is not None:
+            check_tree(fast_weights(self._fmodel))
             fast_weights(self._fmodel).watched.check()
             fast_weights(self._fmodel).update(new)
             if truncation is not None:

@@ -429,3 +429,28 @@ def test_bare_containers(kind: type[nn.Module]) -> None:
     fmodel = higher.monkeypatch(net)
     assert len(list(fmodel.parameters())) == len(list(net.parameters()))
     assert all(a is not b for a, b in zip(fmodel.parameters(), net.parameters()))
+
+
+def test_a_slice_of_the_stateless_module_runs_on_fast_weights() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = torch.ones(2, 3, dtype=torch.float64)
+    with higher.innerloop_ctx(model, torch.optim.SGD(model.parameters(), lr=0.1)) as (
+        f,
+        diff,
+    ):
+        diff.step(f(x).square().sum())
+        head = f[2:]
+        assert type(head) is nn.Sequential and head[0] is f[2]
+        torch.testing.assert_close(head(f[:2](x)), f(x))
+        diff.step(f[:2](x).square().sum() + f[2].weight.sum())
+        assert not torch.equal(f[0].weight, model[0].weight)
+
+
+def test_another_module_of_the_class_is_an_ordinary_one() -> None:
+    class Net(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.layer = nn.Linear(width, 1)
+
+    other = type(higher.monkeypatch(Net(3)))(5)
+    assert type(other) is Net and isinstance(other.layer.weight, nn.Parameter)
