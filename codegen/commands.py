@@ -54,7 +54,8 @@ def generate(
     changed = files.write(path, translation.text)
     print(f"  {'wrote' if changed else 'unchanged:'} {shown(path)}", file=log)
     if output is None:
-        files.write(path.parent / "__init__.py", files.index_of(path.parent))
+        for place, text in files.indexes(path.parent):
+            files.write(place, text)
 
 
 def _library(target: str, output: Path | None, tree: SourceTree | None) -> Library:

@@ -83,11 +83,10 @@ def render(module: Module) -> str:
     return _hashed(layout(template.render(module=module, body_digest="0")))
 
 
-def render_index(entries: Sequence[Entry]) -> str:
-    """The text of ``generated/__init__.py``."""
-    template = environment().get_template("index.py.jinja")
+def render_index(entries: Sequence[Entry], template: str = "index.py.jinja") -> str:
+    """The text of ``generated/__init__.py``, or of another list of what is there."""
     ordered = sorted(entries, key=lambda entry: entry.target)
-    return layout(template.render(entries=ordered))
+    return layout(environment().get_template(template).render(entries=ordered))
 
 
 def installed_black() -> str:

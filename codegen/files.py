@@ -94,14 +94,27 @@ def generated_files(folder: Path) -> Iterator[tuple[Path, Header | None]]:
 
 def index_of(folder: Path) -> str:
     """The text that ``generated/__init__.py`` ought to have."""
-    entries = [
+    return emit.render_index(_entries(folder))
+
+
+def indexes(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The lists of what is in ``generated/``, and the texts that they ought to have:
+    its index, and beside it what ``higher.optim`` tells type checkers."""
+    yield folder / "__init__.py", index_of(folder)
+    optim = folder.parent / "higher" / "optim"
+    if optim.is_dir():
+        names = emit.render_index(_entries(folder), "names.pyi.jinja")
+        yield optim / "_compiled.pyi", names
+
+
+def _entries(folder: Path) -> list[emit.Entry]:
+    return [
         emit.Entry(
             found.target, path.stem, f"Differentiable{_class_name(found.target)}"
         )
         for path, found in generated_files(folder)
         if found is not None
     ]
-    return emit.render_index(entries)
 
 
 def _class_name(target: str) -> str:

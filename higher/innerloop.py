@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,12 @@ from higher.optim.base import (
     checked_order,
     checked_truncate,
 )
-from higher.patch import StatelessModule, monkeypatch
+from higher.patch import Model, monkeypatch
 
 
 @contextmanager
 def innerloop_ctx(
-    model: nn.Module,
+    model: Model,
     opt: torch.optim.Optimizer | MakeOptimizer,
     device: torch.device | str | None = None,
     copy_initial_weights: bool = True,
@@ -35,9 +35,9 @@ def innerloop_ctx(
     track_higher_grads: bool = True,
     *,
     truncate: int | None = None,
-    order: int = 2,
+    order: Literal[1, 2] = 2,
     tasks: int | None = None,
-) -> Iterator[tuple[StatelessModule, DifferentiableOptimizer]]:
+) -> Iterator[tuple[Model, DifferentiableOptimizer]]:
     """Yields ``(fmodel, diffopt)`` for one inner loop.
 
     ``fmodel`` is a stateless version of ``model`` with fast weights of its own;

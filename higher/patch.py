@@ -10,7 +10,7 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from higher._dropped import Dropped
 from higher._weights import FastWeights, ModuleDict, fast_weights
 from higher.utils import detached_copy
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = [
     "StatelessModule",
     "_BufferType",
@@ -43,11 +46,16 @@ __all__ = [
 ]
 
 
+Model = TypeVar("Model", bound=nn.Module)
+
+
 class StatelessModule(nn.Module):
     """A module that runs on fast weights.
 
     Made by :func:`monkeypatch`, never directly. It is also an instance of the
-    original module's class; its submodules are of their own classes.
+    original module's class; its submodules are of their own classes. For type checkers
+    it has the original's type: ``assert isinstance(fmodel, StatelessModule)`` tells
+    them of ``fmodel.parameters(time=0)``, ``fmodel.fast_params`` and the others.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -78,10 +86,11 @@ class StatelessModule(nn.Module):
                 return super().__call__(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
-    def parameters(  # type: ignore[override]
+    def parameters(
         self, recurse: bool = True, time: int | None = None
-    ) -> Iterator[Tensor]:
-        """Fast weights in the order of the original's ``parameters()``.
+    ) -> Iterator[nn.Parameter]:
+        """Fast weights in the order of the original's ``parameters()``: tensors, which
+        type checkers are told are parameters, as those of any module.
 
         Args:
             recurse: ``False`` leaves out those of submodules.
@@ -95,9 +104,10 @@ class StatelessModule(nn.Module):
         """
         chosen = fast_weights(self).at(time)
         if recurse:
-            return iter(chosen)
+            return iter(cast("list[nn.Parameter]", chosen))
         own = {id(p) for p in self._parameters.values()}
-        return (w for w, p in zip(chosen, fast_weights(self).installed) if id(p) in own)
+        found = zip(chosen, fast_weights(self).installed)
+        return (cast(nn.Parameter, w) for w, p in found if id(p) in own)
 
     @property
     def fast_params(self) -> list[Tensor] | None:
@@ -207,7 +217,7 @@ class StatelessModule(nn.Module):
                     dict.__setitem__(m._buffers, name, b[i])
         return one
 
-    def requires_grad_(self, requires_grad: bool = True) -> StatelessModule:
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Detaches the fast weights, or makes leaves that require grad of those
         that don't."""
         weights = fast_weights(self)
@@ -245,9 +255,7 @@ class StatelessModule(nn.Module):
             if w.is_leaf and w.grad is not None:
                 w.grad = None if set_to_none else torch.zeros_like(w)
 
-    def _apply(
-        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
-    ) -> StatelessModule:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """``to``, ``double``, ``cuda``: moves the fast weights within the graph."""
         weights = fast_weights(self)
         weights.replace([fn(w) for w in weights.installed])
@@ -287,12 +295,12 @@ _MonkeyPatchBase = StatelessModule
 
 
 def monkeypatch(
-    module: nn.Module,
+    module: Model,
     device: Device = None,
     copy_initial_weights: bool = True,
     track_higher_grads: bool = True,
     tasks: int | None = None,
-) -> StatelessModule:
+) -> Model:
     """A stateless version of ``module`` with its own fast weights and buffers.
 
     Args:
@@ -327,13 +335,13 @@ def monkeypatch(
     fast_weights(fmodule).watched = watched
     if tasks is not None:
         tasked.stack_buffers(fast_weights(fmodule).modules(), tasks)
-    return fmodule
+    return cast(Model, fmodule)  # of its class, too
 
 
 def make_functional(
-    module: nn.Module,
-    encapsulator: Callable[[StatelessModule, nn.Module], Any] | None = None,
-) -> StatelessModule:
+    module: Model,
+    encapsulator: Callable[[Model, Model], Any] | None = None,
+) -> Model:
     """A stateless version of ``module`` that has no fast weights yet.
 
     Args:
@@ -344,7 +352,7 @@ def make_functional(
         TypeError: a module that can't be made stateless; the message says what to do.
     """
     check_modules(module)
-    fmodule = _stateless(module, None, None, True)
+    fmodule = cast(Model, _stateless(module, None, None, True))
     if encapsulator is not None:
         encapsulator(fmodule, module)
     return fmodule

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -16,6 +17,7 @@ from codegen.tools import drift
 from codegen.__main__ import main
 from codegen.diagnostics import CodegenError
 
+Capture: TypeAlias = "pytest.CaptureFixture[str]"
 REAL = Path(__file__).parent.parent / "generated"
 
 
@@ -236,6 +238,19 @@ def test_the_index_is_compared(
         path.write_bytes(change(text).encode())
     assert main(["--check"]) == 1
     assert f"{path}: {kind}" in capsys.readouterr().err
+
+
+def test_what_type_checkers_are_told_is_compared(folder: Path, capsys: Capture) -> None:
+    names = folder.parent / "higher/optim/_compiled.pyi"
+    names.parent.mkdir(parents=True)
+    assert main(["--check"]) == 1
+    assert f"{names}: missing file: the index" in capsys.readouterr().err
+    for path, text in files.indexes(folder):
+        path.write_text(text)
+    assert main(["--check"]) == 0
+    names.write_text(names.read_text().replace("DifferentiableSGD", "Sgd"))
+    assert main(["--check"]) == 1
+    assert f"{names}: edited by hand: the index" in capsys.readouterr().err
 
 
 def test_another_black_is_an_honest_refusal(

@@ -218,13 +218,12 @@ def _missing(
 
 
 def _check_index(folder: Path) -> Iterator[Drift]:
-    path = folder / "__init__.py"
-    right = files.index_of(folder)
-    text = _text(path)
-    if text != right:
-        kind = EDITED if path.is_file() else MISSING
-        how = "the index doesn't fit its folder"
-        yield Drift(path, kind, _diff(path, text, right), _ALL, how)
+    for path, right in files.indexes(folder):
+        text = _text(path)
+        if text != right:
+            kind = EDITED if path.is_file() else MISSING
+            how = "the index doesn't fit its folder"
+            yield Drift(path, kind, _diff(path, text, right), _ALL, how)
 
 
 # --- words -------------------------------------------------------------------------

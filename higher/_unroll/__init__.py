@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
 from higher._apart import apart
@@ -33,7 +33,7 @@ from higher.optim.base import (
     checked_order,
     checked_truncate,
 )
-from higher.patch import StatelessModule
+from higher.patch import Model, StatelessModule
 from higher._unroll.batches import Batches
 from higher._unroll.captured import Named
 from higher._carry import Carry, leaf_of, packed, tensors_in, tensors_within, unpacked
@@ -47,19 +47,23 @@ from higher._unroll.tangents import run_forward
 __all__ = ["LossFn", "unroll"]
 
 
+Batch = TypeVar("Batch")
+Memory: TypeAlias = Literal["full", "step", "low"] | int
+
+
 def unroll(
-    fmodel: StatelessModule,
+    fmodel: Model,
     diffopt: DifferentiableOptimizer,
-    loss_fn: LossFn,
-    batches: Iterable[Any],
+    loss_fn: Callable[[Model, Batch], Tensor],
+    batches: Iterable[Batch],
     *,
-    memory: str | int = "full",
+    memory: Memory = "full",
     override: OverrideOfSteps = None,
     grad_callback: GradCallback | None = None,
     truncate: int | None = None,
-    order: int | None = None,
+    order: Literal[1, 2] | None = None,
     meta_params: Iterable[Tensor] = (),
-    mode: str = "reverse",
+    mode: Literal["reverse", "forward"] = "reverse",
 ) -> list[Tensor]:
     """Takes one inner step for each batch, as ``diffopt.step`` in a loop would.
 
@@ -126,24 +130,23 @@ def unroll(
     """
     if not isinstance(meta_params, Tensor):
         meta_params = list(meta_params)
-    _check_pair(fmodel, diffopt)
-    if diffopt._tasks is not None:
-        loss_fn = PerTask(loss_fn)
-    order = checked_order(diffopt._order if order is None else order)
+    module = _checked_pair(fmodel, diffopt)
+    loss = loss_fn if diffopt._tasks is None else PerTask(loss_fn)
+    degree = checked_order(diffopt._order if order is None else order)
     overrides = Overrides(override, batches)
-    plain = partial(_plain, fmodel, diffopt, loss_fn, grad_callback, order, overrides)
+    plain = partial(_plain, module, diffopt, loss, grad_callback, degree, overrides)
     if memory == "full" and truncate is None and mode == "reverse":
         return plain(batches)
     forward = _checked(memory, mode)
     named = Named(tensors_within([meta_params, overrides.listed]))
     steps = Batches(
-        batches, fast_weights(fmodel), lambda b: named.add(tensors_within([b]))
+        batches, fast_weights(module), lambda b: named.add(tensors_within([b]))
     )
     if truncate is not None:
         checked_truncate(truncate)
     if forward:
-        refuse_distributed(fmodel.parameters(), FORWARD)
-    if forward and order == 1:
+        refuse_distributed(module.parameters(), FORWARD)
+    if forward and degree == 1:
         raise ValueError("mode='forward' is of second order: leave out order=1.")
     overrides.check_count(len(steps))
     if not steps:
@@ -156,13 +159,13 @@ def unroll(
         if memory == "full" and not forward and cut is None:
             return plain(steps.after(0))
         _check_steps(diffopt)
-        _check_hooks(fmodel)
+        _check_hooks(module)
         if isinstance(override, Mapping):
             # in forward mode derivatives are by what is there at the start
             diffopt._apply_override(override)
             overrides = Overrides(None, steps)
-        inner = Inner(fmodel, diffopt, loss_fn, steps, grad_callback, order, overrides)
-        line = _Line(inner, fmodel, diffopt, named)
+        inner = Inner(module, diffopt, loss, steps, grad_callback, degree, overrides)
+        line = _Line(inner, module, diffopt, named)
         with line:
             if cut is not None:
                 line.go_ahead(cut)
@@ -437,7 +440,9 @@ def _truncation_of(diffopt: DifferentiableOptimizer) -> Truncation:
     return diffopt._truncation
 
 
-def _check_pair(fmodel: StatelessModule, diffopt: DifferentiableOptimizer) -> None:
+def _checked_pair(
+    fmodel: nn.Module, diffopt: DifferentiableOptimizer
+) -> StatelessModule:
     if not isinstance(fmodel, StatelessModule):
         raise ValueError(
             "unroll needs a stateless module: the fmodel of higher.innerloop_ctx, not "
@@ -448,6 +453,7 @@ def _check_pair(fmodel: StatelessModule, diffopt: DifferentiableOptimizer) -> No
             "This optimizer doesn't step the fast weights of this module: pass the "
             "two that one innerloop_ctx gave, or make the optimizer with fmodel=."
         )
+    return fmodel
 
 
 def _check_steps(diffopt: DifferentiableOptimizer) -> None:

@@ -35,7 +35,7 @@ from higher._unroll.surroundings import (
     hooks_counted,
 )
 
-LossFn = Callable[[StatelessModule, Any], Tensor]
+LossFn = Callable[[Any, Any], Tensor]
 
 
 class Played(NamedTuple):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from higher import _intact
 
@@ -29,6 +29,7 @@ from higher.optim.base import DifferentiableOptimizer, GroupedGrads
 from higher.optim.learned import Settings
 from higher.optim.registry import (
     _opt_mapping,
+    _generated_optimizers,
     create_diff_optim,
     get_diff_optim,
     register_optim,
@@ -58,9 +59,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name.startswith("Differentiable"):
-        generated = importlib.import_module("higher._generated")
-        if hasattr(generated, name):
-            return getattr(generated, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:
+    from higher.optim._compiled import *
+else:  # hidden from type checkers, which would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("Differentiable"):
+            generated = importlib.import_module("higher._generated")
+            if hasattr(generated, name):
+                return getattr(generated, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    compiled = (place.partition(":")[2] for place in _generated_optimizers().values())
+    return sorted({*globals(), *compiled})

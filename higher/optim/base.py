@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from higher._apart import apart
 from higher._dtensor import settings_on_each_rank
@@ -38,9 +38,6 @@ from higher.optim.state import (
     settings_of,
     shared_state,
 )
-
-if TYPE_CHECKING:
-    from higher.patch import StatelessModule
 
 GroupedGrads: TypeAlias = "list[list[Tensor | None]]"
 """``grouped_grads[g][i]``: gradient of ``param_groups[g]["params"][i]``, or None."""
@@ -94,7 +91,7 @@ class DifferentiableOptimizer:
         self,
         other: torch.optim.Optimizer,
         reference_params: Iterable[Tensor],
-        fmodel: StatelessModule | None = None,
+        fmodel: nn.Module | None = None,
         device: Device = None,
         override: Mapping[str, Any] | None = None,
         grad_callback: GradCallback | None = None,

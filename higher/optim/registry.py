@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from higher._rebind import code_names
 from higher._weights import fast_weights
 from higher.optim.advice import advice, advice_on_wrapper
 from higher.optim.base import DifferentiableOptimizer
-
-if TYPE_CHECKING:
-    from higher.patch import StatelessModule
 
 _registered: dict[type[torch.optim.Optimizer], type[DifferentiableOptimizer]] = {}
 
@@ -42,7 +39,7 @@ def register_optim(
 def get_diff_optim(
     opt: torch.optim.Optimizer,
     reference_params: Iterable[Tensor],
-    fmodel: StatelessModule | None = None,
+    fmodel: nn.Module | None = None,
     device: torch.device | str | None = None,
     override: Mapping[str, Any] | None = None,
     track_higher_grads: bool = True,
@@ -89,7 +86,7 @@ def create_diff_optim(
     opt_type: type[torch.optim.Optimizer],
     opt_kwargs: Mapping[str, Any] | None = None,
     params: Iterable[Any] | None = None,
-    fmodel: StatelessModule | None = None,
+    fmodel: nn.Module | None = None,
     device: torch.device | str | None = None,
     override: Mapping[str, Any] | None = None,
     track_higher_grads: bool = True,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from handwritten import HandSGD
 from torch import nn
 
 import higher
+from higher._generated import OPTIMIZERS
 from higher.optim import DifferentiableOptimizer, registry
 
 
@@ -133,6 +136,13 @@ def test_names_of_compiled_classes_are_found_lazily() -> None:
         higher.optim.DifferentiableNothing  # noqa: B018
     with pytest.raises(AttributeError):
         higher.optim.nothing  # noqa: B018
+
+
+def test_dir_lists_what_is_imported_on_first_use() -> None:
+    names = {place.partition(":")[2] for place in OPTIMIZERS.values()}
+    assert names and names <= set(dir(higher.optim))
+    stub = Path(higher.optim.__file__).with_name("_compiled.pyi").read_text()
+    assert names == set(re.findall(r"^class (\w+)", stub, re.M))
 
 
 def test_importing_loads_no_compiler_and_no_optimizer() -> None:
