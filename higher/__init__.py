@@ -8,6 +8,7 @@ together are ordinary nodes of the autograd graph.
 _COMPILED = True  # before anything else: how higher._intact knows this file
 
 from higher import optim, patch, utils
+from higher._check import CheckError
 from higher._tasks.module import map_tasks
 from higher.innerloop import innerloop_ctx
 from higher.optim import create_diff_optim, get_diff_optim, register_optim
@@ -17,6 +18,7 @@ from higher._unroll import unroll
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckError",
     "create_diff_optim",
     "get_diff_optim",
     "innerloop_ctx",

@@ -14,6 +14,7 @@ from higher._attention import twice_differentiable
 from higher._dtensor import TRUNCATE, refuse_distributed
 from higher._hints import add_hint
 from higher._reference import MakeOptimizer, made_for, reference_of
+from higher._check import shadow_of
 from higher._second_order import math_attention
 from higher._truncation import Truncation
 from higher.optim import get_diff_optim
@@ -37,6 +38,7 @@ def innerloop_ctx(
     truncate: int | None = None,
     order: Literal[1, 2] = 2,
     tasks: int | None = None,
+    check: bool = False,
 ) -> Iterator[tuple[Model, DifferentiableOptimizer]]:
     """Yields ``(fmodel, diffopt)`` for one inner loop.
 
@@ -65,20 +67,16 @@ def innerloop_ctx(
             initial ones. A loss from before can't be part of the outer loss.
         order: 1: inner gradients are constants (first-order MAML, Finn et al.
             2017): cheaper, and not exact. 2: they are differentiated, too.
-        tasks: T, for the inner loops of T tasks at once. Fast weights, buffers and
-            state of the optimizer get a leading dimension of T, and all start alike.
-            ``fmodel(x)`` is mapped over the first dimension of its inputs, T or 1 for
-            what all tasks share; ``diffopt.step`` is given the losses of all tasks, of
-            shape (T,), and each task gets its own gradient. A setting in ``override``
-            may be a tensor of shape (T,). ``grad_callback`` is called with the
-            gradients of one task, and mapped. ``fmodel.task(i)`` is one task's module;
-            :func:`higher.map_tasks` maps anything else. Parameters that don't require
-            grad are shared by all tasks, without memory of their own.
+            ``truncate``, ``order`` or ``tasks`` is out of range; with ``check``, ``opt``
+            can't be made again as it is.
+        TypeError: ``model`` can't be made stateless, or ``opt`` is no optimizer; the
+            message says what to do.
 
     Raises:
         ValueError: ``opt`` holds a parameter that is not the model's, its type
             has no differentiable version, ``override`` does not fit it, or
-            ``truncate``, ``order`` or ``tasks`` is out of range.
+            ``truncate``, ``order`` or ``tasks`` is out of range; with ``check``, ``opt``
+            can't be made again as it is.
         TypeError: ``model`` can't be made stateless, or ``opt`` is no optimizer; the
             message says what to do.
     """
@@ -110,6 +108,8 @@ def innerloop_ctx(
     if truncate is not None:
         refuse_distributed(fmodel.parameters(), TRUNCATE)
         diffopt._truncation = Truncation(diffopt, checked_truncate(truncate))
+    if check:
+        diffopt._shadow = shadow_of(diffopt, fmodel, opt)
     # also for submodules and methods of the model that are called directly
     with math_attention if track_higher_grads else twice_differentiable:
         try:

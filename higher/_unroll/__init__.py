@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
 from higher._apart import apart
+from higher._check import checked
 from higher._dtensor import FORWARD, refuse_distributed
 from higher._tasks.module import PerTask
 from higher._dropped import Dropped
@@ -64,6 +65,7 @@ def unroll(
     order: Literal[1, 2] | None = None,
     meta_params: Iterable[Tensor] = (),
     mode: Literal["reverse", "forward"] = "reverse",
+    check: bool = False,
 ) -> list[Tensor]:
     """Takes one inner step for each batch, as ``diffopt.step`` in a loop would.
 
@@ -110,6 +112,8 @@ def unroll(
             weights get no gradient, and what ``loss_fn`` captures must not require
             any. ``memory`` means nothing then, and of earlier weights ``loss_fn``
             finds the initial ones only, as constants.
+        check: whether the original optimizer's class steps beside every step, as in
+            ``innerloop_ctx``: it is made again from ``diffopt``'s present state.
 
     Returns:
         The loss of each step, in the graph (with ``tasks=``, those of all tasks; detached in test mode and before the
@@ -117,7 +121,9 @@ def unroll(
 
     Raises:
         ValueError: ``fmodel`` and ``diffopt`` don't belong together, an argument is
-            out of range, or a fast weight has a hook.
+            out of range, or a fast weight has a hook; with ``check``, the original
+            optimizer can't be made again, or is gone.
+        CheckError: with ``check``, a step went elsewhere than the original's.
         RuntimeError: in forward mode, something else that requires grad; in the
             low-memory modes, a captured tensor that was computed before and is not
             named; a ``loss_fn`` that assigns to fast weights, or asks for weights that
@@ -131,6 +137,18 @@ def unroll(
     if not isinstance(meta_params, Tensor):
         meta_params = list(meta_params)
     module = _checked_pair(fmodel, diffopt)
+    if check and diffopt._shadow is None:
+        with checked(diffopt, module):
+            return unroll(
+                *(fmodel, diffopt, loss_fn, batches),
+                memory=memory,
+                override=override,
+                grad_callback=grad_callback,
+                truncate=truncate,
+                order=order,
+                meta_params=meta_params,
+                mode=mode,
+            )
     loss = loss_fn if diffopt._tasks is None else PerTask(loss_fn)
     degree = checked_order(diffopt._order if order is None else order)
     overrides = Overrides(override, batches)
@@ -247,6 +265,7 @@ class _Line:
         pass
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self.inner.shadow = None
         weights = self.weights
         weights.history, latest, weights.exposed = self.before
         if error is not None:

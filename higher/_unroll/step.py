@@ -15,6 +15,7 @@ from torch import Tensor
 
 from higher._dtensor import norms_of, whole
 from higher._frozen import address_of, lend, settle
+from higher._check import having
 from higher._second_order import math_attention
 from higher._weights import fast_weights
 from higher.optim.base import DifferentiableOptimizer, GradCallback, called_back
@@ -49,6 +50,9 @@ class Played(NamedTuple):
     given: list[tuple[Tensor, Tensor]]
 
 
+Grads = list["Tensor | None"]
+Buffers = dict[tuple[int, str], Tensor]
+
 _Flags = list[tuple[torch.Size, bool]]
 """Shape of each tensor of a carry, and whether it requires grad."""
 
@@ -62,7 +66,7 @@ class Held(NamedTuple):
     state: list[defaultdict[int, dict[str, Any]]]
     shared: dict[str, Any]
     bundles: Bundles | None
-    buffers: dict[tuple[int, str], Tensor]
+    buffers: Buffers
 
     @staticmethod
     def by(layout: Any, tensors: Sequence[Any]) -> Held:
@@ -112,6 +116,7 @@ class Inner:
         largest: of all steps' norms, see :class:`Played`.
         eps: of the coarsest dtype.
         hooked: whether the last loss came with hooks.
+        shadow: steps beside it until the unroll ends, but not when a step runs again.
     """
 
     def __init__(
@@ -137,7 +142,8 @@ class Inner:
         self._order = order
         # a compiled update reads what it is handed, and no tensor besides
         self._compiled = type(diffopt).__module__.startswith("higher._generated.")
-        self._trusted = self._compiled and self._callback is None
+        self.shadow = diffopt._shadow
+        self._trusted = self._compiled and not (self._callback or self.shadow)
         self._search = True
         self.hooked = False
         self._flags: dict[Any, _Flags] = {}
@@ -228,12 +234,7 @@ class Inner:
         """Gradients that can be differentiated."""
         return self._optimizer._gradients(loss, params, True)
 
-    def updated(
-        self,
-        held: Held,
-        grads: list[Tensor | None],
-        buffers: dict[tuple[int, str], Tensor],
-    ) -> Held:
+    def updated(self, held: Held, grads: Grads, buffers: Buffers) -> Held:
         """What is held after an update by these gradients of the single parameters."""
         if self._callback is not None:
             # the callback may write into them; leaves don't allow that
@@ -242,6 +243,16 @@ class Inner:
             with self._handed.out(held.optimizer(each), each) as loan:
                 grads = called_back(self._callback, own, self._optimizer._tasks)
                 held = held.written(loan.written(), each)
+        if self.shadow is None:
+            return self._made(held, grads, buffers)
+        each = held.each()
+        self.shadow.begins(having(self._optimizer, held, each), each, grads)
+        made = self._made(held, grads, buffers)
+        each = made.each()
+        self.shadow.ends(having(self._optimizer, made, each), each)
+        return made
+
+    def _made(self, held: Held, grads: Grads, buffers: Buffers) -> Held:
         params, joined = held.params, held.bundles
         optimizer = copy.copy(self._optimizer)
         optimizer.param_groups = [{**g, "params": []} for g in held.groups]
@@ -474,6 +485,7 @@ def _emptied(diffopt: DifferentiableOptimizer) -> DifferentiableOptimizer:
     twin = copy.copy(diffopt)
     twin._fmodel = None
     twin._truncation = None
+    twin._shadow = None
     twin.param_groups = []
     twin.state = [defaultdict(dict)]
     twin.shared = {}

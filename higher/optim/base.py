@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,9 @@ from higher.optim.state import (
     settings_of,
     shared_state,
 )
+
+if TYPE_CHECKING:
+    from higher._check import Shadow, Shadows
 
 GroupedGrads: TypeAlias = "list[list[Tensor | None]]"
 """``grouped_grads[g][i]``: gradient of ``param_groups[g]["params"][i]``, or None."""
@@ -79,6 +83,8 @@ class DifferentiableOptimizer:
     """Before there was a truncation."""
     _tasks: int | None = None
     """Size of the leading dimension of tasks of weights and state, if they have one."""
+    _shadow: Shadow | Shadows | None = None
+    """The original optimizer beside this one (``check=True``)."""
     _carried: ClassVar[tuple[str, ...]] = ()
     """Attributes of the original optimizer that ``_update`` finds in ``shared``."""
 
@@ -117,6 +123,7 @@ class DifferentiableOptimizer:
                 or ``override`` does not fit.
         """
         reference = list(reference_params)
+        self._original: Callable[[], torch.optim.Optimizer | None] = weakref.ref(other)
         self._reference_count = len(reference)
         self._group_to_param_list = _positions(other, reference)
         self._fmodel = fmodel
@@ -215,7 +222,11 @@ class DifferentiableOptimizer:
             callback = grad_callback or self._grad_callback
             if callback is not None:
                 found = called_back(callback, found, self._tasks)
+            if self._shadow is not None:
+                self._shadow.begins(self, old, found)
             new = self._updated(old, found, kwargs)
+            if self._shadow is not None:
+                self._shadow.ends(self, new, kwargs)
             if truncation is not None and gated:
                 new, held = truncation.step_taken([new, self._held()])
                 self._hold(new, held)

@@ -1,0 +1,525 @@
+"""check=True: the original optimizer beside every inner step."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import higher
+import pytest
+import torch
+from compiled import PATHS, compiled
+from higher._check import CannotCheck
+from higher.optim import DifferentiableOptimizer, GroupedGrads
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+SMALL = (torch.float64, torch.float32, torch.bfloat16)
+
+
+class Net(nn.Module):
+    """Parameters of some shapes; the loss at time t is smooth and leaves none alone."""
+
+    def __init__(self, shapes: Any = ((3, 5), (5,), (2, 2, 2)), dtype: Any = None):
+        super().__init__()
+        random = torch.Generator().manual_seed(1)
+        for name, shape in zip("abcd", shapes):
+            w = torch.randn(shape, generator=random, dtype=torch.float64)
+            self.register_parameter(name, nn.Parameter(w.to(dtype or w.dtype)))
+
+    def forward(self, t: Any = 0) -> Tensor:
+        terms = [
+            (p.double() - 0.1 * t - 0.3 * i).sin().square().sum()
+            for i, p in enumerate(self.parameters())
+        ]
+        return torch.stack(terms).sum()
+
+
+class Plain(torch.optim.Optimizer):
+    """Momentum, for differentiable versions that are wrong in one way each."""
+
+    def __init__(self, params: Any, lr: float = 0.1, beta: float = 0.9) -> None:
+        super().__init__(params, {"lr": lr, "beta": beta})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state.update(step=0, m=torch.zeros_like(p))
+                state["step"] += 1
+                state["m"].mul_(group["beta"]).add_(p.grad)
+                p.sub_(group["lr"] * state["m"])
+
+
+class Right(DifferentiableOptimizer):
+    def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
+        for g, (group, grads) in enumerate(zip(self.param_groups, grouped_grads)):
+            for i, (p, grad) in enumerate(zip(group["params"], grads)):
+                if grad is not None:
+                    state = self.state[g][i]
+                    if not state:
+                        state.update(step=0, m=torch.zeros_like(p))
+                    state["step"] += 1
+                    group["params"][i] = self.one(p, grad, state, group)
+
+    def one(
+        self, p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> Tensor:
+        state["m"] = state["m"] * group["beta"] + grad
+        return p - group["lr"] * state["m"]
+
+
+class WrongWeight(Right):
+    """At the third step, and for vectors alone."""
+
+    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
+        new = super().one(p, grad, state, group)
+        return new + 1e-3 if p.dim() == 1 and state["step"] == 3 else new
+
+
+class WrongState(Right):
+    """Nesterov's momentum: the weight differs in the next step only."""
+
+    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
+        new = super().one(p, grad, state, group)
+        state["m"] = state["m"] * 0.5
+        return new
+
+
+class Writes(Right):
+    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
+        state["m"].mul_(group["beta"]).add_(grad)
+        return p - group["lr"] * state["m"]
+
+
+class DropsSetting(Right):
+    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
+        beta = torch.as_tensor(group["beta"]).detach()
+        return super().one(p, grad, state, {**group, "beta": beta})
+
+
+class DropsGradient(Right):
+    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
+        return super().one(p, grad.detach() if p.dim() == 1 else grad, state, group)
+
+
+class Elsewhere(Right):
+    """Right, but keeps its state by another name."""
+
+    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
+        held = {"m": state.pop("velocity", state.pop("m", None))}
+        new = super().one(p, grad, held, group)
+        state["velocity"] = held["m"]
+        return new
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    known = dict(higher.optim.registry._registered)
+    yield
+    higher.optim.registry._registered.clear()
+    higher.optim.registry._registered.update(known)
+
+
+def train(cls: type[Right], steps: int = 5, **told: Any) -> Any:
+    """Registers ``cls`` for ``Plain`` and takes steps beside the original."""
+    higher.register_optim(Plain, cls)
+    net = Net()
+    opt = Plain([{"params": [net.a]}, {"params": [net.b, net.c], "lr": 0.05}])
+    with higher.innerloop_ctx(net, opt, check=True, **told) as (fmodel, diffopt):
+        for t in range(steps):
+            diffopt.step(fmodel(t))
+    return diffopt
+
+
+# --- it never cries wolf --------------------------------------------------------------
+
+
+def some_settings(path: str) -> Iterator[dict[str, Any]]:
+    from codegen.verify.settings import variants
+
+    subject = compiled(path)
+    for label, settings in variants(subject.settings, subject.runs, 0):
+        if label != "pair" and subject.accepts(settings):
+            yield settings
+
+
+def overridden(opt: Any, path: str, dtype: torch.dtype) -> dict[str, list[Any]]:
+    """All float settings as tensors, but for zeros: there an update may jump."""
+    kinds = {s.name: s.kind for s in compiled(path).settings}
+
+    def tensor(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return tuple(map(tensor, value))
+        return value.detach().to(dtype).requires_grad_()
+
+    numbers = higher.optim.get_trainable_opt_params(opt).items()
+    return {
+        name: [*map(tensor, values)]
+        for name, values in numbers
+        if kinds.get(name) not in (None, "int") and opt.defaults[name] != 0
+    }
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_all_of_torch_s_pass_with_all_of_their_settings(path: str) -> None:
+    """In double precision; and in a short one, or as tensors in float32."""
+    shapes = ((3, 5), (4, 2)) if path.endswith("Muon") else ((3, 5), (1,), (2, 2, 2))
+    original: Any = compiled(path).original
+    double, *short = [(d, None) for d in SMALL]
+    others = [*short, (SMALL[0], SMALL[1])]
+    for count, settings in enumerate(some_settings(path)):
+        for dtype, tensors in (double, others[count % 3]):
+            net = Net(shapes, dtype)
+            if path.endswith("SparseAdam"):
+                net = nn.Sequential(nn.Embedding(5, 2, sparse=True, dtype=dtype))
+            first, *rest = net.parameters()
+            groups = [{"params": [first]}, *([{"params": rest}] if rest else [])]
+            opt = original(groups, **settings)
+            told = overridden(opt, path, tensors) if tensors else None
+            track = bool(count % 2 or tensors)
+            with higher.innerloop_ctx(
+                net, opt, override=told, track_higher_grads=track, check=True
+            ) as (fmodel, diffopt):
+                for t in range(2):
+                    sparse = isinstance(net, nn.Sequential)
+                    out = fmodel(torch.tensor([t, 1]) if sparse else t)
+                    diffopt.step(out.double().square().mean())
+
+
+@pytest.mark.parametrize("track", [True, False])
+def test_groups_absent_gradients_callbacks_and_tensors_pass(track: bool) -> None:
+    higher.register_optim(Plain, Right)
+    net = Net()
+    net.b.requires_grad_(False)
+    opt = Plain([{"params": [net.a, net.b]}, {"params": [net.c]}], beta=0.5)
+    lr = torch.tensor(0.1, requires_grad=True)
+    beta = torch.tensor(0.5, requires_grad=True)
+    with higher.innerloop_ctx(
+        net,
+        opt,
+        override={"lr": [lr, torch.tensor(0.2)], "beta": [beta]},
+        copy_initial_weights=False,
+        track_higher_grads=track,
+        check=True,
+    ) as (fmodel, diffopt):
+        diffopt.step(fmodel(), grad_callback=lambda gs: [gs[0], None, gs[2] * 0.5])
+        diffopt.step(fmodel.c.square().sum())
+        diffopt.step(fmodel(1), override={"lr": [0.3, lr]})
+        assert diffopt._shadow is not None and diffopt._shadow.steps == 3
+
+
+def test_what_the_user_does_between_steps_is_taken_over() -> None:
+    higher.register_optim(Plain, Right)
+    net = Net()
+    with higher.innerloop_ctx(net, Plain(net.parameters()), check=True) as (f, d):
+        start = d.snapshot()
+        d.step(f())
+        first = d.state_dict()
+        f.update_params([p * 0.5 for p in f.parameters()])
+        d.step(f())
+        f.a = torch.ones(3, 5, dtype=torch.float64, requires_grad=True)
+        d.state[0][1]["m"] = d.state[0][1]["m"] + 1
+        d.param_groups[0]["lr"] = 0.2
+        d.step(f())
+        d.load_state_dict(first)
+        d.step(f())
+        d.restore(start)
+        d.step(f())
+        f.c.data.clamp_(-0.1, 0.1)
+        d.step(f())
+        f.float()
+        d.state[0].clear()
+        d.step(f())
+
+
+def test_used_optimizers_pass_branched_off_twice() -> None:
+    higher.register_optim(Plain, Right)
+    net = Net()
+    opt = Plain(net.parameters())
+    for t in range(2):
+        opt.zero_grad()
+        net(t).backward()
+        opt.step()
+    with higher.innerloop_ctx(net, opt, check=True) as (f, d):
+        with higher.innerloop_ctx(net, opt, check=True) as (g, e):
+            for t in range(2):
+                d.step(f(t))
+                e.step(g(t + 1))
+                net(t).backward()
+                opt.step()
+    twin = copy.deepcopy(d)
+    twin.step(twin._fmodel(3))
+    d.step(f(3))
+
+
+def test_state_kept_by_other_names_passes() -> None:
+    train(Elsewhere)
+
+
+def test_an_original_that_fills_its_state_early_passes_with_override() -> None:
+    net = Net()
+    opt = torch.optim.Adagrad(net.parameters(), initial_accumulator_value=0.5)
+    value = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    told = {"initial_accumulator_value": [value]}
+    with higher.innerloop_ctx(net, opt, override=told, check=True) as (f, d):
+        start = d.snapshot()
+        d.step(f())
+        d.restore(start)
+        d.step(f(1))
+
+
+class Noisy(Plain):
+    """Draws from three generators, and keeps a count of its own."""
+
+    count = 0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.count += 1
+        for p in self.param_groups[0]["params"]:
+            p.sub_(p.grad + torch.randn_like(p) * random.random() / self.count)
+
+
+class DifferentiableNoisy(DifferentiableOptimizer):
+    _carried = ("count",)
+
+    def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
+        self.shared["count"] += 1
+        group = self.param_groups[0]
+        for i, (p, grad) in enumerate(zip(group["params"], grouped_grads[0])):
+            assert grad is not None
+            noise = torch.randn_like(p) * random.random() / self.shared["count"]
+            group["params"][i] = p - (grad + noise)
+
+
+def test_random_numbers_are_drawn_once() -> None:
+    higher.register_optim(Noisy, DifferentiableNoisy)
+
+    def final(check: bool) -> tuple[Any, ...]:
+        torch.manual_seed(3)
+        random.seed(3)
+        net = Net()
+        opt = Noisy(net.parameters())
+        with higher.innerloop_ctx(net, opt, check=check) as (f, d):
+            for t in range(3):
+                d.step(f(t))
+        return [*f.parameters()], torch.rand(2), random.random()
+
+    plain, checked = final(False), final(True)
+    assert all(map(torch.equal, plain[0], checked[0]))
+    assert torch.equal(plain[1], checked[1]) and plain[2] == checked[2]
+
+
+def test_nothing_of_the_user_s_is_changed() -> None:
+    net = Net()
+    opt = torch.optim.Adam(net.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(opt, 1)
+    net().backward()
+    opt.step()
+    scheduler.step()
+    ran: list[int] = []
+    handles = [
+        opt.register_step_post_hook(lambda *_: ran.append(1)),
+        register_optimizer_step_post_hook(lambda *_: ran.append(2)),
+    ]
+    before = copy.deepcopy([opt.state_dict(), net.state_dict(), [net.a.grad]])
+    with higher.innerloop_ctx(net, opt, check=True) as (f, d):
+        for t in range(2):
+            d.step(f(t))
+    for handle in handles:
+        handle.remove()
+    after = [opt.state_dict(), net.state_dict(), [net.a.grad]]
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert not ran and opt._opt_called  # type: ignore[attr-defined]
+
+
+# --- it tells what is wrong -----------------------------------------------------------
+
+
+def test_a_wrong_weight_is_named_at_its_first_step() -> None:
+    with pytest.raises(higher.CheckError) as caught:
+        train(WrongWeight)
+    error = caught.value
+    assert (error.parameter, error.step, error.key) == ("b", 3, "")
+    assert error.size == pytest.approx(1e-3)
+    assert "parameter 'b' (group 1, shape (5,))" in str(error)
+    assert "off by 0.001 at [" in str(error)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.step, again.size) == (str(error), 3, error.size)
+
+
+@pytest.mark.parametrize("told", [{}, {"track_higher_grads": False}, {"truncate": 1}])
+def test_a_wrong_state_is_named_before_a_weight_goes_wrong(told: Any) -> None:
+    with pytest.raises(higher.CheckError, match="'m' is off by") as caught:
+        train(WrongState, **told)
+    assert (caught.value.parameter, caught.value.step, caught.value.key) == (
+        "a",
+        1,
+        "m",
+    )
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"memory": "full"},
+        {"memory": "step"},
+        {"memory": "low"},
+        {"memory": 2},
+        {"truncate": 2},
+        {"mode": "forward"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cls", [WrongWeight, Right])
+def test_every_memory_mode_checks_every_step_once(how: Any, cls: type[Right]) -> None:
+    higher.register_optim(Plain, cls)
+    net = Net()
+    lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+
+    def run(track: bool = True) -> None:
+        opt = Plain(net.parameters())
+        with higher.innerloop_ctx(net, opt, override={"lr": [lr]}) as (f, d):
+            higher.unroll(f, d, lambda f, t: f(t), range(6), check=True, **how)
+            assert d._shadow is None
+            f(6).backward()
+
+    if cls is Right:
+        run()
+        return
+    with pytest.raises(higher.CheckError) as caught:
+        run()
+    assert (caught.value.parameter, caught.value.step) == ("b", 3)
+
+
+def test_unroll_goes_on_from_the_present_state() -> None:
+    higher.register_optim(Plain, Right)
+    net = Net()
+    opt = Plain(net.parameters())
+    with higher.innerloop_ctx(net, opt) as (f, d):
+        d.step(f())
+        net().backward()
+        opt.step()
+        higher.unroll(f, d, lambda f, t: f(t), range(3), memory="step", check=True)
+
+
+def test_a_wrong_task_is_named() -> None:
+    class WrongTask(Right):
+        def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
+            large = (grad.abs().sum() > 1.35).to(p)
+            return super().one(p, grad, state, group) + 1e-3 * large
+
+    higher.register_optim(Plain, WrongTask)
+    net = Net(((2,),))
+    opt = Plain(net.parameters())
+    shift = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
+    with pytest.raises(higher.CheckError, match="This is task 2"):
+        with higher.innerloop_ctx(net, opt, tasks=3, check=True) as (f, d):
+            losses = higher.map_tasks(f, lambda f, s: f(s), shift)
+            d.step(losses)
+
+
+@pytest.mark.parametrize(
+    "cls, match",
+    [
+        (Writes, "'m' of 'a' in place"),
+        (DropsSetting, "no gradient flows to 'beta'"),
+        (DropsGradient, "no gradient flows to the gradient of 'b'"),
+    ],
+)
+def test_right_values_with_wrong_gradients_are_told(cls: Any, match: str) -> None:
+    beta = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(higher.CheckError, match=match):
+        train(cls, override={"beta": [beta]})
+
+
+class Swaps(Plain):
+    """The parameter shares memory with a state from the first step on."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for p in self.param_groups[0]["params"]:
+            z = self.state[p].setdefault("z", p.clone())
+            z.sub_(p.grad)
+            p.mul_(0.5)
+            p.data = z
+
+
+class DifferentiableSwaps(DifferentiableOptimizer):
+    def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
+        group = self.param_groups[0]
+        for i, (p, grad) in enumerate(zip(group["params"], grouped_grads[0])):
+            z = self.state[0][i].get("z", p) - grad
+            group["params"][i] = self.state[0][i]["z"] = z
+
+
+def test_memory_that_the_original_shares_stays_shared() -> None:
+    higher.register_optim(Swaps, DifferentiableSwaps)
+    net = Net()
+    with pytest.raises(higher.CheckError) as caught:
+        with higher.innerloop_ctx(net, Swaps(net.parameters()), check=True) as (f, d):
+            for t in range(3):
+                d.step(f(t))
+    assert caught.value.step == 2
+
+
+def test_a_zero_that_turns_a_jump_on_is_explained() -> None:
+    net = Net()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1, dampening=0.5)
+    zero = torch.tensor(0.0, requires_grad=True)
+    told: Mapping[str, Any] = {"momentum": [zero]}
+    with pytest.raises(higher.CheckError, match="start from a small value instead"):
+        with higher.innerloop_ctx(net, opt, override=told, check=True) as (f, d):
+            for t in range(2):
+                d.step(f(t))
+
+
+# --- what it can't be beside -----------------------------------------------------------
+
+
+class Closing(Plain):
+    def step(self, closure: Any) -> None:  # type: ignore[override]
+        raise AssertionError
+
+
+class Holding(Plain):
+    def __init__(self, params: Any) -> None:
+        super().__init__(params)
+        self.source = (i for i in range(3))
+
+
+@pytest.mark.parametrize(
+    "cls, match", [(Closing, "needs a closure"), (Holding, "attribute 'source'")]
+)
+def test_what_cannot_be_made_again_is_told_at_entry(cls: Any, match: str) -> None:
+    higher.register_optim(cls, Right)
+    net = Net()
+    with pytest.raises(CannotCheck, match=match):
+        with higher.innerloop_ctx(net, cls(net.parameters()), check=True):
+            raise AssertionError
+
+
+def test_a_setting_that_is_no_number_is_told_at_entry() -> None:
+    higher.register_optim(Plain, Right)
+    net = Net(((3,),))
+    told = {"lr": [torch.ones(3, requires_grad=True)]}
+    opt = Plain(net.parameters())
+    with pytest.raises(CannotCheck, match="'lr' is a tensor of shape"):
+        with higher.innerloop_ctx(net, opt, override=told, check=True):
+            raise AssertionError
+
+
+def test_an_original_that_is_gone_is_told_at_entry() -> None:
+    net = Net()
+    fmodel = higher.monkeypatch(net)
+    diffopt = higher.create_diff_optim(torch.optim.SGD, {"lr": 0.1}, fmodel=fmodel)
+    with pytest.raises(CannotCheck, match="is gone"):
+        higher.unroll(fmodel, diffopt, lambda f, t: f(t), range(2), check=True)
