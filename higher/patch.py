@@ -29,6 +29,7 @@ from higher._tasks import module as tasked
 from higher._tree import parameters_of
 from higher._dropped import Dropped
 from higher._weights import FastWeights, ModuleDict, fast_weights
+from higher._write_back import write_weights as write_back
 from higher.utils import detached_copy
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "buffer_sync",
     "make_functional",
     "monkeypatch",
+    "write_back",
 ]
 
 

@@ -35,6 +35,7 @@ from higher.optim.registry import (
     register_optim,
 )
 from higher.optim.settings import apply_trainable_opt_params, get_trainable_opt_params
+from higher._write_back import write_state as write_back
 
 __all__ = [
     "DifferentiableOptimizer",
@@ -56,6 +57,7 @@ __all__ = [
     "get_diff_optim",
     "get_trainable_opt_params",
     "register_optim",
+    "write_back",
 ]
 
 

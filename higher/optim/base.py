@@ -24,6 +24,7 @@ from higher.optim.bundles import bundles, by_element
 from higher.optim.complex_views import as_complex, as_real
 from higher.optim.copies import deep_copied
 from higher.optim.elements import check_elements, explained
+from higher.optim.dicts import load_state_dict, state_dict
 from higher.optim.given_grads import checked_grads
 from higher.optim.settings import apply_override, as_setting, check_choices
 from higher.optim.state import (
@@ -31,6 +32,7 @@ from higher.optim.state import (
     Mover,
     OptimizerState,
     branched_state,
+    changed_settings,
     copied_settings,
     copy_structure,
     memory_of,
@@ -126,6 +128,7 @@ class DifferentiableOptimizer:
         self._original: Callable[[], torch.optim.Optimizer | None] = weakref.ref(other)
         self._reference_count = len(reference)
         self._group_to_param_list = _positions(other, reference)
+        self._kept_in_groups: set[str] = set()  # what steps write there
         self._fmodel = fmodel
         self._grad_callback = grad_callback
         self._track_higher_grads = track_higher_grads
@@ -335,25 +338,18 @@ class DifferentiableOptimizer:
         found = [] if weights is None else weights.earlier
         return [(k, t) for k, t in found if t.requires_grad]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Settings and state in the form of ``torch.optim.Optimizer.state_dict``.
+    def state_dict(self, keep_graph: bool = False) -> dict[str, Any]:
+        """Settings and state in the form of ``torch.optim.Optimizer.state_dict``, for an
+        original optimizer or a differentiable one to load.
 
-        Tensors are the present ones, with their graphs. There is a key ``"shared"``
-        beside torch's two if the optimizer keeps state outside its parameters.
+        There is a key ``"shared"`` beside torch's two if the optimizer keeps state
+        outside its parameters.
+
+        Args:
+            keep_graph: the present tensors, with their graphs, instead of detached
+                copies.
         """
-        numbers = iter(range(self._reference_count))
-        packed: list[dict[str, Any]] = []
-        slots: dict[int, dict[str, Any]] = {}
-        for group, states in zip(self.param_groups, self.state):
-            ids = [next(numbers) for _ in group["params"]]
-            packed.append({**copy_structure(settings_of(group)), "params": ids})
-            slots.update((ids[i], copy_structure(s)) for i, s in states.items())
-        result: dict[str, Any] = {"state": slots, "param_groups": packed}
-        if self.shared:
-            result["shared"] = copy_structure(self.shared)
-        if self._tasks is not None:
-            result["tasks"] = self._tasks
-        return result
+        return state_dict(self, keep_graph)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over settings and state, also from an original optimizer's
@@ -362,38 +358,7 @@ class DifferentiableOptimizer:
         Raises:
             ValueError: the groups differ in number or size, or the number of tasks.
         """
-        tasks = state_dict.get("tasks")
-        if tasks not in (None, self._tasks):
-            raise ValueError(
-                f"The loaded state dict is of tasks={tasks}; this optimizer has "
-                f"tasks={self._tasks}."
-            )
-        packed = state_dict["param_groups"]
-        sizes = [len(g["params"]) for g in packed]
-        if sizes != [len(g["params"]) for g in self.param_groups]:
-            raise ValueError(
-                f"The loaded state dict has parameter groups of sizes {sizes}; this "
-                f"optimizer's are {[len(g['params']) for g in self.param_groups]}."
-            )
-        slots = state_dict["state"]
-        self.param_groups = [
-            {**group, **copied_settings(loaded, self.defaults)}
-            for group, loaded in zip(self.param_groups, packed)
-        ]
-        self.state = [
-            defaultdict(
-                dict,
-                {
-                    i: copy_structure(dict(slots[key]))
-                    for i, key in enumerate(loaded["params"])
-                    if key in slots
-                },
-            )
-            for loaded in packed
-        ]
-        self.shared.update(copy_structure(dict(state_dict.get("shared", {}))))
-        if self._tasks is not None and tasks is None:
-            tasked.stack_state(self, self._tasks, ())
+        load_state_dict(self, state_dict)
 
     def _branched_groups(
         self, other: torch.optim.Optimizer, reference: list[Tensor]
@@ -528,7 +493,9 @@ class DifferentiableOptimizer:
         before = [{i: dict(s) for i, s in states.items()} for states in self.state]
         with settings_on_each_rank(self.param_groups, type(self)):
             with explained(self.param_groups, type(self)):
+                told = [dict(group) for group in self.param_groups]
                 self._update(grouped, **kwargs)
+                self._kept_in_groups.update(changed_settings(told, self.param_groups))
         pin_dtypes(self.state, before)
         as_complex(self.param_groups, self.state, seen)
         made, new = list(params), list(params)

@@ -80,6 +80,18 @@ def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
 
 
+def changed_settings(
+    before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
+) -> set[str]:
+    """Names of settings that a step has written."""
+    return {
+        name
+        for then, group in zip(before, now)
+        for name, value in group.items()
+        if name != "params" and (name not in then or then[name] is not value)
+    }
+
+
 def copied_settings(
     group: Mapping[str, Any], told: Container[str], seen: dict[int, Any] | None = None
 ) -> dict[str, Any]:
