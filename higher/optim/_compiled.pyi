@@ -20,58 +20,44 @@ __all__ = [
     "DifferentiableSparseAdam",
 ]
 
-
 class DifferentiableASGD(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.ASGD``."""
-
 
 class DifferentiableAdadelta(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.Adadelta``."""
 
-
 class DifferentiableAdafactor(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.Adafactor``."""
-
 
 class DifferentiableAdagrad(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.Adagrad``."""
 
-
 class DifferentiableAdam(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.Adam``."""
-
 
 class DifferentiableAdamW(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.AdamW``."""
 
-
 class DifferentiableAdamax(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.Adamax``."""
-
 
 class DifferentiableMuon(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.Muon``."""
 
-
 class DifferentiableNAdam(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.NAdam``."""
-
 
 class DifferentiableRAdam(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.RAdam``."""
 
-
 class DifferentiableRMSprop(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.RMSprop``."""
-
 
 class DifferentiableRprop(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.Rprop``."""
 
-
 class DifferentiableSGD(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.SGD``."""
-
 
 class DifferentiableSparseAdam(DifferentiableOptimizer):
     """The differentiable twin of ``torch.optim.SparseAdam``."""

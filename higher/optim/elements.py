@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from higher._carry import tensors_in
+from higher.optim.settings import listed
 from higher.optim.state import settings_of
 
 if TYPE_CHECKING:
@@ -22,21 +23,33 @@ def check_elements(
     """Refuses settings of several elements where there is no such thing.
 
     Args:
-        optimizer: which will have the settings.
+        optimizer: which will have the settings. One that is written by hand may do with
+            them whatever it likes.
         override: setting name -> one value for all groups or one per group.
 
     Raises:
         ValueError: the update is none of each element by itself, or a setting does not
             fit every parameter of its group.
     """
-    if getattr(optimizer, "_tasks", None) is not None:
-        return  # there they may be one for each task
-    for name, values in override.items():
-        if not isinstance(values, (list, tuple)):
+    if not _of_numbers(type(optimizer)) or getattr(optimizer, "_tasks", None):
+        return  # with tasks they may be one for each
+    for name, each in override.items():
+        values = listed(each)
+        if not isinstance(values, list):
             continue
         for number, group in enumerate(optimizer.param_groups):
+            if _of_several(group.get(name)):
+                continue  # it is no number in the original either
             for setting in _of_several(values[number % len(values)] if values else ()):
                 _check(optimizer, number, group["params"], name, setting)
+
+
+def _of_numbers(kind: type) -> bool:
+    """Whether the settings of this class are numbers in the original optimizer."""
+    owner = next(c for c in kind.__mro__ if "_update" in vars(c))
+    return "_elementwise" in vars(owner) or owner.__module__.startswith(
+        "higher._generated."
+    )
 
 
 def _check(
@@ -49,13 +62,12 @@ def _check(
     kind = type(optimizer)
     what = f"override[{name!r}] of shape {tuple(setting.shape)}"
     owner = next(c for c in kind.__mro__ if "_update" in vars(c))
-    compiled = owner.__module__.startswith("higher._generated.")
-    if compiled and not vars(owner).get("_elementwise"):
+    if not vars(owner).get("_elementwise"):
         raise ValueError(
             f"{what}: {kind.__name__} does not update each element by itself, so its "
             "settings are numbers: pass tensors of one element, for each group its own."
         )
-    if kind._complex_as_real and any(p.is_complex() for p in params):
+    if optimizer._complex_as_real and any(p.is_complex() for p in params):
         raise ValueError(
             f"{what}: group {number} has complex parameters, which are updated as pairs "
             "of reals; pass tensors of one element for these."
@@ -96,7 +108,8 @@ def explained(groups: Sequence[Mapping[str, Any]], optimizer: type) -> Iterator[
             for name, value in settings_of(group).items()
             if _of_several(value)
         }
-        if not found or not any(word in str(error) for word in _OF_SHAPES):
+        shapes = any(word in str(error) for word in _OF_SHAPES)
+        if not (found and shapes and _of_numbers(optimizer)):
             raise
         raise ValueError(
             f"{optimizer.__name__} can't take a tensor of several elements for "

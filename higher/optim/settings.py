@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def as_setting(value: Any) -> Any:
@@ -78,10 +78,18 @@ def check_choices(
                 )
 
 
+def listed(values: Any) -> Any:
+    """A list of what ``override`` may hold as one: a tensor's elements along its first
+    dimension, a ``torch.nn.ParameterList``, anything else that has an order."""
+    if isinstance(values, Tensor):
+        return list(values.unbind()) if values.dim() else values
+    ordered = isinstance(values, (Sequence, nn.ParameterList))
+    return list(values) if ordered and not isinstance(values, str) else values
+
+
 def _check_values(name: str, values: Any, count: int) -> list[Any]:
-    if isinstance(values, Tensor) and values.dim():
-        values = list(values.unbind())
-    if not isinstance(values, (list, tuple)):
+    values = listed(values)
+    if not isinstance(values, list):
         raise TypeError(
             f"override[{name!r}] must be a list of one value, or of one value per "
             f"parameter group: write [{name}], not {name}."
@@ -91,7 +99,7 @@ def _check_values(name: str, values: Any, count: int) -> list[Any]:
             f"override[{name!r}] has {len(values)} values for {count} parameter "
             f"group{'s' * (count != 1)}: give one for all groups, or one per group."
         )
-    return list(values)
+    return values
 
 
 def _check_shape(name: str, value: Any, present: Any) -> None:
@@ -155,7 +163,7 @@ def apply_trainable_opt_params(
     Raises:
         ValueError: a name that is no setting, or a wrong number of values.
     """
-    numbers = {name: _numbers(values) for name, values in override.items()}
+    numbers = {name: _numbers(listed(v)) for name, v in override.items()}
     before = [{name: group.get(name) for name in numbers} for group in opt.param_groups]
     apply_override(opt.param_groups, numbers)
     for group, held in zip(opt.param_groups, before):

@@ -164,6 +164,9 @@ class Mover:
             memory = memory_of(value)
             if memory in self._weights:
                 return self._weights[memory]
+            if value.grad_fn is not None:
+                # somebody put back what an inner loop made: not its graph, too
+                value = value.detach()
             # torch, too, leaves step counters where they are
             if self.device is None or (key == "step" and value.dim() == 0):
                 return value.clone()
