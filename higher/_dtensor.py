@@ -88,6 +88,10 @@ TRUNCATE = (
     "innerloop_ctx can't truncate where weights are DTensors. Pass truncate to "
     "higher.unroll instead, which can."
 )
+TASKS = (
+    "tasks= can't give weights that are DTensors a dimension of tasks: torch's vmap has no "
+    "rules for them. Run the inner loops one after the other."
+)
 FORWARD = (
     "mode='forward' can't carry derivatives of weights that are DTensors: torch has no "
     "forward-mode rules for them. Use memory='low'."

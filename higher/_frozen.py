@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from higher._carry import Carry
+from higher._fsdp import gathered
 from higher._tree import modules_of
 
 SMALL = 1 << 16
@@ -55,12 +56,13 @@ def own_unless_layers(
     frozen = {id(w) for w in weights if not w.requires_grad}
     if not frozen:
         return list(weights), Watched()
+    # what fully_shard has gathered, it lets go of and gathers again in the same memory
     frozen -= {
         id(p)
         for m in modules_of(root)
         if not type(m).__module__.startswith("torch.nn.") or hasattr(m, "max_norm")
         for p in m._parameters.values()
-    }
+    } - gathered()
     held = [
         (
             w
@@ -86,8 +88,8 @@ class Watched:
         pairs = zip(held, originals)
         found = [w for w, p in pairs if not p.requires_grad and _is_alias(w, p)]
         self._versions = [(w, w._version) for w in found]
-        self._layers = layers  # held: their addresses must stay taken
-        self._held = {*map(_memory_of, found), *map(_memory_of, layers)}
+        self._layers = layers  # held: their storages must stay taken
+        self._held = {*map(_place_of, found), *map(_place_of, layers)}
 
     def check(self) -> None:
         """
@@ -100,7 +102,7 @@ class Watched:
 
     def own(self, t: Tensor) -> Tensor:
         """As :func:`own`, but for these, which stay as they are."""
-        return t if self._held and _memory_of(t) in self._held else own(t)
+        return t if self._held and _place_of(t) in self._held else own(t)
 
 
 def _memory_of(t: Tensor) -> int:
@@ -108,6 +110,15 @@ def _memory_of(t: Tensor) -> int:
         return address_of(t)
     except (RuntimeError, NotImplementedError):  # sparse, say
         return id(t)
+
+
+def _place_of(t: Tensor) -> tuple[Any, ...]:
+    """The same for all aliases of ``t``, also when their storage is let go and filled
+    again somewhere else, as by ``fully_shard``."""
+    try:
+        return t.untyped_storage()._cdata, t.storage_offset(), t.numel()
+    except (RuntimeError, NotImplementedError):  # sparse, say
+        return (id(t),)
 
 
 def _is_alias(t: Tensor, original: Tensor) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -76,18 +77,30 @@ def is_shard(p: object) -> bool:
     return _sharding_class() is not None and id(p) in _shards()
 
 
+def gathered() -> set[int]:
+    """The ``id`` of each parameter whose memory ``fully_shard`` has charge of."""
+    if _sharding_class() is None:
+        return set()
+    return {id(getattr(p, "_unsharded_param", None)) for p in _params()} - {id(None)}
+
+
 def _shards() -> set[int]:
     """The ``id`` of each parameter that stands for its part on this rank."""
+    found: set[int] = set()
+    for param in _params():
+        found.add(id(param.sharded_param))
+        found.add(id(getattr(param, "_sharded_post_forward_param", None)))
+    return found - {id(None)}
+
+
+def _params() -> Iterator[Any]:
+    """All that ``fully_shard`` shards in this process."""
     composable: Any = sys.modules.get("torch.distributed._composable_state")
     known = getattr(composable, "_module_state_mapping", {})
-    found: set[int] = set()
     for reference in list(known.values()):
         state: Any = reference() if callable(reference) else reference
         for group in _groups(state):
-            for param in group.fsdp_params:
-                found.add(id(param.sharded_param))
-                found.add(id(getattr(param, "_sharded_post_forward_param", None)))
-    return found - {id(None)}
+            yield from group.fsdp_params
 
 
 def _groups(state: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from higher._attention import attention_forward, twice_differentiable
 from higher._checkpointing import watch
 from higher._classic import _BufferType, _get_param_mapping, _modify_internally
 from higher._clone import Cloner, Device, _internal_attrs
-from higher._dtensor import differentiate_twice
+from higher._dtensor import TASKS, differentiate_twice, refuse_distributed
 from higher._frozen import own_unless_layers
 from higher._reference import origins_of
 from higher._refuse import check_hooks, check_modules
@@ -324,7 +324,8 @@ def monkeypatch(
     check_modules(module)
     if not isinstance(module, StatelessModule):
         check_hooks(module)
-    tasked.checked_tasks(tasks)
+    if tasked.checked_tasks(tasks) is not None:
+        refuse_distributed(_originals(module), TASKS)
     if isinstance(module, StatelessModule):
         tasked.check_no_tasks(fast_weights(module))
     held, watched = own_unless_layers(_originals(module), module)

@@ -133,6 +133,7 @@ class Inner:
         self._fmodel = weakref.ref(fmodel)
         plain = [leaf_of(w) for w in weights.installed]
         self._copy = _restored(fmodel, [plain], True, weights.tasks)
+        fast_weights(self._copy).watched = weights.watched
         self._optimizer = _emptied(diffopt)
         self._handed = Handed(diffopt, self._optimizer)
         self._overrides = overrides

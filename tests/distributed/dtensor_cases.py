@@ -20,7 +20,7 @@ from torch.distributed.tensor.parallel import (
     SequenceParallel,
     parallelize_module,
 )
-from wrappers import mesh, tensor_parallel
+from wrappers import MAPPED, mesh, tensor_parallel
 
 import higher
 
@@ -128,6 +128,14 @@ def a_plain_loop_that_truncates_on_dtensors_is_refused() -> None:
     net = parallel(Net())
     with pytest.raises(ValueError, match="Pass truncate to higher.unroll"):
         with higher.innerloop_ctx(net, problem_sgd(net.parameters()), truncate=2):
+            pass
+
+
+@case(cell=("tensor parallel", MAPPED, "refused"))
+def tasks_of_dtensors_are_refused() -> None:
+    net = parallel(Net())
+    with pytest.raises(ValueError, match="dimension of tasks.*vmap has no rules"):
+        with higher.innerloop_ctx(net, problem_sgd(net.parameters()), tasks=2):
             pass
 
 

@@ -54,8 +54,11 @@ for wrapper, wrap in {"FSDP2": fsdp, "FSDP2 by layers": fsdp_layers}.items():
     for frozen in (False, True):
 
         def resharded(wrap: Any = wrap, frozen: bool = frozen) -> None:
-            outer = Outer(Net(frozen=frozen), unroll={"memory": "step"})
-            twice(wrap(outer, reshard_after_forward=True), Net(frozen=frozen))
+            # frozen weights as large as that stay in the memory that is let go
+            kinds = {"frozen": frozen, "width": 300 if frozen else 8}
+            for unroll in (None, {"memory": "step"}):
+                outer = Outer(Net(**kinds), unroll=unroll)
+                twice(wrap(outer, reshard_after_forward=True), Net(**kinds))
 
         name = f"{wrapper}: resharded after forward{', frozen' * frozen}"
         feature = "`reshard_after_forward=True`"
@@ -150,10 +153,11 @@ def fast_weights_run_without_hooks_or_class_of_fully_shard() -> None:
     seen: list[nn.Module] = []
 
     class Looking(Outer):
-        def adapted(self, x: Tensor, y: Tensor) -> Tensor:
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            self.gather()
             with higher.innerloop_ctx(self.net, sgd(self.net.parameters())) as (f, _):
                 seen.append(f)
-            return super().adapted(x, y)
+            return super().forward(x, y)
 
     fsdp_layers(Looking(Net()))(*own(data()))
     for m in seen[0].modules():

@@ -20,12 +20,15 @@ TASKS = 4
 class Net(nn.Sequential):
     """Three inputs, two outputs, float64; the same weights whenever it is made."""
 
-    def __init__(self, *, norm: bool = False, frozen: bool = False) -> None:
+    def __init__(
+        self, *, norm: bool = False, frozen: bool = False, width: int = 8
+    ) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            layers = [nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh()]
-            layers += [nn.BatchNorm1d(8)] * norm
-            super().__init__(*layers, nn.Linear(8, 2))
+            layers: list[nn.Module] = [nn.Linear(3, width), nn.Tanh()]
+            layers += [nn.Linear(width, width), nn.Tanh()]
+            layers += [nn.BatchNorm1d(width)] * norm
+            super().__init__(*layers, nn.Linear(width, 2))
         self.double()
         self[2].weight.requires_grad_(not frozen)
 
@@ -63,6 +66,7 @@ class Outer(nn.Module):
         learn: settings of it that are learned.
         steps: inner ones.
         unroll: arguments for ``higher.unroll``; None: a plain loop.
+        together: whether all tasks are one inner loop, by ``tasks=``.
         context: further arguments for ``innerloop_ctx``.
     """
 
@@ -73,11 +77,12 @@ class Outer(nn.Module):
         learn: tuple[str, ...] = ("lr", "momentum"),
         steps: int = 4,
         unroll: Mapping[str, Any] | None = None,
+        together: bool = False,
         context: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.net, self.opt, self.steps = net, opt, steps
-        self.unroll = unroll
+        self.unroll, self.together = unroll, together
         self.context = {"copy_initial_weights": False, **(context or {})}
         self.settings = higher.optim.Settings(
             opt(net.parameters()), learn, dtype=torch.float64
@@ -85,27 +90,38 @@ class Outer(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self.gather()
+        if self.together:
+            return self.adapted(x, y, len(x)).mean()
         return torch.stack([self.adapted(*task) for task in zip(x, y)]).mean()
 
     def gather(self) -> None:
         """Weights of layers that are sharded by themselves."""
 
-    def adapted(self, x: Tensor, y: Tensor) -> Tensor:
-        """The outer loss of one task."""
+    def adapted(self, x: Tensor, y: Tensor, tasks: int | None = None) -> Tensor:
+        """The outer loss of one task, or those of all."""
+        support, query = ((x[..., part, :], y[..., part, :]) for part in HALVES)
         with higher.innerloop_ctx(
             self.net,
             self.opt(self.net.parameters()),
             override=self.settings,
             **self.context,
+            **({} if tasks is None else {"tasks": tasks}),
         ) as (fnet, diffopt):
-            support = (x[:5], y[:5])
             if self.unroll is None:
                 for _ in range(self.steps):
-                    diffopt.step(mse(fnet, support))
+                    diffopt.step(losses(fnet, support))
             else:
                 batches = [support] * self.steps
                 higher.unroll(fnet, diffopt, mse, batches, **self.unroll)
-            return mse(fnet, (x[5:], y[5:]))
+            return losses(fnet, query)
+
+
+HALVES = slice(0, 5), slice(5, 10)
+
+
+def losses(model: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean square error over all but a leading dimension of tasks, if there is one."""
+    return (model(batch[0]) - batch[1]).square().mean((-2, -1))
 
 
 Gradients = dict[str, Tensor]

@@ -75,12 +75,25 @@ FEATURES: dict[str, dict[str, Any]] = {
     "`truncate=2`": {"context": {"truncate": 2}},
     "`unroll(truncate=2)`": {"unroll": {"truncate": 2, "memory": "step"}},
     "`order=1`": {"context": {"order": 1}},
+    "`tasks=`": {"together": True},
+    '`tasks=`, `memory="step"`': {"together": True, "unroll": {"memory": "step"}},
+    '`tasks=`, `memory="low"`': {
+        "together": True,
+        "unroll": {"memory": "low"},
+        "steps": 20,
+    },
+    "`tasks=`, frozen weights": {"together": True, "net": {"frozen": True}},
+    "`tasks=`, BatchNorm": {"together": True, "net": {"norm": True}},
     "frozen weights": {"net": {"frozen": True}},
     "buffers (BatchNorm)": {"net": {"norm": True}},
 }
 
 
+MAPPED = tuple(
+    feature for feature, options in FEATURES.items() if "together" in options
+)
 REFUSED = {
+    *(("tensor parallel", feature) for feature in MAPPED),
     ("tensor parallel", '`mode="forward"`'),
     ("tensor parallel", "`truncate=2`"),
 }
