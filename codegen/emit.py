@@ -86,15 +86,16 @@ def render(module: Module) -> str:
 def render_index(entries: Sequence[Entry], template: str = "index.py.jinja") -> str:
     """The text of ``generated/__init__.py``, or of another list of what is there."""
     ordered = sorted(entries, key=lambda entry: entry.target)
-    return layout(environment().get_template(template).render(entries=ordered))
+    text = environment().get_template(template).render(entries=ordered)
+    return layout(text, stub=".pyi." in template)
 
 
 def installed_black() -> str:
     return importlib.metadata.version("black")
 
 
-def layout(text: str) -> str:
-    return black.format_str(text, mode=black.Mode())
+def layout(text: str, stub: bool = False) -> str:
+    return black.format_str(text, mode=black.Mode(is_pyi=stub))
 
 
 def body(text: str) -> str:
