@@ -80,6 +80,33 @@ def several_losses(made: Namespace, first: Weights) -> None:
     same([*made["model"].parameters()], grad(made["loss"](net(weights), 0), first))
 
 
+def windows(made: Namespace, weights: Weights) -> None:
+    lr = torch.tensor(0.1, requires_grad=True)
+    buffers = [torch.zeros_like(w) for w in weights]
+    for _ in range(5):
+        for _ in range(4):
+            grads = grad(made["loss"](net(weights), 0), weights)
+            buffers = [0.9 * b + g for b, g in zip(buffers, grads)]
+            weights = [w - lr * b for w, b in zip(weights, buffers)]
+        (slope,) = torch.autograd.grad(made["loss"](net(weights), 1), lr)
+        lr = (lr - 1e-3 * slope).detach().requires_grad_()
+        weights, buffers = leaves(weights), [b.detach() for b in buffers]
+    equal([made["lr"], made["lr"].grad], [lr, slope])
+    equal([*made["fmodel"].parameters()], weights)
+
+
+def carry_back(made: Namespace, first: Weights) -> None:
+    twin = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    for p, w in zip(twin.parameters(), first):
+        p.data = w.data
+    opt = torch.optim.Adam(twin.parameters(), lr=0.05)
+    for _ in range(5):
+        opt.zero_grad()
+        made["loss"](twin, 0).backward()
+        opt.step()
+    equal([*made["model"].parameters()], [*twin.parameters()])
+
+
 def learned_loss(made: Namespace, weights: Weights) -> None:
     critic = made["critic"]
     for _ in range(2):
@@ -194,6 +221,8 @@ def nested(made: Namespace, first: Weights) -> None:
 
 CHECKS: dict[str, Callable[[Namespace, Weights], None]] = {
     "Several losses in one step": several_losses,
+    "A long run in windows": windows,
+    "Carry back": carry_back,
     "Learned loss": learned_loss,
     "Meta-SGD": meta_sgd,
     "ANIL": anil,
