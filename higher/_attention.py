@@ -71,6 +71,10 @@ def _needs_it(tensors: list[Any]) -> bool:
     )
 
 
+# whether backward was asked to retain the graph
+_kept: Any = torch._C._autograd._get_current_graph_task_keep_graph
+
+
 def _is_float(t: Tensor) -> bool:
     return t.is_floating_point() and t.dtype is not torch.float64
 
@@ -110,6 +114,8 @@ class _Fused(torch.autograd.Function):
             create_graph=again,
             allow_unused=True,
         )
+        if not _kept():
+            ctx.graph = None
         result: list[Tensor | None] = [None] * len(inputs)
         for i, g in zip(places, found):
             result[i] = g

@@ -42,24 +42,24 @@ def parts(
     """
     if in_transform():
         return _split(whole, shapes, copied)
-    if not (whole.requires_grad and torch.is_grad_enabled()):
-        made = [t.detach() for t in _split(whole, shapes, copied)]
-    else:
+    if whole.requires_grad and torch.is_grad_enabled():
         node: Any = _Parts
-        made = list(node.apply(whole, shapes, copied))
+        return list(node.apply(whole, shapes, copied))
+    made = [t.detach() for t in _split(whole, shapes, copied)]
     if not copied:
-        _wholes[made[0]] = whole, made[0].grad_fn
+        _wholes[made[0]] = whole.detach()
     return made
 
 
 def whole_of(tensors: Sequence[Tensor]) -> Tensor | None:
     """The tensor of which these are all the :func:`parts`, in this order, if they
     still are what they were."""
-    found = _wholes.get(tensors[0])
-    if found is None:
+    node: Any = tensors[0].grad_fn
+    # with the node goes what it keeps: a part that is detached lets go of the graph
+    kept = getattr(node, "higher_whole", None)
+    whole = _wholes.get(tensors[0]) if node is None else kept
+    if not isinstance(whole, Tensor):
         return None
-    whole: Tensor
-    whole, node = found
     end = whole.data_ptr()
     for t in tensors:
         if (
@@ -78,7 +78,7 @@ def whole_of(tensors: Sequence[Tensor]) -> Tensor | None:
 _KINDS = (Tensor, torch.nn.Parameter)
 
 _wholes: Any = WeakIdKeyDictionary()
-"""By the first part: the whole, and the node that took it apart."""
+"""The whole by its first part, where there is no graph."""
 
 
 def in_transform() -> bool:
@@ -115,6 +115,7 @@ class _Parts(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.shapes = shapes
+        ctx.higher_whole = None if copied else whole
         return tuple(t.detach() for t in _split(whole, shapes, copied))
 
     @staticmethod

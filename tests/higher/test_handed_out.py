@@ -3,6 +3,7 @@ place, and still of one memory where that saves a copy."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -156,3 +157,17 @@ def test_state_is_still_of_one_memory() -> None:
             diff.step(loss(fmodel, k))
         memory = {t.untyped_storage().data_ptr() for t in tensors(diff)}
         assert len(memory) == 1
+
+
+def test_a_part_that_is_detached_lets_go_of_the_graph() -> None:
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    with higher.innerloop_ctx(model, opt) as (fmodel, diff):
+        for k in range(3):
+            diff.step(loss(fmodel, k))
+        gone = weakref.ref(next(tensors(diff)).grad_fn)
+        fmodel._fast_params = [[w.detach() for w in fmodel.parameters()]]
+        assert gone() is not None
+        for t in tensors(diff):
+            t.detach_()
+        assert gone() is None
