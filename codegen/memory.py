@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import linecache
 import sys
 import types
@@ -13,6 +12,7 @@ from typing import cast
 import torch
 from higher.optim.base import DifferentiableOptimizer
 
+from codegen import session
 from codegen.diagnostics import Origins, misuse
 from codegen.translate import Translation, translate
 from codegen.upstream import Library
@@ -37,16 +37,7 @@ def compile_class(
     optimizer: type[torch.optim.Optimizer], verify: bool
 ) -> type[DifferentiableOptimizer]:
     """Translate a class object."""
-    if not (
-        isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
-    ):
-        raise misuse(
-            f"{optimizer!r} is no optimizer class",
-            "pass a subclass of torch.optim.Optimizer, not an instance",
-        )
-    origins = Origins()
-    library = Library(origins)
-    target = _target_of(optimizer, library)
+    target, library = class_target(optimizer)
     translation = translate(target, library)
     if verify:
         from codegen.settle import settle
@@ -63,20 +54,43 @@ def _target_of(optimizer: type, library: Library) -> str:
             f"{name} is defined inside a function or class",
             "define it at the top level of a module",
         )
-    try:
-        file = inspect.getsourcefile(optimizer)
-    except TypeError:
-        file = None
+    target = f"{optimizer.__module__}.{name}"
     if optimizer.__module__ != "__main__" and library.module(optimizer.__module__):
-        return f"{optimizer.__module__}.{name}"
-    if file is None or not Path(file).is_file():
+        return target
+    file = session.file_of(optimizer) or _file_of_module(optimizer)
+    if file is not None and Path(file).is_file():
+        library.load(Path(file), optimizer.__module__)
+        return target
+    text = session.source_of(optimizer)
+    if text is None:
         raise misuse(
-            f"the source of {name} can't be found: it was typed into a session, or "
-            "is no Python",
+            f"the source of {name} can't be found: no file and no notebook has it",
             "save the class to a file and import it from there",
         )
-    library.load(Path(file), optimizer.__module__)
-    return f"{optimizer.__module__}.{name}"
+    library.load_text(text, f"<cell of {name}>", optimizer.__module__)
+    return target
+
+
+def _file_of_module(optimizer: type) -> str | None:
+    """For a class without functions of its own."""
+    return getattr(sys.modules.get(optimizer.__module__), "__file__", None)
+
+
+def class_target(optimizer: type) -> tuple[str, Library]:
+    """A target that means a class object, and the library that knows it.
+
+    Raises:
+        CodegenError: it is no optimizer, or its source can't be found.
+    """
+    if not (
+        isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
+    ):
+        raise misuse(
+            f"{optimizer!r} is no optimizer class",
+            "pass a subclass of torch.optim.Optimizer, not an instance",
+        )
+    library = Library(Origins())
+    return _target_of(optimizer, library), library
 
 
 def import_original(target: str) -> type[torch.optim.Optimizer]:

@@ -57,6 +57,12 @@ class Translation:
     lines: tuple[Line, ...]
     sources: Mapping[str, str]
 
+    def _repr_html_(self) -> str:
+        """In a notebook: upstream's lines beside the generated ones."""
+        from codegen.tools.explain import inline
+
+        return inline(self)
+
     @property
     def fired(self) -> Counter[str]:
         """How often each rule fired."""
@@ -64,9 +70,11 @@ class Translation:
 
 
 def translate(
-    target: str, library: Library | None = None, jumps: frozenset[str] = frozenset()
+    target: str | type,
+    library: Library | None = None,
+    jumps: frozenset[str] = frozenset(),
 ) -> Translation:
-    """Translate the optimizer at a dotted path, or in ``FILE.py:Class``.
+    """Translate the optimizer at a dotted path, in ``FILE.py:Class``, or a class.
 
     Args:
         target: what to translate.
@@ -77,6 +85,10 @@ def translate(
     Raises:
         CodegenError: it can't be translated; the diagnostics say where and why.
     """
+    if isinstance(target, type):
+        from codegen.memory import class_target
+
+        target, library = class_target(target)
     context = Context(jumps=jumps)
     if library is None:
         library = Library(context.origins)

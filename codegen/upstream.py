@@ -81,6 +81,12 @@ class Library:
         self._modules[name] = module
         return module
 
+    def load_text(self, text: str, file: str, name: str) -> SourceModule:
+        """What lies in no file, under the name of ``file``."""
+        module = self._module_of(text.encode(), name, file)
+        self._modules[name] = module
+        return module
+
     def _find(self, name: str) -> tuple[Path, str] | None:
         relative = Path(*name.split("."))
         roots = self._roots
@@ -107,17 +113,23 @@ class Library:
         return Path(origin), "/".join(Path(origin).parts[-depth:])
 
     def _parse(self, name: str, path: Path, file: str) -> SourceModule:
+        package = path.name == "__init__.py"
+        return self._module_of(path.read_bytes(), name, file, package)
+
+    def _module_of(
+        self, source: bytes, name: str, file: str, is_package: bool = False
+    ) -> SourceModule:
         try:
-            tree = _tree(path.read_bytes())
+            tree = _tree(source)
         except cst.ParserSyntaxError as error:
-            raise _syntax_error(path, file, error) from None
+            raise _syntax_error(source, file, error) from None
         except (SyntaxError, UnicodeDecodeError, LookupError) as error:
             raise misuse(
                 f"{file}: can't be decoded: {error}",
                 "save the file as UTF-8, or declare its encoding on the first line",
             ) from None
         self.origins.read(tree, file)
-        module = SourceModule(name, file, tree, path.name == "__init__.py")
+        module = SourceModule(name, file, tree, is_package)
         bind(module, statements(tree.body))
         return module
 
@@ -314,9 +326,10 @@ def _worth_reading(module: str) -> bool:
     return top not in sys.stdlib_module_names
 
 
-def _syntax_error(path: Path, file: str, error: cst.ParserSyntaxError) -> CodegenError:
+def _syntax_error(
+    source: bytes, file: str, error: cst.ParserSyntaxError
+) -> CodegenError:
     """Where the interpreter finds a file wrong, in its words."""
-    source = path.read_bytes()
     line, col, message = error.raw_line, error.raw_column + 1, "it can't be parsed"
     try:
         with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
 from pathlib import Path
@@ -45,6 +46,13 @@ def explain(translation: Translation, form: str, output: str | None) -> None:
     _refuse_to_overwrite(path)
     files.write(path, text)
     print(f"wrote {path}")
+
+
+def inline(translation: Translation) -> str:
+    """The page inside another one, whose style stays as it is."""
+    text = html.escape(page(translation, rows(translation)))
+    style = "width: 100%; height: 40em; border: 0"
+    return f'<iframe srcdoc="{text}" style="{style}"></iframe>'
 
 
 def _width() -> int | None:
