@@ -239,9 +239,6 @@ def slope(kind: Any, h: float) -> float:
     return (values[0] - values[1]) / (2 * h)
 
 
-outcomes: list[bool] = []
-
-
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_programs(part: int, tmp_path: Path) -> None:
     outcomes: list[bool] = []
