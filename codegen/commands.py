@@ -10,6 +10,7 @@ from pathlib import Path
 from codegen import emit, files
 from codegen.tools import sections
 from codegen.tools.drift import drifts
+from codegen.tools.progress import followed
 from codegen.command_line import command, moved, shown, split
 from codegen.diagnostics import CodegenError, misuse
 from codegen.rules import RULES
@@ -138,7 +139,8 @@ def generate_all(*, verify: bool, tree: SourceTree | None = None) -> int:
         "higher has the optimizers of torch.optim already; another is compiled with "
         "python -m codegen TARGET -o FILE.py",
     )
-    for target in torch_optimizers(tree):
+    targets = torch_optimizers(tree)
+    for target in followed(targets, targets):
         try:
             generate(target, None, verify=verify, force=False, tree=tree)
         except CodegenError as error:
@@ -216,10 +218,8 @@ def versions(paths: Sequence[str], output: str | None) -> int:
 def verify(targets: Sequence[str], output: str | None = None) -> int:
     """One row an optimizer; exit 1 on any miss. Without one, ``output`` is a document
     whose table is renewed."""
-    import importlib
-
-    from codegen.memory import import_original
-    from codegen.verify import HEADER, verify as run
+    from codegen.tools.verification import reports
+    from codegen.verify import HEADER
     from higher._generated import OPTIMIZERS
 
     unknown = [t for t in targets if t not in OPTIMIZERS]
@@ -230,12 +230,11 @@ def verify(targets: Sequence[str], output: str | None = None) -> int:
     rows: list[tuple[str, ...]] = [HEADER]
     wrong = False
     print("  ".join(HEADER), flush=True)
-    for target in targets or sorted(OPTIMIZERS):
-        module, _, name = OPTIMIZERS[target].partition(":")
-        compiled = getattr(importlib.import_module(module), name)
-        report = run(import_original(target), compiled)
+    for report in reports(targets or sorted(OPTIMIZERS)):
         rows.append(report.row())
         print("  ".join(report.row()), flush=True)
+        if report.ok and report.summary != "right":
+            print(f"  {report.summary}", flush=True)
         if not report.ok:
             wrong = True
             print(report, file=sys.stderr)

@@ -9,11 +9,13 @@ at zero the branch must stay off. Which settings do so shows when they are tried
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from higher.optim.base import DifferentiableOptimizer
 from torch import Tensor
 
+from codegen import emit
 from codegen.diagnostics import CodegenError, Diagnostic
 from codegen.memory import load
 from codegen.translate import Translation, translate
@@ -28,7 +30,8 @@ def settle(
     translation: Translation,
     library: Library | None = None,
 ) -> tuple[Translation, Report]:
-    """The translation, or the one with its jumping settings named, and the report.
+    """The translation, or the one with its jumping settings named, and the report. What
+    verification could not run is told in the text.
 
     Raises:
         CodegenError: verification fails; the message has the figures.
@@ -51,7 +54,14 @@ def settle(
                 )
             ]
         )
-    return translation, report
+    return _telling(translation, report), report
+
+
+def _telling(translation: Translation, report: Report) -> Translation:
+    text = emit.with_not_run(translation.text, report.original.lines_missed)
+    more = text.count("\n") - translation.text.count("\n")
+    lines = (line._replace(number=line.number + more) for line in translation.lines)
+    return replace(translation, text=text, lines=tuple(lines))
 
 
 def jumping_settings(

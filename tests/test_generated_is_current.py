@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import codegen
-from codegen import files
+from codegen import emit, files
 from codegen.commands import torch_optimizers
 from codegen.rules import RULES
 from compiled import PATHS
@@ -33,8 +33,10 @@ def translations() -> dict[str, codegen.Translation]:
 def test_every_file_is_current(translations: dict[str, codegen.Translation]) -> None:
     for target, translation in translations.items():
         path = GENERATED / f"{translation.module_name}.py"
+        text = path.read_text()
+        current = emit.with_not_run(translation.text, emit.not_run(text))
         assert (
-            path.read_text() == translation.text
+            text == current
         ), f"{path.name} is stale; mend it with: python -m codegen {target}"
 
 
@@ -75,3 +77,14 @@ def test_index_leads_to_the_class(target: str) -> None:
     module, _, name = OPTIMIZERS[target].partition(":")
     assert getattr(importlib.import_module(module), name).__name__ == name
     assert name == f"Differentiable{target.rpartition('.')[2]}"
+
+
+def test_lines_not_run_are_told_and_taken_back() -> None:
+    text = codegen.translate("torch.optim.SGD").text
+    told = emit.with_not_run(text, "1 line of 60, sgd.py:351")
+    assert emit.not_run(told) == "1 line of 60, sgd.py:351"
+    assert "Not run by verification: 1 line of 60, sgd.py:351.\n" in told
+    header = files.header(told)
+    assert header is not None and header.body == emit.body_digest(told)
+    assert emit.with_not_run(told, "") == text
+    assert emit.with_not_run(told, emit.not_run(told)) == told

@@ -343,6 +343,7 @@ def test_report_is_readable() -> None:
         "9/9",
         "8",
         "3/4",
+        "0/0",
         "float32 1e-07",
         "2e-07",
         "1.2",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codegen import emit, files
@@ -130,6 +130,8 @@ def _compare(
         else:
             yield Drift(path, REFUSED, str(error), "see the diagnostics above")
         return
+    told = emit.with_not_run(translation.text, emit.not_run(text))
+    translation = replace(translation, text=told)
     right = f"{translation.module_name}.py"
     if _in_generated(path) and path.name != right:
         why = f"{found.target} belongs into {right}"

@@ -20,6 +20,7 @@ import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, misuse
 from codegen.tools.processes import in_processes
+from codegen.tools.progress import followed
 from codegen.upstream import Library, library_of, torch_optimizers
 
 _NO_SOURCE = re.compile(r"(^|[._])tests?([._]|$)|(^|\.)(visualize|conftest)(\.|$)")
@@ -59,7 +60,7 @@ def findings(package: str, verified: bool = True) -> list[Finding]:
     unknown = [t for t in targets if t not in known]
     if unknown:
         look = functools.partial(examine, verified=verified)
-        for finding in _in_processes(look, unknown):
+        for finding in followed(_in_processes(look, unknown), unknown):
             _remember(keys[finding.target], finding)
             known[finding.target] = finding
     return [known[t] for t in targets]
@@ -88,8 +89,8 @@ def examine(target: str, verified: bool = True) -> Finding:
         return Finding(target, "refused", _first(error.diagnostics))
     except RecursionError:
         return Finding(target, "refused", "nested too deeply")
-    followed, right = report.row()[1], report.row()[3]
-    return Finding(target, "compiled", f"followed {followed}, gradients {right}")
+    figures = f"followed {report.row()[1]}, gradients {report.row()[3]}"
+    return Finding(target, "compiled", f"{figures}: {report.summary}")
 
 
 def _first(diagnostics: Sequence[Diagnostic]) -> str:

@@ -7,7 +7,7 @@ is left is told by line, and to the search for something that runs it.
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,12 +48,15 @@ class Side:
     trace: Trace
     hits: Hits = field(default_factory=Hits)
     _complete: set[CodeType] = field(default_factory=set)
+    _sources: dict[CodeType, Source | None] = field(default_factory=dict)
 
     def sources(self) -> dict[CodeType, Source]:
         """The functions that were entered, with their sources."""
-        entered = {code: source_of(code) for code in self.hits.entered}
-        found = {code: source for code, source in entered.items() if source is not None}
-        dead = _names(found.values(), False) - _names(found.values(), True)
+        if len(self._sources) != len(self.hits.entered):
+            self._sources = {code: source_of(code) for code in self.hits.entered}
+        found = {c: source for c, source in self._sources.items() if source is not None}
+        alive = {name for source in found.values() for name in source.names[0]}
+        dead = {name for source in found.values() for name in source.names[1]} - alive
         return {c: source for c, source in found.items() if c.co_name not in dead}
 
     def gaps(self) -> list[Gap]:
@@ -124,8 +127,9 @@ def _label(file: str) -> str:
 
 def _explained(gap: Gap, source: Source, lines: set[int]) -> bool:
     condition = gap.condition
-    return condition is not None and (
-        gap.line in lines or any(source.guards(condition, line) for line in lines)
+    return condition is not None and any(
+        gap.line in source.lines[line] or source.guards(condition, line)
+        for line in lines
     )
 
 
@@ -137,6 +141,8 @@ def _conditions(code: CodeType, source: Source) -> Iterator[tuple[Jump, Span]]:
         found.setdefault(jump.span, {})[jump.offset] = jump
     for span, group in found.items():
         parts = source.tests.get(span, [span])
+        # some of its conditions may have jumps that stand where they do
+        parts = [p for p in parts if p not in found or p == span] or parts
         exact = len(group) % len(parts) == 0
         whole = Span(*parts[0][:2], *parts[-1][2:])
         for j, offset in enumerate(sorted(group)):
@@ -195,9 +201,10 @@ class Coverage:
         for side, found in zip((self.original, self.update), hits):
             new = found.without(side.hits)
             self.first.update(dict.fromkeys([*new.lines, *new.ways], conf))
-            self.changes += bool(new.lines or new.ways)
             side.hits.add(found)
-            side.settle()
+            if new.entered or new.lines or new.ways:
+                self.changes += 1
+                side.settle()
 
     def count_raising(self, hits: tuple[Hits, Hits], conf: Configuration) -> None:
         """Both raised: of what was recorded, that which only raises."""
@@ -219,10 +226,6 @@ class Coverage:
     def gaps(self) -> list[Gap]:
         """What did not run of either."""
         return [*self.original.gaps(), *self.update.gaps()]
-
-
-def _names(sources: Iterable[Source], within_reach: bool) -> set[str]:
-    return {name for source in sources for name in source.names(within_reach)}
 
 
 def _raising(hits: Hits) -> Hits:

@@ -146,13 +146,16 @@ def _made_from(
     name: str, file: str, function: ast.FunctionDef
 ) -> Iterator[tuple[ast.expr, ast.FunctionDef]]:
     """Expressions that may be the value of a name, an attribute or a key."""
-    for stored, value, where in _assignments(file):
-        if stored == (function.name, name) or stored == ("", name):
+    parameters = [a.arg for a in (*function.args.args, *function.args.kwonlyargs)]
+    for (scope, stored), value, where in _assignments(file):
+        # a parameter's value may come from a variable of that name anywhere
+        seen = scope in (function.name, "") or name in parameters
+        if stored == name and seen:
             yield value, where or function
     for helper, value in _results(file):
         if helper.name == name:
             yield value, helper
-    if name in (parameters := [a.arg for a in function.args.args]):
+    if name in parameters:
         for called, where in _calls(file):
             if _called_name(called) == function.name:
                 yield from (

@@ -14,6 +14,7 @@ HEADER = (
     "followed",
     "bit-identical",
     "hypergradients",
+    "lines run",
     "worst trajectory error",
     "worst gradient error",
     "seconds",
@@ -59,8 +60,17 @@ class Share:
     missed: tuple[Missed, ...] = ()
     whose: str = ""
 
+    @property
+    def lines_missed(self) -> str:
+        """Like ``2 lines of 41, nadam.py:212, :230``; empty if all ran."""
+        lines = [m for m in self.missed if not m.one_way]
+        if not lines:
+            return ""
+        noun = "line" if len(lines) == 1 else "lines"
+        return f"{len(lines)} {noun} of {self.of}, {_places(lines)}"
+
     def __str__(self) -> str:
-        """ "2 lines of 41 not run: nadam.py:212, :230; one way only: :98"; "" if all ran."""
+        """Like ``2 lines of 41 not run: nadam.py:212; one way only: nadam.py:98``."""
         lines = [m for m in self.missed if not m.one_way]
         branches = [m for m in self.missed if m.one_way]
         parts = []
@@ -161,7 +171,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """One line: "right; 2 lines of 41 not run: nadam.py:212, :230"."""
+        """One line, like ``right; 2 lines of 41 not run: nadam.py:212, :230``."""
         if not self.ok:
             first = self.failures[0] if self.failures else "nothing could be compared"
             return f"WRONG: {first}"
@@ -178,6 +188,7 @@ class Report:
             f"{self.followed}/{self.run}",
             str(self.identical),
             f"{self.hypergradients_right}/{self.hypergradients_run}",
+            f"{self.original.run}/{self.original.of}",
             ", ".join(
                 f"{dtype} {error:.0e}"
                 for dtype, error in self.worst_trajectory.items()
@@ -260,7 +271,7 @@ def report(
 
 
 def _places(missed: Sequence[Missed]) -> str:
-    """ "nadam.py:212, :230-234": each file once, neighbouring lines together."""
+    """Like ``nadam.py:212, :230-234``: each file once, neighbours together."""
     found = []
     for file, group in groupby(missed, key=lambda m: m.file):
         spans = [

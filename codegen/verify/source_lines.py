@@ -74,14 +74,15 @@ class Source:
             for span, parts in self.tests.items()
         )
 
-    def names(self, within_reach: bool) -> set[str]:
-        """The names read within what can run, or within what can't."""
-        return {
-            node.id if isinstance(node, ast.Name) else node.attr
-            for node in ast.walk(self.tree)
-            if isinstance(node, (ast.Name, ast.Attribute))
-            and self.chooses(_place(node)) == within_reach
-        }
+    @functools.cached_property
+    def names(self) -> tuple[set[str], set[str]]:
+        """The names read within what can run, and those read within what can't."""
+        found: tuple[set[str], set[str]] = (set(), set())
+        for node in ast.walk(self.tree):
+            if isinstance(node, (ast.Name, ast.Attribute)):
+                name = node.id if isinstance(node, ast.Name) else node.attr
+                found[not self.chooses(_place(node))].add(name)
+        return found
 
     def chooses(self, span: Span) -> bool:
         """Whether a condition there may go both ways."""

@@ -319,5 +319,8 @@ def _understood(
 
 def _short(value: object) -> str:
     if isinstance(value, Tensor):
-        return f"tensor({value.item():g})"
+        grad = ", requires_grad=True" if value.requires_grad else ""
+        return f"tensor({value.item():g}{grad})"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_short, value))})"
     return str(value)

@@ -17,7 +17,7 @@ import torch
 
 from .coverage import Gap
 from .hints import Hints, hints
-from .problem import SPARSE, Layout, of_shapes
+from .problem import LAYOUTS, SPARSE, Layout, of_shapes
 from .settings import Setting, together
 from .subject import Configuration, Subject
 
@@ -137,7 +137,7 @@ class Trials:
         """Gradients of other sizes and kinds, other dtypes, tensors for settings."""
         layout = self.subject.layout
         if found.about("sparse"):
-            yield Configuration(SPARSE)
+            yield Configuration(LAYOUTS[0] if layout.sparse else SPARSE)
         if found.about("complex", "dtype", "half", "float16", "bfloat16"):
             yield Configuration(layout, dtype=torch.complex64)
             yield Configuration(layout, dtype=torch.bfloat16)
