@@ -23,6 +23,8 @@ from higher.optim.base import (
     checked_order,
     checked_truncate,
 )
+from higher.optim.original import OriginalSettings
+from higher.optim.schedule import branched
 from higher.patch import Model, monkeypatch
 
 
@@ -39,6 +41,7 @@ def innerloop_ctx(
     order: Literal[1, 2] = 2,
     tasks: int | None = None,
     check: bool = False,
+    scheduler: Any = None,
 ) -> Iterator[tuple[Model, DifferentiableOptimizer]]:
     """Yields ``(fmodel, diffopt)`` for one inner loop.
 
@@ -67,18 +70,30 @@ def innerloop_ctx(
             initial ones. A loss from before can't be part of the outer loss.
         order: 1: inner gradients are constants (first-order MAML, Finn et al.
             2017): cheaper, and not exact. 2: they are differentiated, too.
-            ``truncate``, ``order`` or ``tasks`` is out of range; with ``check``, ``opt``
-            can't be made again as it is.
-        TypeError: ``model`` can't be made stateless, or ``opt`` is no optimizer; the
-            message says what to do.
+        tasks: T, for the inner loops of T tasks at once. Fast weights, buffers and
+            state of the optimizer get a leading dimension of T, and all start alike.
+            ``fmodel(x)`` is mapped over the first dimension of its inputs, T or 1 for
+            what all tasks share; ``diffopt.step`` is given the losses of all tasks, of
+            shape (T,), and each task gets its own gradient. A setting in ``override``
+            may be a tensor of shape (T,). ``grad_callback`` is called with the
+            gradients of one task, and mapped. ``fmodel.task(i)`` is one task's module;
+            :func:`higher.map_tasks` maps anything else. Parameters that don't require
+            grad are shared by all tasks, without memory of their own.
+        check: the original optimizer steps detached copies beside every inner step; the
+            first difference is an error.
+        scheduler: a learning-rate scheduler of ``opt`` (for an ``opt`` that is made here,
+            a function that makes one of it). ``diffopt.scheduler`` continues from its
+            present state, and is stepped where the original would have been; ``unroll``
+            does it after each step. An ``lr`` in ``override`` is the base rate that it
+            makes others of.
 
     Raises:
         ValueError: ``opt`` holds a parameter that is not the model's, its type
             has no differentiable version, ``override`` does not fit it, or
             ``truncate``, ``order`` or ``tasks`` is out of range; with ``check``, ``opt``
-            can't be made again as it is.
-        TypeError: ``model`` can't be made stateless, or ``opt`` is no optimizer; the
-            message says what to do.
+            can't be made again as it is; ``scheduler`` is another optimizer's.
+        TypeError: ``model`` can't be made stateless, ``opt`` is no optimizer, or
+            ``scheduler`` no scheduler; the message says what to do.
     """
     reference: Iterable[Tensor]
     if isinstance(opt, torch.optim.Optimizer):
@@ -108,6 +123,11 @@ def innerloop_ctx(
     if truncate is not None:
         refuse_distributed(fmodel.parameters(), TRUNCATE)
         diffopt._truncation = Truncation(diffopt, checked_truncate(truncate))
+    if scheduler is not None:
+        if not hasattr(scheduler, "optimizer") and callable(scheduler):
+            scheduler = scheduler(opt)
+        diffopt.scheduler = branched(scheduler, opt, diffopt, override)
+    diffopt._told = OriginalSettings(opt)
     if check:
         diffopt._shadow = shadow_of(diffopt, fmodel, opt)
     # also for submodules and methods of the model that are called directly
@@ -117,6 +137,8 @@ def innerloop_ctx(
         except RuntimeError as error:
             add_hint(error, copy_initial_weights)
             raise
+        finally:
+            diffopt._told = None
 
 
 def _no_optimizer(opt: Any) -> str:

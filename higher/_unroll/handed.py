@@ -16,6 +16,7 @@ from torch import Tensor
 
 from higher._carry import tensors_in
 from higher.optim.base import DifferentiableOptimizer
+from higher.optim.schedule import Schedule, groups_of
 from higher.optim.state import copy_structure, settings_of
 
 
@@ -25,6 +26,7 @@ class Optimizers(NamedTuple):
     groups: list[dict[str, Any]]
     state: Any
     shared: dict[str, Any]
+    schedule: Schedule | None = None
 
 
 class Handed:
@@ -67,6 +69,8 @@ class Handed:
                 )
             ]
             diffopt.state, diffopt.shared = loan.state, loan.shared
+            if held.schedule is not None:
+                diffopt.scheduler = held.schedule.on(groups_of(diffopt))
             if override is not None:
                 diffopt.defaults = dict(diffopt.defaults)
                 diffopt._apply_override(override)
@@ -76,7 +80,7 @@ class Handed:
                 setattr(diffopt, name, value)
 
 
-_ATTRIBUTES = ("param_groups", "state", "shared", "defaults")
+_ATTRIBUTES = ("param_groups", "state", "shared", "defaults", "scheduler")
 
 
 class _Loan:

@@ -15,7 +15,8 @@ from higher._unroll.captured import Named, Search, cut, edges_of, nested, silenc
 from higher._carry import Carry, leaf_of
 from higher._truncation import Boundary, refuse_old
 from higher._later import Later
-from higher._unroll.step import Inner, Played
+from higher._unroll.held import Played
+from higher._unroll.step import Inner
 from higher._unroll.surroundings import Moment, Random, Tree
 
 _Kind = tuple[torch.Size, bool]

@@ -24,6 +24,7 @@ from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored
 from higher._unroll.captured import Search
 from higher._unroll.handed import Handed, Optimizers
+from higher._unroll.held import BUNDLES, Buffers, Flags, Grads, Held, Played
 from higher._unroll.overrides import Overrides
 from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, unpacked
 from higher._unroll.past import StepHistory
@@ -37,70 +38,6 @@ from higher._unroll.surroundings import (
 )
 
 LossFn = Callable[[Any, Any], Tensor]
-
-
-class Played(NamedTuple):
-    """What a step computed: the next carry, in the step's graph, and its loss; norms
-    of the gradient and, if the user's code made one of it, of the update; and pairs, a
-    tensor of the carry and the user's own that was written into the optimizer."""
-
-    carry: Carry
-    loss: Tensor
-    norms: list[Tensor]
-    given: list[tuple[Tensor, Tensor]]
-
-
-Grads = list["Tensor | None"]
-Buffers = dict[tuple[int, str], Tensor]
-
-_Flags = list[tuple[torch.Size, bool]]
-"""Shape of each tensor of a carry, and whether it requires grad."""
-
-
-class Held(NamedTuple):
-    """What a carry holds: parameters, joined where there are bundles, the optimizer's
-    settings, state and shared state, its bundles, and buffers."""
-
-    params: list[Tensor]
-    groups: list[dict[str, Any]]
-    state: list[defaultdict[int, dict[str, Any]]]
-    shared: dict[str, Any]
-    bundles: Bundles | None
-    buffers: Buffers
-
-    @staticmethod
-    def by(layout: Any, tensors: Sequence[Any]) -> Held:
-        return Held(*unpacked(layout, tensors))
-
-    def each(self) -> list[Any]:
-        """The parameters, each by itself."""
-        return self.params if self.bundles is None else self.bundles.apart(self.params)
-
-    def each_state(self, each: Sequence[Tensor]) -> list[Any]:
-        """The state of each of these."""
-        if self.bundles is None:
-            return self.state
-        return self.bundles.state_apart(self.state, self.params, each)
-
-    def optimizer(self, each: Sequence[Tensor]) -> Optimizers:
-        """What the user's code finds in the optimizer, whose parameters are these."""
-        return Optimizers(self.groups, lambda: self.each_state(each), self.shared)
-
-    def written(self, written: Optimizers | None, each: list[Tensor]) -> Held:
-        """The same after something was written into the optimizer."""
-        if written is None:
-            return self
-        held = self._replace(groups=written.groups, shared=written.shared)
-        state = written.state
-        if self.bundles is None:
-            return held if state is None else held._replace(state=state)
-        if state is None and all(t.numel() == 1 for t in tensors_in(written.groups)):
-            return held
-        state = self.each_state(each) if state is None else state
-        return held._replace(params=each, state=state, bundles=None)
-
-
-_BUNDLES = Held._fields.index("bundles")
 
 
 class Inner:
@@ -147,7 +84,7 @@ class Inner:
         self._trusted = self._compiled and not (self._callback or self.shadow)
         self._search = True
         self.hooked = False
-        self._flags: dict[Any, _Flags] = {}
+        self._flags: dict[Any, Flags] = {}
         self.largest: list[Tensor] = []
         self.steps = len(batches)
         self.devices = devices_of([*weights.installed, *Tree(fmodel).buffers()])
@@ -227,7 +164,7 @@ class Inner:
         grads = self._optimizer._gradients(loss, params, second, second or keep_loss)
         if not second:
             grads = [g if g is None else leaf_of(g, False) for g in grads]
-        made = self.updated(held, grads, tree.carried_buffers())
+        made = self.updated(held, grads, tree.carried_buffers()).scheduled()
         norms = self.norms(loss, params, grads, made)
         return Played(packed([*made]), loss, norms, [])
 
@@ -261,7 +198,13 @@ class Inner:
         if optimizer._tasks is not None:
             new = optimizer._updated(params, grads, {})
             settings = [settings_of(g) for g in optimizer.param_groups]
-            return Held(new, settings, optimizer.state, optimizer.shared, None, buffers)
+            return held._replace(
+                params=new,
+                groups=settings,
+                state=optimizer.state,
+                shared=optimizer.shared,
+                buffers=buffers,
+            )
         if joined is not None and not joined.fit(grads):
             params = held.each()
             optimizer.state = joined.state_apart(held.state, held.params, params)
@@ -276,7 +219,8 @@ class Inner:
             optimizer = joined.optimizer(optimizer)
         new = optimizer._updated_as_is(params, grads, {})
         settings = [settings_of(g) for g in optimizer.param_groups]
-        return Held(new, settings, optimizer.state, optimizer.shared, joined, buffers)
+        kept = optimizer.state, optimizer.shared
+        return Held(new, settings, *kept, joined, held.schedule, buffers)
 
     def quick(
         self,
@@ -373,14 +317,14 @@ class Inner:
             start = packed([*held.written(written, held.each())])
         known_ones = all(id(t) in kept for t in start.tensors)
         before = [t.requires_grad for t in start.tensors]
-        form = start.layout[_BUNDLES] is None, _form(start.layout[1])
+        form = start.layout[BUNDLES] is None, _form(start.layout[1])
         key = tuple(before), tuple(g is None for g in grads), form
         if self._trusted and known_ones:
             known = self._flags.get(key) or self._flags_of(start, grads, buffers)
-            carry = self._untracked(start, grads, buffers, known)
-            if carry is not None:
+            found = self._untracked(start, grads, buffers, known)
+            if found is not None:
                 self._flags[key] = known
-                return carry, list(buffers.values()), []
+                return found[0], [*found[1], *buffers.values()], []
             self._trusted = False
         layout, tensors = self._tracked(start, grads, buffers, search)
         settled = [t if id(t) in kept else leaf_of(t) for t in tensors]
@@ -403,14 +347,14 @@ class Inner:
             search.own.update(map(id, grads))
             if self._callback is not None:
                 grads = search.guarded(grads)
-        return packed([*self.updated(Held.by(*start), grads, buffers)])
+        return packed([*self.updated(Held.by(*start), grads, buffers).scheduled()])
 
     def _flags_of(
         self,
         start: Carry,
         grads: list[Tensor | None],
         buffers: dict[tuple[int, str], Tensor],
-    ) -> _Flags:
+    ) -> Flags:
         """Those of the next carry, which is thrown away: that all come by the same
         way keeps them equal to the last bit when they are computed again."""
         random = Random(self.devices)
@@ -423,9 +367,10 @@ class Inner:
         start: Carry,
         grads: list[Tensor | None],
         buffers: dict[tuple[int, str], Tensor],
-        known: _Flags,
-    ) -> Carry | None:
-        """The next carry by an update without a graph, if ``known`` fits it."""
+        known: Flags,
+    ) -> tuple[Carry, list[Tensor]] | None:
+        """The next carry by an update without a graph, if ``known`` fits it; and what a
+        scheduler made, with its graph."""
         settings = tensors_in(unpacked(start.layout[1], start.tensors))
         tracked = {id(t) for t in settings if _may_be_zero(t)}
         numbers = {id(t) for t in settings if t.dim() == 0} - tracked
@@ -439,16 +384,17 @@ class Inner:
             made = self.updated(held, grads, buffers)
         kept = {id(p): t for p, t in zip(plain, start.tensors)}
         groups = mapped(made.groups, float, lambda x: kept.get(id(x), x))
-        layout, tensors = packed([*made._replace(groups=groups)])
+        layout, tensors = packed([*made._replace(groups=groups).scheduled()])
         if [t.shape for t in tensors] != [shape for shape, _ in known]:
             random.restore()
             return None
         kept.update((id(t), t) for t in start.tensors)
+        roots = [t for t in tensors if t.grad_fn is not None and id(t) not in kept]
         settled = [
-            kept[id(t)] if id(t) in kept else leaf_of(t, needs_grad)
+            kept[id(t)] if id(t) in kept else leaf_of(t, needs_grad or t.requires_grad)
             for t, (_, needs_grad) in zip(tensors, known)
         ]
-        return Carry(layout, settled)
+        return Carry(layout, settled), roots if made.schedule is not None else []
 
 
 def _form(groups: list[dict[str, Any]]) -> tuple[Any, ...]:
@@ -486,7 +432,7 @@ def _emptied(diffopt: DifferentiableOptimizer) -> DifferentiableOptimizer:
     twin = copy.copy(diffopt)
     twin._fmodel = None
     twin._truncation = None
-    twin._shadow = None
+    twin._shadow = twin.scheduler = twin._told = None
     twin.param_groups = []
     twin.state = [defaultdict(dict)]
     twin.shared = {}

@@ -22,7 +22,8 @@ from torch import Tensor
 from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
 from higher._unroll.captured import Named, captured, now
 from higher._unroll.segment import once
-from higher._unroll.step import Held, Inner
+from higher._unroll.held import Held
+from higher._unroll.step import Inner
 from higher._unroll.surroundings import Tree
 
 Tangents = list["Tensor | None"]
@@ -142,7 +143,7 @@ class _Pusher:
         value = leaf_of(loss, False)
         grads = [g if g is None else leaf_of(g, True) for g in raw]
         del loss, raw
-        end = packed([*inner.updated(held, grads, {})])
+        end = packed([*inner.updated(held, grads, {}).scheduled()])
         leaves = [g for g in grads if g is not None]
         kept = {id(t): i for i, t in enumerate(tensors)}
         new = [t for t in end.tensors if t.requires_grad and id(t) not in kept]

@@ -26,6 +26,8 @@ from higher.optim.copies import deep_copied
 from higher.optim.elements import check_elements, explained
 from higher.optim.dicts import load_state_dict, state_dict
 from higher.optim.given_grads import checked_grads
+from higher.optim.original import OriginalSettings
+from higher.optim.schedule import Schedule
 from higher.optim.settings import apply_override, as_setting, check_choices
 from higher.optim.state import (
     Device,
@@ -81,6 +83,9 @@ class DifferentiableOptimizer:
     _order: int = 2
     """1 if inner gradients are constants of the outer problem."""
     _truncation: Truncation | None = None
+    scheduler: Schedule | None = None
+    """The branch of a scheduler that ``innerloop_ctx`` was given."""
+    _told: OriginalSettings | None = None
     _steps_made: int = 0
     """Before there was a truncation."""
     _tasks: int | None = None
@@ -204,6 +209,8 @@ class DifferentiableOptimizer:
         """
         if (loss is None) == (grads is None):
             raise ValueError("step needs a loss or grads=..., one of the two.")
+        if self._told is not None:
+            self._told.look()
         if override is not None:
             self._apply_override(override)
         old = self._latest(params)

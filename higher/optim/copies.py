@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from higher._carry import tensors_in
 from higher._truncation import Truncation
+from higher.optim.schedule import Schedule, groups_of
 from higher.utils import detached_copy
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def deep_copied(optimizer: DifferentiableOptimizer, memo: dict[int, Any]) -> Any
     for name, value in vars(optimizer).items():
         if isinstance(value, Truncation):
             new.__dict__[name] = Truncation(new, value.steps)
+        elif isinstance(value, Schedule):
+            new.__dict__[name] = value.on(groups_of(new))
         else:
             new.__dict__[name] = copy.deepcopy(value, memo)
     return new

@@ -412,13 +412,13 @@ def test_weights_between_are_there_as_long_as_the_graph(memory: Any) -> None:
 
 def test_segments_that_get_shorter() -> None:
     """Never more carries at once than the first segment has steps."""
-    from higher._unroll import _segments
+    from higher._unroll.line import segments_of
 
     for steps in (*range(1, 40), 127, 128, 500):
-        lengths = _segments("low", steps)
+        lengths = segments_of("low", steps)
         assert sum(lengths) == steps and min(lengths) == 1
         if steps >= 16:
             held = max(n + count for n, count in enumerate(lengths))
             assert held * (held - 1) < 2 * steps <= held * (held + 1)
-    assert _segments("step", 3) == [1, 1, 1]
-    assert _segments(4, 10) == [2, 4, 4]
+    assert segments_of("step", 3) == [1, 1, 1]
+    assert segments_of(4, 10) == [2, 4, 4]
