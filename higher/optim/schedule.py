@@ -190,7 +190,7 @@ def _ratio(group: Mapping[str, Any], name: str) -> float:
             "override['lr'] stands for the base learning rate, of which the scheduler "
             "has made the present one; the optimizer's own base is 0."
         )
-    return now / base
+    return float(now / base)
 
 
 def _is_fresh(scheduler: Any) -> bool:
