@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from higher._rebind import code_names
 from higher._second_order import OwnForward, _ProcessWide, math_attention
-from higher._views import in_transform
+from higher._views import in_functorch, in_transform
 from higher._weights import FastWeights
 
 _functional: Any = functional
@@ -39,10 +39,10 @@ def attention(
     """``torch.nn.functional.scaled_dot_product_attention``."""
     tensors = [query, key, value, attn_mask]
     how = {"is_causal": is_causal, **kwargs}
-    if torch.compiler.is_compiling() or not _needs_it(tensors):
+    if torch.compiler.is_compiling() or not (in_functorch() or _needs_it(tensors)):
         return _call(tensors, dropout_p=dropout_p, **how)
-    if dropout_p:
-        # what is drawn by one kernel is not what another draws
+    if dropout_p or in_functorch():
+        # what is drawn by one kernel is not what another draws; nor can all be mapped
         with math_attention:
             return _call(tensors, dropout_p=dropout_p, **how)
     kind = query.device.type

@@ -169,3 +169,16 @@ def test_transforms_and_what_is_no_plain_tensor_go_by() -> None:
     )
     torch.testing.assert_close(grad, wanted)
     assert F.scaled_dot_product_attention is torch._C._nn.scaled_dot_product_attention
+
+
+def test_many_tasks_in_test_mode() -> None:
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).double()
+    opt = torch.optim.SGD(layer.parameters(), lr=0.1)
+    x = torch.stack([X[0], 2 * X[0]])
+    with higher.innerloop_ctx(layer, opt, tasks=2, track_higher_grads=False) as (f, d):
+        d.step(f(x).square().mean((1, 2, 3)))
+        found = f(x).square().mean((1, 2, 3)).detach()
+    for k in range(2):
+        with higher.innerloop_ctx(layer, opt, track_higher_grads=False) as (f, d):
+            d.step(f(x[k]).square().mean())
+            torch.testing.assert_close(f(x[k]).square().mean().detach(), found[k])
