@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 _PACKAGE = "torch.distributed.fsdp"
 _MANAGED = "_is_fsdp_managed_module"
@@ -75,6 +75,21 @@ def sharded_parameter(root: nn.Module) -> str | None:
 def is_shard(p: object) -> bool:
     """Whether ``p`` stands for this rank's part of a parameter."""
     return _sharding_class() is not None and id(p) in _shards()
+
+
+def refuse_written(params: Iterable[Tensor]) -> None:
+    """Refuses to write into weights that ``fully_shard`` has charge of.
+
+    Raises:
+        TypeError: one is this rank's part, or gathered for a while.
+    """
+    kept = gathered() | _shards() if _sharding_class() is not None else set()
+    if any(id(p) in kept for p in params):
+        raise TypeError(
+            "Weights of a module that fully_shard shards can't be written back: they are "
+            "parts, or gathered for the time of a forward, and what is written then is "
+            "lost. Keep the adapted weights themselves, fmodel.state_dict()."
+        )
 
 
 def gathered() -> set[int]:

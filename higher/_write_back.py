@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from higher._carry import mapped
+from higher._fsdp import refuse_written
 from higher.optim.state import memory_of
 from higher._tree import modules_of, parameters_of
 from higher._weights import fast_weights
@@ -32,7 +33,7 @@ def write_weights(fmodel: StatelessModule, module: nn.Module) -> None:
 
     Raises:
         ValueError: ``fmodel`` has no fast weights, or weights differ in number or shape.
-        TypeError: ``module`` is stateless itself.
+        TypeError: ``module`` is stateless itself, or sharded by ``fully_shard``.
     """
     if "_higher" in module.__dict__:
         raise TypeError(
@@ -45,6 +46,7 @@ def write_weights(fmodel: StatelessModule, module: nn.Module) -> None:
             f"{len(latest)} fast weights of shapes {_shapes(latest)} don't fit the "
             f"module's {len(params)} parameters of shapes {_shapes(params)}."
         )
+    refuse_written(params)
     for p, w in zip(params, latest):
         # a frozen one may be the very same
         if p.requires_grad or not torch.equal(p, w):

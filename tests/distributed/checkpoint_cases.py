@@ -181,7 +181,7 @@ def a_rank_that_does_not_come_is_waited_for_no_longer_than_the_time_out() -> Non
     group = dist.new_group(timeout=timedelta(seconds=2))
     wrapped = DistributedDataParallel(Outer(Net()), process_group=group)
     if dist.get_rank() == 1:
-        time.sleep(6)
+        time.sleep(4)
         os._exit(1)
     loss = wrapped(*own(data()))
     _ends_with("[Tt]imed out", 5, loss.backward)

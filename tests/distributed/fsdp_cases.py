@@ -171,6 +171,27 @@ def fast_weights_run_without_hooks_or_class_of_fully_shard() -> None:
     assert torch.equal(fnet(x), Net()(x))
 
 
+@case()
+def writing_back_into_sharded_weights_is_refused() -> None:
+    caught: list[str] = []
+
+    class Writing(Outer):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            fnet = higher.monkeypatch(self.net)
+            with pytest.raises(TypeError, match="what is written then is lost"):
+                higher.patch.write_back(fnet, self.net)
+            caught.append("gathered")
+            self.fnet = fnet
+            return super().forward(x, y)
+
+    outer = Writing(Net())
+    wrapped = fsdp(outer)
+    wrapped(*own(data())).backward()
+    with pytest.raises(TypeError, match="can't be written back: they are parts"):
+        higher.patch.write_back(outer.fnet, outer.net)
+    assert caught == ["gathered"]
+
+
 def live_bytes() -> int:
     """Memory of all tensors of this process."""
     gc.collect()
