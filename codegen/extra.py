@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-TOOLS = ("black", "jinja2", "libcst", "rich")
+TOOLS = ("black", "jinja2", "libcst", "platformdirs", "rich")
 
 
 class MissingExtra(ImportError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import linecache
 import sys
 import types
 from pathlib import Path
@@ -13,37 +12,40 @@ import torch
 from higher.optim.base import DifferentiableOptimizer
 
 from codegen import session
+from codegen.cache import Entry, read_by
 from codegen.diagnostics import Origins, misuse
+from codegen.loading import load_text
 from codegen.translate import Translation, translate
 from codegen.upstream import Library
 
 
 def load(translation: Translation) -> type[DifferentiableOptimizer]:
     """Execute a translation; its module is ``codegen.compiled.NAME``."""
-    name = f"codegen.compiled.{translation.target.replace(':', '.').replace('/', '.')}"
-    filename = f"<{name}>"
-    lines = translation.text.splitlines(keepends=True)
-    linecache.cache[filename] = (len(translation.text), None, lines, filename)
-    module = types.ModuleType(name)
-    module.__file__ = filename
-    sys.modules[name] = module
-    exec(compile(translation.text, filename, "exec"), module.__dict__)
-    return cast(
-        "type[DifferentiableOptimizer]", getattr(module, translation.class_name)
-    )
+    return load_text(translation.text, translation.target, translation.class_name)
 
 
-def compile_class(
-    optimizer: type[torch.optim.Optimizer], verify: bool
-) -> type[DifferentiableOptimizer]:
-    """Translate a class object."""
+def compiled(optimizer: type[torch.optim.Optimizer], verify: bool) -> Entry:
+    """Translate a class object; with ``verify``, run it against the original.
+
+    Raises:
+        CodegenError: it can't be translated, or is wrong.
+    """
     target, library = class_target(optimizer)
     translation = translate(target, library)
+    report = summary = ""
     if verify:
         from codegen.settle import settle
 
-        translation, _ = settle(optimizer, translation, library)
-    return load(translation)
+        translation, found = settle(optimizer, translation, library)
+        report, summary = found.to_json(), found.summary
+    return Entry(
+        translation.target,
+        translation.class_name,
+        translation.text,
+        report,
+        summary,
+        read_by(library.paths),
+    )
 
 
 def _target_of(optimizer: type, library: Library) -> str:

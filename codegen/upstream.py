@@ -63,6 +63,7 @@ class Library:
         self.base = base
         self._roots = [Path(r or ".") for r in (sys.path if roots is None else roots)]
         self._modules: dict[str, SourceModule | None] = {}
+        self.paths: dict[str, Path] = {}
         self._installed = roots is None and tree is None
 
     # --- files --------------------------------------------------------------
@@ -114,6 +115,7 @@ class Library:
 
     def _parse(self, name: str, path: Path, file: str) -> SourceModule:
         package = path.name == "__init__.py"
+        self.paths[name] = path
         return self._module_of(path.read_bytes(), name, file, package)
 
     def _module_of(

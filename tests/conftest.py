@@ -1,6 +1,8 @@
-"""What all tests share: one thread, fixed seeds."""
+"""What all tests share: one thread, fixed seeds, no cache but their own."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,3 +13,12 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's own is neither read nor written; processes of tests inherit this."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("cache")
+        patch.setenv("HIGHER_CODEGEN_CACHE", str(place))
+        yield

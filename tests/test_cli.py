@@ -305,7 +305,7 @@ def test_refusal_exits_2(capsys: Capture) -> None:
 
 
 def test_compiled_in_memory_shows_its_source() -> None:
-    compiled = codegen.compile_optimizer(torch.optim.SGD)
+    compiled = codegen.compile_optimizer(torch.optim.SGD, verify=False)
     assert "def _update" in inspect.getsource(compiled._update)
 
 
