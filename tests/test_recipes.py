@@ -3,6 +3,7 @@ loop without this library, or finite differences of one."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -78,6 +79,19 @@ def several_losses(made: Namespace, first: Weights) -> None:
         total = sum(made["loss"](net(weights), k) for k in range(2))
         weights = descended(weights, grad(total, weights))
     same([*made["model"].parameters()], grad(made["loss"](net(weights), 0), first))
+
+
+def schedules(made: Namespace, first: Weights) -> None:
+    weights, base = first, made["base"]
+    for k in range(4):
+        lr = base * (1 + math.cos(math.pi * k / 4)) / 2
+        weights = descended(weights, grad(made["loss"](net(weights), 0), weights), lr)
+    same([base], grad(made["loss"](net(weights), 1), [base]))
+    weights, rates = first, made["rates"]
+    for k in range(4):
+        grads = grad(made["loss"](net(weights), k % 2), weights)
+        weights = descended(weights, grads, rates[k])
+    same([rates], grad(made["loss"](net(weights), 1), [rates]))
 
 
 def windows(made: Namespace, weights: Weights) -> None:
@@ -221,6 +235,7 @@ def nested(made: Namespace, first: Weights) -> None:
 
 CHECKS: dict[str, Callable[[Namespace, Weights], None]] = {
     "Several losses in one step": several_losses,
+    "Schedules": schedules,
     "A long run in windows": windows,
     "Carry back": carry_back,
     "Learned loss": learned_loss,
