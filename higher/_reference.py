@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from higher._tree import parameters_of
-from higher._weights import fast_weights
+from higher._tree import modules_of, parameters_of
+from higher._weights import FastWeights, WeightDict
 
 MakeOptimizer: TypeAlias = "Callable[[Any], torch.optim.Optimizer]"
 """An optimizer's class, or anything else that makes one of a list of parameters."""
@@ -18,35 +18,52 @@ MakeOptimizer: TypeAlias = "Callable[[Any], torch.optim.Optimizer]"
 
 def origins_of(module: nn.Module) -> list[list[weakref.ref[Tensor]]]:
     """What the weights of a stateless version of ``module`` stand for, each: the
-    module's own and, if that is stateless too, what those stand for."""
-    if "_higher" not in module.__dict__:
-        return [[weakref.ref(p)] for p in parameters_of(module)]
-    weights = fast_weights(module)
-    first = weights.history[0] if weights.history else []
-    initial = first if type(first) is list and first else weights.installed
+    module's own and, where these are fast weights, what those stand for."""
+    own = module.__dict__.get("_higher")
+    originals = parameters_of(module) if own is None else own.installed
+    held = _fast_weights_in(module)
     return [
-        [weakref.ref(w), weakref.ref(then), *known]
-        for w, then, known in zip(weights.installed, initial, weights.origins)
+        [weakref.ref(p), *(_before(*held[id(p)]) if id(p) in held else ())]
+        for p in originals
     ]
 
 
 def reference_of(module: nn.Module, opt: torch.optim.Optimizer) -> list[Tensor]:
     """The module's parameters in their order, in the form in which ``opt`` has them.
 
-    An optimizer for a stateless module may be one of the original's parameters, for
-    torch refuses fast weights, which are no leaves.
+    An optimizer for a stateless module, or for a part of one, may be one of the
+    original's parameters, for torch refuses fast weights, which are no leaves.
     """
     params: list[Tensor] = parameters_of(module)
-    if "_higher" not in module.__dict__:
-        return params
-    weights = fast_weights(module)
-    given = {id(p): p for group in opt.param_groups for p in group["params"]}
-    for k, known in enumerate(weights.origins):
-        forms = [ref() for ref in known] + _past(weights.history, k)
-        for p in forms:
-            if p is not None and id(p) in given:
-                params[k] = p
+    held = _fast_weights_in(module)
+    given = {id(p) for group in opt.param_groups for p in group["params"]}
+    for k, weight in enumerate(params):
+        if id(weight) in held:
+            weights, index = held[id(weight)]
+            forms = [ref() for ref in weights.origins[index]]
+            for p in forms + _past(weights.history, index):
+                if p is not None and id(p) in given:
+                    params[k] = p
     return params
+
+
+def _fast_weights_in(module: nn.Module) -> dict[int, tuple[FastWeights, int]]:
+    """By ``id``, which weight of which stateless module each parameter is, if any."""
+    found: dict[int, tuple[FastWeights, int]] = {}
+    for each in modules_of(module):
+        params: Any = each._parameters
+        weights = params.weights() if isinstance(params, WeightDict) else None
+        if weights is not None:
+            for index in params.index.values():
+                found[id(weights.installed[index])] = weights, index
+    return found
+
+
+def _before(weights: FastWeights, index: int) -> list[weakref.ref[Tensor]]:
+    """What a fast weight was at first, and what it stands for."""
+    first = weights.history[0] if weights.history else []
+    initial = [weakref.ref(first[index])] if type(first) is list and first else []
+    return [*initial, *weights.origins[index]]
 
 
 def made_for(

@@ -127,6 +127,33 @@ def test_an_optimizer_of_weights_of_the_outer_loop() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
+def test_a_part_of_the_module_of_the_outer_loop() -> None:
+    """The head adapts by itself, from weights that the outer loop made."""
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=RATES[0], momentum=0.9)
+    own = torch.optim.SGD(model[1].parameters(), lr=RATES[1], momentum=0.9)
+    for make in (own, lambda params: torch.optim.SGD(params, lr=RATES[1])):
+        with higher.innerloop_ctx(model, opt, copy_initial_weights=False) as (f, d):
+            d.step(loss(f))
+            with higher.innerloop_ctx(f[1], make, copy_initial_weights=False) as (h, e):
+                e.step(loss(lambda x: h(f[0](x))))
+                outer = loss(lambda x: h(f[0](x)), 0.5)
+            wanted = [p for p in model.parameters() if p.requires_grad]
+            found = torch.autograd.grad(outer, wanted)
+        first = [p.detach().clone() for p in model.parameters()]
+        for w, p in zip(first, model.parameters()):
+            w.requires_grad_(p.requires_grad)
+        zeros = [torch.zeros_like(w) for w in first]
+        weights, _ = descended(first, loss(plain(first)), zeros, RATES[0])
+        head = list(
+            torch.autograd.grad(loss(plain(weights)), weights[2:], create_graph=True)
+        )
+        moved = [w - RATES[1] * g for w, g in zip(weights[2:], head)]
+        value = loss(plain([*weights[:2], *moved]), 0.5)
+        expected = torch.autograd.grad(value, [w for w in first if w.requires_grad])
+        torch.testing.assert_close(found, expected)
+
+
 def test_one_type_suffices() -> None:
     model = net()
     with higher.innerloop_ctx(model, torch.optim.Adam) as (f, d):
