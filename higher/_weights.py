@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import is_
 from typing import Any
 
@@ -45,12 +46,15 @@ class FastWeights:
         added: where parameters were put that the module did not have.
         earlier: weights by their position that were replaced since the last step, and
             that its loss may have been computed with.
+        first: the initial weights, where others have superseded them.
+        stepping: whether a step takes its gradient.
     """
 
     __slots__ = (
         *("history", "track", "installed", "places", "rewrites", "root"),
         *("replaying", "saved_buffers", "thread", "exposed", "origins"),
-        *("watched", "added", "earlier", "tasks", "mapping", "__weakref__"),
+        *("watched", "added", "earlier", "first", "stepping"),
+        *("tasks", "mapping", "__weakref__"),
     )
 
     def __init__(
@@ -72,6 +76,8 @@ class FastWeights:
         self.watched = Watched()
         self.added: list[tuple[dict[str, Any], str]] = []
         self.earlier: list[tuple[int, Tensor]] = []
+        self.first: list[Tensor] | None = None
+        self.stepping = False
 
     def modules(self) -> list[nn.Module]:
         """Every module of the tree."""
@@ -101,6 +107,8 @@ class FastWeights:
             )
         if self.replaying and time is None:
             return self.installed
+        if time == 0 and self.first is not None and self.track:
+            return self.first
         try:
             return self.history[-1 if time is None else time]
         except IndexError:
@@ -137,6 +145,25 @@ class FastWeights:
             (k, t) for k, t in self.earlier if latest[k] is self.installed[k]
         ]
         self.install(latest)
+
+    def supersede(self, index: int, weight: Tensor) -> None:
+        """Puts what the forward has made of a weight in its place; a loss may have been
+        computed with both."""
+        old = self.installed[index]
+        if self.history and len(self.history) == 1 and self.first is None:
+            self.first = list(self.history[0])
+        earlier = [*self.earlier, (index, old)]
+        self.assign(index, weight)
+        self.earlier = earlier
+
+    @contextmanager
+    def taking_step(self) -> Iterator[None]:
+        """A step takes its gradient."""
+        self.stepping = True
+        try:
+            yield
+        finally:
+            self.stepping = False
 
     def detach(self) -> None:
         """The latest ones as leaves; of earlier times the first are kept."""

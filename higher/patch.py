@@ -21,6 +21,8 @@ from higher._checkpointing import watch
 from higher._classic import _BufferType, _get_param_mapping, _modify_internally
 from higher._clone import Cloner, Device, _internal_attrs
 from higher._dtensor import TASKS, differentiate_twice, refuse_distributed
+from higher._embedding import EmbeddingForward, is_renormalized
+from higher._embedding import watch as watch_embeddings
 from higher._frozen import own_unless_layers
 from higher._reference import origins_of
 from higher._refuse import check_hooks, check_modules
@@ -409,12 +411,15 @@ def _stateless(
     fmodule.__dict__["_higher"] = weights
     for m in weights.modules():
         forward = own_forward(m, weights) or attention_forward(m, weights)
+        if is_renormalized(m):
+            forward = EmbeddingForward(m, weights)
         if tasks is not None and m is not fmodule:
             forward = tasked.Guard(m, weights, forward)
         if forward is not None:
             m.__dict__["forward"] = forward
         own_hooks(m)
     watch(weights)
+    watch_embeddings(weights)
     return cast(StatelessModule, fmodule)
 
 

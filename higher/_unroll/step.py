@@ -440,7 +440,8 @@ def _emptied(diffopt: DifferentiableOptimizer) -> DifferentiableOptimizer:
 
 
 _ASSIGNED = (
-    "loss_fn changed the fast weights: it assigned to a parameter, or called the "
-    "module with params=. A step of this unroll can't be run again. Use "
+    "loss_fn changed the fast weights: it assigned to a parameter, called the module "
+    "with params=, or looked up rows of an embedding with max_norm that had become too "
+    "long. A step of this unroll can't be run again. Use "
     "memory='full', or pass such weights to the layers as arguments."
 )

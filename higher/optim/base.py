@@ -6,6 +6,7 @@ import copy
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
@@ -226,7 +227,7 @@ class DifferentiableOptimizer:
                 earlier = self._earlier() if params is None else ()
                 found = self._gradients(loss, old, second, retain, earlier)
             else:
-                found = checked_grads(grads or (), old, second)
+                found = checked_grads(grads or (), old, second, self._earlier())
             if not second:
                 found = [g if g is None else g.detach() for g in found]
             callback = grad_callback or self._grad_callback
@@ -433,14 +434,16 @@ class DifferentiableOptimizer:
         targets = [p for p in params if p.requires_grad]
         if not loss.requires_grad or not targets:
             raise RuntimeError(_no_gradient(loss, targets))
-        found = torch.autograd.grad(
-            loss,
-            [*targets, *(t for _, t in earlier)],
-            None if self._tasks is None else tasked.ones_of(loss, self._tasks),
-            create_graph=create_graph,
-            retain_graph=retain_graph,
-            allow_unused=True,
-        )
+        weights = fast_weights(self._fmodel) if earlier and self._fmodel else None
+        with nullcontext() if weights is None else weights.taking_step():
+            found = torch.autograd.grad(
+                loss,
+                [*targets, *(t for _, t in earlier)],
+                None if self._tasks is None else tasked.ones_of(loss, self._tasks),
+                create_graph=create_graph,
+                retain_graph=retain_graph,
+                allow_unused=True,
+            )
         left = iter(found)
         grads = [next(left) if p.requires_grad else None for p in params]
         for (k, _), g in zip(earlier, left):

@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 def checked_grads(
-    grads: Iterable[Tensor | None], params: Sequence[Tensor], tracked: bool
+    grads: Iterable[Tensor | None],
+    params: Sequence[Tensor],
+    tracked: bool,
+    earlier: Sequence[tuple[int, Tensor]] = (),
 ) -> list[Tensor | None]:
     """``grads`` as a list, if they are gradients of ``params``.
 
@@ -16,13 +19,21 @@ def checked_grads(
         grads: one for each parameter; None where there is none.
         params: the latest weights.
         tracked: whether the step is to be differentiated through them.
+        earlier: what weights were before a forward replaced them.
 
     Raises:
         ValueError: there are too few or too many, one has another shape than its
             parameter, or all are None.
-        RuntimeError: they are constants, which nothing flows through.
+        RuntimeError: they are constants, which nothing flows through, or can't be of
+            all uses of a weight.
     """
     given = list(grads)
+    if len({k for k, _ in earlier}) < len(earlier):
+        raise RuntimeError(
+            "An embedding with max_norm has renormalized its weight several times since "
+            "the last step, and gradients by the latest are not all. Pass the sum of the "
+            "losses to step instead."
+        )
     if len(given) != len(params):
         raise ValueError(
             f"step was given {len(given)} gradients; its reference parameters are "
