@@ -51,7 +51,15 @@ class Diagnostic:
 
 
 class CodegenError(Exception):
-    """The optimizer can't be translated; ``diagnostics`` say where and why."""
+    """The optimizer can't be translated; ``diagnostics`` say where and why.
+
+    Example:
+        >>> try:
+        ...     codegen.translate("torch.optim.LBFGS")
+        ... except codegen.CodegenError as error:
+        ...     print(error.diagnostics[0].rule, error.diagnostics[0].origin.file)
+        R1 torch/optim/lbfgs.py
+    """
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         self.diagnostics = tuple(dict.fromkeys(diagnostics))

@@ -17,7 +17,8 @@ def require() -> None:
     Raises:
         MissingExtra: one is not; the message says how to install it.
     """
-    missing = [tool for tool in TOOLS if importlib.util.find_spec(tool) is None]
+    needed = ("torch", *TOOLS)
+    missing = [tool for tool in needed if importlib.util.find_spec(tool) is None]
     if missing:
         raise MissingExtra(
             f"translating optimizers needs {', '.join(missing)}: "

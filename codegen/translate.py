@@ -44,6 +44,10 @@ class Translation:
     """A translated optimizer: the text of its module and how it came about.
 
     ``lines`` map the text to where upstream wrote it, ``sources`` are the files there.
+
+    Example:
+        >>> codegen.translate("torch.optim.SGD").fired["R4"] > 0
+        True
     """
 
     target: str
@@ -84,6 +88,13 @@ def translate(
 
     Raises:
         CodegenError: it can't be translated; the diagnostics say where and why.
+
+    Example:
+        >>> translation = codegen.translate("torch.optim.SGD")
+        >>> translation.class_name, translation.source
+        ('DifferentiableSGD', 'torch/optim/sgd.py')
+        >>> "def _update(self" in translation.text
+        True
     """
     if isinstance(target, type):
         from codegen.memory import class_target

@@ -17,11 +17,10 @@ from higher._weights import fast_weights
 
 if TYPE_CHECKING:
     from higher.optim.base import DifferentiableOptimizer
-    from higher.patch import StatelessModule
 
 
 @torch.no_grad()
-def write_weights(fmodel: StatelessModule, module: nn.Module) -> None:
+def write_weights(fmodel: nn.Module, module: nn.Module) -> None:
     """Writes the latest fast weights and the buffers of ``fmodel`` into ``module``.
 
     Copies without a graph, into the parameters that ``module`` has, so that its
@@ -33,8 +32,23 @@ def write_weights(fmodel: StatelessModule, module: nn.Module) -> None:
 
     Raises:
         ValueError: ``fmodel`` has no fast weights, or weights differ in number or shape.
-        TypeError: ``module`` is stateless itself, or sharded by ``fully_shard``.
+        TypeError: ``fmodel`` is not stateless, or ``module`` is, or it is sharded by
+            ``fully_shard``.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> opt = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with higher.innerloop_ctx(model, opt) as (fmodel, diffopt):
+        ...     weights = diffopt.step(fmodel(torch.ones(2, 3)).sum())
+        >>> higher.patch.write_back(fmodel, model)
+        >>> bool((model.weight == weights[0]).all())
+        True
     """
+    if "_higher" not in fmodel.__dict__:
+        raise TypeError(
+            "write_back takes fast weights from a stateless module: the fmodel of "
+            f"higher.innerloop_ctx, not a {type(fmodel).__name__}."
+        )
     if "_higher" in module.__dict__:
         raise TypeError(
             "write_back writes into an ordinary module. Fast weights of a stateless one "
@@ -99,6 +113,15 @@ def write_state(
     Raises:
         ValueError: the groups differ in number or size, or state has a dimension of
             tasks.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> with higher.innerloop_ctx(model, opt) as (fmodel, diffopt):
+        ...     weights = diffopt.step(fmodel(torch.ones(2, 3)).sum())
+        >>> higher.optim.write_back(diffopt, opt)
+        >>> opt.state[model.bias]["momentum_buffer"]
+        tensor([2.])
     """
     sizes = [len(g["params"]) for g in opt.param_groups]
     if sizes != [len(g["params"]) for g in diffopt.param_groups]:

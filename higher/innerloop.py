@@ -94,6 +94,19 @@ def innerloop_ctx(
             can't be made again as it is; ``scheduler`` is another optimizer's.
         TypeError: ``model`` can't be made stateless, ``opt`` is no optimizer, or
             ``scheduler`` no scheduler; the message says what to do.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> opt = torch.optim.Adam(model.parameters())
+        >>> x, y = torch.randn(8, 3), torch.randn(8, 1)
+        >>> lr = torch.tensor(1e-2, requires_grad=True)
+        >>> with higher.innerloop_ctx(model, opt, override={"lr": [lr]}) as (fmodel, diffopt):
+        ...     for _ in range(3):
+        ...         loss = ((fmodel(x) - y) ** 2).mean()
+        ...         weights = diffopt.step(loss)
+        ...     ((fmodel(x) - y) ** 2).mean().backward()
+        >>> lr.grad.shape, [tuple(w.shape) for w in weights]
+        (torch.Size([]), [(1, 3), (1,)])
     """
     reference: Iterable[Tensor]
     if isinstance(opt, torch.optim.Optimizer):

@@ -322,6 +322,13 @@ def monkeypatch(
         ValueError: ``tasks`` is not a positive number.
         TypeError: a module that can't be made stateless, or a parameter with hooks;
             the message says what to do.
+
+    Example:
+        >>> fmodel = higher.monkeypatch(torch.nn.Linear(3, 1))
+        >>> zeros = [torch.zeros(1, 3), torch.ones(1)]
+        >>> fmodel(torch.randn(2, 3), params=zeros)
+        tensor([[1.],
+                [1.]])
     """
     check_modules(module)
     if not isinstance(module, StatelessModule):
@@ -355,6 +362,11 @@ def make_functional(
 
     Raises:
         TypeError: a module that can't be made stateless; the message says what to do.
+
+    Example:
+        >>> fmodel = higher.patch.make_functional(torch.nn.Linear(1, 1, bias=False))
+        >>> fmodel(torch.ones(1, 1), params=[torch.full((1, 1), 2.0)])
+        tensor([[2.]])
     """
     check_modules(module)
     fmodule = cast(Model, _stateless(module, None, None, True))
@@ -373,6 +385,14 @@ def buffer_sync(module: nn.Module, fmodule: nn.Module, device: Device = None) ->
 
     Raises:
         KeyError: ``fmodule`` lacks a submodule or a buffer of ``module``.
+
+    Example:
+        >>> norm = torch.nn.BatchNorm1d(3)
+        >>> fmodel = higher.monkeypatch(norm)
+        >>> _ = norm(torch.randn(8, 3))  # moves its running mean
+        >>> higher.patch.buffer_sync(norm, fmodel)
+        >>> bool((fmodel.running_mean == norm.running_mean).all())
+        True
     """
     for name, buffer in module._buffers.items():
         if name not in fmodule._buffers:

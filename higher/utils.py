@@ -33,6 +33,10 @@ def flatten(x: Any) -> list[Any]:
     """Leaves of nested lists, tuples, sets and dicts, in order.
 
     Anything else is a leaf: ``flatten(3) == [3]``. Dicts give their values.
+
+    Example:
+        >>> higher.utils.flatten([1, (2, {"a": 3})])
+        [1, 2, 3]
     """
     if isinstance(x, Mapping):
         x = list(x.values())
@@ -50,6 +54,12 @@ def get_func_params(
 
     A copy requires grad where the original does. With ``safe_copy=False`` the
     tensors share memory with the module's parameters where the device allows.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> copies = higher.utils.get_func_params(layer)
+        >>> [p.requires_grad for p in copies], copies[0] is layer.weight
+        ([True, True], False)
     """
     return [
         detached_copy(p, device) if safe_copy else _detached(p, device)

@@ -188,6 +188,17 @@ def map_tasks(
         RuntimeError: what can't be mapped, with the line: a branch on the values of a
             tensor, ``.item()``, an operation without a batching rule.
         TypeError: tensors in objects that are no containers.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> opt = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> def loss_of(fmodel, x):
+        ...     return fmodel(x).square().mean()
+        >>> with higher.innerloop_ctx(model, opt, tasks=5) as (fmodel, diffopt):
+        ...     losses = higher.map_tasks(fmodel, loss_of, torch.randn(5, 8, 3))
+        ...     weights = diffopt.step(losses)
+        >>> tuple(losses.shape), tuple(weights[0].shape)
+        ((5,), (5, 1, 3))
     """
     weights = fast_weights(fmodel)
     if weights.tasks is None:

@@ -127,6 +127,18 @@ def unroll(
 
     ``fmodel.parameters(time=t)`` has the weights of all times, in the graph; those
     that were not kept are computed again when asked for.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> opt = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batches = list(torch.randn(100, 8, 3))
+        >>> with higher.innerloop_ctx(model, opt, copy_initial_weights=False) as (fmodel, diffopt):
+        ...     losses = higher.unroll(
+        ...         fmodel, diffopt, lambda m, x: m(x).square().mean(), batches, memory="low"
+        ...     )
+        ...     losses[-1].backward()
+        >>> len(losses), tuple(model.weight.grad.shape)
+        (100, (1, 3))
     """
     if not isinstance(meta_params, Tensor):
         meta_params = list(meta_params)

@@ -65,6 +65,18 @@ class DifferentiableOptimizer:
         state: ``state[g][i]`` is a dict, the state of ``param_groups[g]["params"][i]``.
         shared: state that belongs to no parameter.
         defaults: the original optimizer's default settings.
+
+    Example:
+        >>> class Half(higher.optim.DifferentiableOptimizer):
+        ...     def _update(self, grouped_grads, **kwargs):
+        ...         for group, grads in zip(self.param_groups, grouped_grads):
+        ...             for i, (p, g) in enumerate(zip(group["params"], grads)):
+        ...                 if g is not None:
+        ...                     group["params"][i] = p - group["lr"] / 2 * g
+        >>> w = torch.ones(2, requires_grad=True)
+        >>> diffopt = Half(torch.optim.SGD([w], lr=1.0), [w])
+        >>> diffopt.step(w.sum(), params=[w])[0].tolist()
+        [0.5, 0.5]
     """
 
     _group_defaults: ClassVar[Mapping[str, Any]] = {}

@@ -30,6 +30,14 @@ def register_optim(
     Raises:
         TypeError: the first is no ``torch.optim.Optimizer`` class or the second
             no ``DifferentiableOptimizer`` class.
+
+    Example:
+        >>> class Mine(torch.optim.SGD):
+        ...     pass
+        >>> higher.register_optim(Mine, higher.optim.DifferentiableSGD)
+        >>> params = [torch.zeros(2, requires_grad=True)]
+        >>> type(higher.get_diff_optim(Mine(params, lr=0.1), params)).__name__
+        'DifferentiableSGD'
     """
     _check_subclass(optim_type, torch.optim.Optimizer, "optim_type")
     _check_subclass(diff_optim_type, DifferentiableOptimizer, "diff_optim_type")
@@ -59,6 +67,13 @@ def get_diff_optim(
 
     Raises:
         ValueError: the type is unknown; the message says how to compile it.
+
+    Example:
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> diffopt = higher.get_diff_optim(torch.optim.SGD([w], lr=0.5), [w])
+        >>> (new,) = diffopt.step(w.square().sum(), params=[w])
+        >>> new.tolist(), new.requires_grad
+        ([0.0, 0.0], True)
     """
     if not isinstance(opt, torch.optim.Optimizer):
         raise TypeError(
@@ -105,6 +120,13 @@ def create_diff_optim(
     Raises:
         ValueError: neither ``params`` nor ``fmodel`` is given, or the type is
             unknown.
+
+    Example:
+        >>> w = torch.tensor([1.0], requires_grad=True)
+        >>> diffopt = higher.create_diff_optim(torch.optim.SGD, {"lr": 0.5}, params=[w])
+        >>> (new,) = diffopt.step((2 * w).sum(), params=[w])
+        >>> new.tolist()
+        [0.0]
     """
     _check_subclass(opt_type, torch.optim.Optimizer, "opt_type")
     if params is None:

@@ -127,6 +127,14 @@ def get_trainable_opt_params(
     Args:
         opt: an optimizer; it is not changed.
         device: where the tensors are made; default: the CPU.
+
+    Example:
+        >>> opt = torch.optim.SGD([torch.zeros(2)], lr=0.1, momentum=0.9)
+        >>> override = higher.optim.get_trainable_opt_params(opt)
+        >>> sorted(override)
+        ['dampening', 'lr', 'momentum', 'weight_decay']
+        >>> override["lr"]
+        [tensor(0.1000, requires_grad=True)]
     """
     names = [name for name in opt.param_groups[0] if name != "params"]
     return {
@@ -162,6 +170,12 @@ def apply_trainable_opt_params(
 
     Raises:
         ValueError: a name that is no setting, or a wrong number of values.
+
+    Example:
+        >>> opt = torch.optim.SGD([torch.zeros(2)], lr=0.1)
+        >>> higher.optim.apply_trainable_opt_params(opt, {"lr": [torch.tensor(0.25)]})
+        >>> opt.param_groups[0]["lr"]
+        0.25
     """
     numbers = {name: _numbers(listed(v)) for name, v in override.items()}
     before = [{name: group.get(name) for name in numbers} for group in opt.param_groups]
