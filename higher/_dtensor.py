@@ -73,6 +73,21 @@ def _gradient_placements(ctx: Any) -> Any:
     return [replicate() if p.is_partial() else p for p in ctx.forward_input_placements]
 
 
+def refuse_loss_parallel() -> None:
+    """Refuses to make a differentiable gradient under torch's ``loss_parallel``, which
+    computes the two backwards of a cross-entropy in the first of them: their values are
+    right, and what they are differentiated to is not.
+
+    Raises:
+        RuntimeError: it is on.
+    """
+    module: Any = sys.modules.get("torch.distributed.tensor")
+    dispatcher = getattr(getattr(module, "DTensor", None), "_op_dispatcher", None)
+    replaced = getattr(dispatcher, "_custom_op_handlers", ())
+    if torch.ops.aten._log_softmax_backward_data.default in replaced:
+        raise RuntimeError(_LOSS_PARALLEL)
+
+
 def refuse_distributed(weights: Iterable[Tensor], why: str) -> None:
     """Refuses weights that are DTensors.
 
@@ -163,6 +178,11 @@ _ONCE = (
     "This torch can't differentiate twice where DTensors are redistributed, which inner "
     "loops on them need. Use a torch that can (2.13 does), or keep weights whole: DDP, or "
     "fully_shard, which gathers them before the inner loop."
+)
+_LOSS_PARALLEL = (
+    "torch's loss_parallel has a backward whose own derivative is wrong. Take inner steps "
+    "outside of it, with the last layer's outputs whole on each rank "
+    "(output_layouts=Replicate()), or pass order=1."
 )
 _NO_RULE = (
     "{} can't step a parameter that is a DTensor: {}\n"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from higher._apart import apart
-from higher._dtensor import settings_on_each_rank
+from higher._dtensor import refuse_loss_parallel, settings_on_each_rank
 from higher._fsdp import is_shard
 from higher._structure import check_tree
 from higher._tasks import optimizer as tasked
@@ -228,6 +228,8 @@ class DifferentiableOptimizer:
             self._apply_override(override)
         old = self._latest(params)
         second = self._track_higher_grads and self._order == 2
+        if second:
+            refuse_loss_parallel()
         truncation = self._truncation if self._track_higher_grads else None
         gated = truncation is not None and truncation.steps is not None
         if truncation is not None and gated:
@@ -446,6 +448,8 @@ class DifferentiableOptimizer:
         targets = [p for p in params if p.requires_grad]
         if not loss.requires_grad or not targets:
             raise RuntimeError(_no_gradient(loss, targets))
+        if create_graph:
+            refuse_loss_parallel()
         weights = fast_weights(self._fmodel) if earlier and self._fmodel else None
         with nullcontext() if weights is None else weights.taking_step():
             found = torch.autograd.grad(

@@ -18,6 +18,7 @@ from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
     SequenceParallel,
+    loss_parallel,
     parallelize_module,
 )
 from wrappers import MAPPED, mesh, tensor_parallel
@@ -129,6 +130,27 @@ def a_plain_loop_that_truncates_on_dtensors_is_refused() -> None:
     with pytest.raises(ValueError, match="Pass truncate to higher.unroll"):
         with higher.innerloop_ctx(net, problem_sgd(net.parameters()), truncate=2):
             pass
+
+
+def under_loss_parallel(net: nn.Module, order: int) -> dict[str, Tensor]:
+    x, y = data()[0][0], torch.arange(10) % 2
+    with higher.innerloop_ctx(
+        net, problem_sgd(net.parameters()), copy_initial_weights=False, order=order
+    ) as (fnet, diffopt):
+        for _ in range(2):
+            diffopt.step(F.cross_entropy(fnet(x), y))
+        F.cross_entropy(fnet(x), y).backward()
+    return {n: whole(p.grad) for n, p in net.named_parameters()}
+
+
+@case(cell=("tensor parallel", "inner steps under `loss_parallel`", "refused"))
+def inner_steps_under_loss_parallel_are_refused_and_of_first_order_right() -> None:
+    plan = {"4": ColwiseParallel(use_local_output=False)}
+    with loss_parallel():
+        with pytest.raises(RuntimeError, match="outputs whole on each rank"):
+            under_loss_parallel(parallelize_module(Net(), mesh(), plan), 2)
+        got = under_loss_parallel(parallelize_module(Net(), mesh(), plan), 1)
+    assert_same(got, under_loss_parallel(Net(), 1))
 
 
 @case(cell=("tensor parallel", MAPPED, "refused"))
