@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from higher._tracing import is_tracing
+
 _alias: Any = torch.ops.aten.alias.default
 """A view of the whole, whose backward takes any gradient, sparse ones too."""
 
@@ -88,6 +90,7 @@ def in_transform() -> bool:
         in_functorch()
         or torch.autograd.forward_ad._current_level >= 0
         or torch.compiler.is_compiling()
+        or is_tracing()
     )
 
 

@@ -17,6 +17,8 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from higher._tracing import is_tracing
+
 Scalar: TypeAlias = "float | Tensor"
 """A Python number, or a 0-dim tensor."""
 
@@ -49,7 +51,8 @@ def _number(x: Scalar) -> float | None:
     if not isinstance(x, Tensor):
         return x
     # reading a tensor on an accelerator would wait for it
-    if tracked(x) or x.device.type != "cpu" or x.numel() != 1:
+    unread = tracked(x) or is_tracing()
+    if unread or x.device.type != "cpu" or x.numel() != 1:
         return None
     return cast(float, x.item())
 
@@ -69,7 +72,7 @@ def value(x: Scalar) -> Scalar:
     """
     if not isinstance(x, Tensor):
         return x
-    if not tracked(x) and x.numel() == 1:
+    if not tracked(x) and x.numel() == 1 and not is_tracing():
         return cast(float, x.item())
     x = x.reshape(()) if x.numel() == 1 else x
     return x.double() if x.is_floating_point() else x
@@ -189,7 +192,8 @@ def _zeros(x: Tensor) -> Tensor | None:
     """Where ``x`` is exactly zero; None if that is nowhere, as far as it can be told
     without waiting for an accelerator."""
     readable = x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
-    if readable and not _is_transformed(x) and not torch.compiler.is_compiling():
+    compiling = is_tracing() or torch.compiler.is_compiling()
+    if readable and not _is_transformed(x) and not compiling:
         if bool(x.all()):
             return None
     return x == 0
@@ -359,7 +363,8 @@ def _pick(
     """``new`` where it is better. Where it can be read, only the one that is picked
     stays in the graph: an infinite derivative of the other would give NaN."""
     chosen = better(new, old)
-    if chosen.device.type == "cpu" and not _is_transformed(chosen):
+    readable = chosen.device.type == "cpu" and not _is_transformed(chosen)
+    if readable and not is_tracing():
         return new if bool(chosen) else old
     return torch.where(chosen, new, old)
 

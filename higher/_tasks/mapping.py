@@ -146,18 +146,23 @@ _TORCH = str(Path(torch.__file__).resolve().parent)
 
 
 def _place(error: BaseException, what: str) -> str:
-    """The innermost line of the program that is neither torch's nor ours, and what of
-    torch it calls."""
+    """The line of the program, and what of torch it calls."""
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [f for f in frames if not f.filename.startswith((_OWN, _TORCH, "<"))]
     inside = [f for f in frames if f.filename.startswith(_TORCH + "/nn/modules")]
     layer = [f for f in inside if f.name == "forward"]
     by = f" (in torch.nn's {_named(layer[-1])})" if layer else ""
+    return f"{program_line(error) or what}{by} can't be mapped over tasks:"
+
+
+def program_line(error: BaseException) -> str | None:
+    """The innermost line that is neither torch's nor ours, at which an error arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [f for f in frames if not f.filename.startswith((_OWN, _TORCH, "<"))]
     if not outside:
-        return f"{what}{by} can't be mapped over tasks:"
+        return None
     last = outside[-1]
     line = linecache.getline(last.filename, last.lineno or 0).strip()
-    return f"{last.filename}:{last.lineno}: `{line}`{by} can't be mapped over tasks:"
+    return f"{last.filename}:{last.lineno}: `{line}`"
 
 
 def _named(frame: traceback.FrameSummary) -> str:

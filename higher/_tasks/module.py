@@ -95,7 +95,7 @@ class Guard(OwnForward):
 
 
 @dataclass
-class _Buffers:
+class Buffers:
     """Where the buffers of a tree are, and the tensors, each once."""
 
     modules: list[nn.Module]
@@ -103,7 +103,7 @@ class _Buffers:
     tensors: list[Tensor]
 
     @staticmethod
-    def of(modules: list[nn.Module]) -> _Buffers:
+    def of(modules: list[nn.Module]) -> Buffers:
         places: list[tuple[int, str, int]] = []
         tensors: list[Tensor] = []
         known: dict[int, int] = {}
@@ -114,7 +114,7 @@ class _Buffers:
                         known[id(b)] = len(tensors)
                         tensors.append(b)
                     places.append((i, name, known[id(b)]))
-        return _Buffers(modules, places, tensors)
+        return Buffers(modules, places, tensors)
 
     def put(self, tensors: Sequence[Tensor]) -> None:
         for i, name, at in self.places:
@@ -225,7 +225,7 @@ class _Mapping:
         self.weights = weights
         self.tasks: int = weights.tasks
         self.modules = weights.modules()
-        self.buffers = _Buffers.of(self.modules)
+        self.buffers = Buffers.of(self.modules)
 
     def run(
         self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]

@@ -59,6 +59,7 @@ def unroll(
     meta_params: Iterable[Tensor] = (),
     mode: Literal["reverse", "forward"] = "reverse",
     check: bool = False,
+    compile: bool = False,
 ) -> list[Tensor]:
     """Takes one inner step for each batch, as ``diffopt.step`` in a loop would.
 
@@ -108,6 +109,12 @@ def unroll(
             finds the initial ones only, as constants.
         check: whether the original optimizer's class steps beside every step, as in
             ``innerloop_ctx``: it is made again from ``diffopt``'s present state.
+        compile: all steps but the first are one graph, made by ``torch.compile`` when it
+            is first needed (tens of seconds; later unrolls of the same model and
+            ``loss_fn`` use it again). ``loss_fn`` and ``grad_callback`` are traced, not
+            called, for these steps: they must do the same each time, branch on no
+            tensor's values, and ask for no earlier weights. The last step's loss is
+            compared with that of a plain step.
 
     Returns:
         The loss of each step, in the graph (with ``tasks=``, those of all tasks; detached in test mode and before the
@@ -144,6 +151,8 @@ def unroll(
         meta_params = list(meta_params)
     module = _checked_pair(fmodel, diffopt)
     around: Any = None
+    if compile:
+        _check_compile(diffopt, override, mode, check)
     if check and diffopt._shadow is None:
         around = checked(diffopt, module)
     elif diffopt.scheduler is not None and not diffopt.scheduler.driven:
@@ -164,7 +173,7 @@ def unroll(
     degree = checked_order(diffopt._order if order is None else order)
     overrides = Overrides(override, batches)
     plain = partial(_plain, module, diffopt, loss, grad_callback, degree, overrides)
-    if memory == "full" and truncate is None and mode == "reverse":
+    if memory == "full" and truncate is None and mode == "reverse" and not compile:
         return plain(batches)
     forward = _checked(memory, mode)
     named = Named(tensors_within([meta_params, overrides.listed]))
@@ -185,7 +194,7 @@ def unroll(
     truncation = _truncation_of(diffopt)
     with truncation.during(truncate, len(steps)):
         cut = truncation.cut(len(steps))
-        if memory == "full" and not forward and cut is None:
+        if memory == "full" and not forward and cut is None and not compile:
             return plain(steps.after(0))
         _check_steps(diffopt)
         _check_hooks(module)
@@ -193,7 +202,8 @@ def unroll(
             # in forward mode derivatives are by what is there at the start
             diffopt._apply_override(override)
             overrides = Overrides(None, steps)
-        inner = Inner(module, diffopt, loss, steps, grad_callback, degree, overrides)
+        kind = _compiled_kind() if compile else Inner
+        inner = kind(module, diffopt, loss, steps, grad_callback, degree, overrides)
         line = Line(inner, module, diffopt, named)
         with line:
             if cut is not None:
@@ -207,6 +217,8 @@ def unroll(
                     # before the random state is taken down, which they may change
                     steps.draw(line.done + count)
                     line.go(count, keep=max(segments) == 1)
+            if compile:
+                line.go_step_by_step()
         return line.losses + plain(steps.after(line.done), line.done)
 
 
@@ -271,6 +283,33 @@ def _checked_pair(
             "two that one innerloop_ctx gave, or make the optimizer with fmodel=."
         )
     return fmodel
+
+
+def _check_compile(
+    diffopt: DifferentiableOptimizer, override: Any, mode: str, check: bool
+) -> None:
+    if mode == "forward":
+        raise ValueError("mode='forward' can't be compiled: leave out compile=True.")
+    if check or diffopt._shadow is not None:
+        raise ValueError("check=True is of plain steps: leave out compile=True.")
+    steps = override is not None and not isinstance(override, Mapping)
+    if steps or diffopt.scheduler is not None:
+        raise ValueError(
+            "With compile=True all steps have the same settings: override is a dict, "
+            "and there is no scheduler."
+        )
+    if not (diffopt._track_higher_grads and torch.is_grad_enabled()):
+        raise ValueError(
+            "compile=True is for steps that are differentiated: leave it out with "
+            "track_higher_grads=False or without gradients."
+        )
+
+
+def _compiled_kind() -> type[Inner]:
+    # only now: the compiler takes a while to import
+    from higher._compile.inner import CompiledInner
+
+    return CompiledInner
 
 
 def _check_steps(diffopt: DifferentiableOptimizer) -> None:

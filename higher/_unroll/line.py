@@ -22,7 +22,7 @@ from higher._unroll.captured import Named
 from higher._unroll.held import Held
 from higher._unroll.segment import Plan, Stretch, run
 from higher._unroll.step import Inner
-from higher._unroll.surroundings import Tree
+from higher._unroll.surroundings import Random, Tree
 from higher._unroll.tangents import run_forward
 
 
@@ -162,6 +162,33 @@ class Line:
         if keep:
             self.history.append(last())
         self.done += count
+
+    def go_step_by_step(self) -> None:
+        """Runs the remaining steps and keeps the graph of each."""
+        inner, tree = self.inner, self.tree
+        for step in range(self.done, inner.steps):
+            last = step == inner.steps - 1
+            inner.draw(step)
+            past = dict(enumerate(self.history))
+            start = self.carry
+            if self.truncation.steps is not None:
+                self.truncation.step_begins(start.tensors)
+            with inner.surroundings():
+                moment = tree.moment(Random(inner.devices))
+                played = inner.whole(tree, step, start, past, True)
+                if last:
+                    inner.check(tree, step, start, moment, played)
+            carry = played.carry
+            if self.truncation.steps is None:
+                self.truncation.bare_steps(1)
+            else:
+                behind = self.truncation.step_taken(list(carry.tensors))
+                carry = Carry(carry.layout, behind)
+            self.carry = self._apart(carry)
+            tree.set_buffers(Held.by(*self.carry).buffers)
+            self.losses.append(played.loss)
+            self.history.append(self._params())
+            self.done += 1
 
     def _count(self, result: Stretch, count: int) -> None:
         if self.truncation.steps is None:

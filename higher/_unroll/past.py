@@ -44,7 +44,7 @@ class StepHistory(list[Any]):
             raise RuntimeError(
                 f"loss_fn asks for the fast weights of time {position}, which this "
                 "unroll does not keep. Use mode='reverse', memory='full', without "
-                "truncate."
+                "truncate and compile."
             )
         self._used[position] = weights
         return weights

@@ -168,19 +168,22 @@ class Inner:
         norms = self.norms(loss, params, grads, made)
         return Played(packed([*made]), loss, norms, [])
 
+    def draw(self, step: int) -> None:
+        """Asks for the batch of a step."""
+        self._batches[step]
+
+    def check(
+        self, tree: Tree, step: int, start: Carry, moment: Any, played: Played
+    ) -> None:
+        """Whether a step did what it should; a plain one does."""
+
     def gradients(self, loss: Tensor, params: list[Tensor]) -> list[Tensor | None]:
         """Gradients that can be differentiated."""
         return self._optimizer._gradients(loss, params, True)
 
     def updated(self, held: Held, grads: Grads, buffers: Buffers) -> Held:
         """What is held after an update by these gradients of the single parameters."""
-        if self._callback is not None:
-            # the callback may write into them; leaves don't allow that
-            own = [g if g is None else g.clone() for g in grads]
-            each = held.each()
-            with self._handed.out(held.optimizer(each), each) as loan:
-                grads = called_back(self._callback, own, self._optimizer._tasks)
-                held = held.written(loan.written(), each)
+        held, grads = self._called_back(held, grads)
         if self.shadow is None:
             return self._made(held, grads, buffers)
         each = held.each()
@@ -189,6 +192,17 @@ class Inner:
         each = made.each()
         self.shadow.ends(having(self._optimizer, made, each), each)
         return made
+
+    def _called_back(self, held: Held, grads: Grads) -> tuple[Held, Grads]:
+        """What the user's callback makes of gradients, and of the optimizer."""
+        if self._callback is not None:
+            # the callback may write into them; leaves don't allow that
+            own = [g if g is None else g.clone() for g in grads]
+            each = held.each()
+            with self._handed.out(held.optimizer(each), each) as loan:
+                grads = called_back(self._callback, own, self._optimizer._tasks)
+                held = held.written(loan.written(), each)
+        return held, grads
 
     def _made(self, held: Held, grads: Grads, buffers: Buffers) -> Held:
         params, joined = held.params, held.bundles

@@ -110,6 +110,10 @@ class Tree:
         own = [m for m in self._modules if not type(m).__module__.startswith("torch.")]
         self._attributes = [m.__dict__ for m in own]
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        return self._modules
+
     def buffers(self) -> list[Tensor]:
         return [b for m in self._modules for b in m._buffers.values() if b is not None]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from higher._carry import tensors_in
+from higher._tracing import is_tracing
 from higher._views import parts, whole_of
 from higher.optim.state import settings_of
 
@@ -119,7 +120,7 @@ def _slot_kind(key: str, value: Any, param: Tensor) -> tuple[Any, ...]:
 
 def _is_plain(t: Tensor) -> bool:
     return (
-        type(t) in (Tensor, torch.nn.Parameter)
+        (type(t) in (Tensor, torch.nn.Parameter) or is_tracing())
         and t.layout is torch.strided
         and not t.is_complex()
         and not _is_transformed(t)
@@ -203,7 +204,7 @@ class _Unit:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """The tensor of which these are all the parts, in this order, or a new one."""
-    whole = whole_of(parts)
+    whole = None if is_tracing() else whole_of(parts)
     joined: Tensor = _flatten(parts) if whole is None else whole
     return joined
 
@@ -248,6 +249,14 @@ class Bundles:
             if unit.group is not None:
                 twin._group_to_param_list[unit.group].append(k)
         return twin
+
+    def same(self, other: object) -> bool:
+        """Whether they join the same parameters."""
+        return isinstance(other, Bundles) and self._units == other._units
+
+    def left_out(self, missing: Sequence[bool]) -> list[bool]:
+        """Of the parameters as they are joined, which have no gradient."""
+        return [missing[u.positions[0]] for u in self._units]
 
     def joined(self, params: Sequence[Tensor]) -> list[Tensor]:
         return [unit.joined(params) for unit in self._units]

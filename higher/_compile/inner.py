@@ -1,0 +1,466 @@
+"""The inner problem of an unroll whose steps are compiled."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, tensors_within
+from higher._compile.capture import Answered, Decided, Lifted, Recorded, is_traced
+from higher._compile.compiler import check_compiler
+from higher._compile.facts import facts_of, facts_of_modules, facts_of_surroundings
+from higher._compile.facts import kind_of
+from higher._compile.graph import Form, Graph, cache
+from higher._frozen import lend, settle
+from higher._tasks.module import Buffers
+from higher._tracing import is_tracing, tracing
+from higher._weights import fast_weights
+from higher._unroll.captured import Search
+from higher._unroll.handed import Optimizers
+from higher._unroll.past import StepHistory
+from higher._unroll.held import Held, Played
+from higher._unroll.step import Inner
+from higher._unroll.surroundings import Tree
+from higher.optim.bundles import Bundles, bundles, is_elementwise
+
+
+class CompiledInner(Inner):
+    """Its first step runs as it is: it makes the optimizer's state, and tells what a
+    step reads besides what it is handed. The others are one graph."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        check_compiler(w.device for w in fast_weights(self.module()).installed)
+        self._outside: list[Tensor] = []
+        self._missing: list[bool] = []
+        self._graph: Graph | None = None
+        self._used: list[Graph] = []
+        self._answers: list[bool] | None = None
+        self._answers_change = False
+        self._static: list[Any] | None = None
+        self._read: list[Tensor] = []
+        self._by_element = is_elementwise(self._optimizer)
+        self._user_updates = not self._trusted
+
+    def loss(
+        self,
+        tree: Tree,
+        step: int,
+        held: Held,
+        params: list[Tensor],
+        past: Mapping[int, Sequence[Tensor]],
+        used: dict[int, Sequence[Tensor]],
+    ) -> tuple[Tensor, Optimizers | None]:
+        if step > 0:
+            return super().loss(tree, step, held, params, past, used)
+        batch = tensors_within(self._batches[step])
+        with Recorded([*params, *tree.buffers(), *batch]) as recorded:
+            result = super().loss(tree, step, held, params, past, used)
+        self._outside = recorded.found
+        return result
+
+    def _called_back(
+        self, held: Held, grads: list[Tensor | None]
+    ) -> tuple[Held, list[Tensor | None]]:
+        if self._callback is None or is_tracing():
+            return super()._called_back(held, grads)
+        known = [*tensors_in([*held]), *held.each()]
+        known += [g for g in grads if g is not None]
+        with Recorded(known) as recorded:
+            result = super()._called_back(held, grads)
+        if not self._missing:
+            self._outside += recorded.found
+        return result
+
+    def _made(
+        self,
+        held: Held,
+        grads: list[Tensor | None],
+        buffers: dict[tuple[int, str], Tensor],
+    ) -> Held:
+        if not is_tracing():
+            self._missing = [g is None for g in grads]
+            return super()._made(held, grads, buffers)
+        with Answered(self._answers or ()):
+            return super()._made(held, grads, buffers)
+
+    def whole(
+        self,
+        tree: Tree,
+        step: int,
+        start: Carry,
+        past: Mapping[int, Sequence[Tensor]],
+        keep_loss: bool = False,
+    ) -> Played:
+        if step == 0:
+            return super().whole(tree, step, start, past, keep_loss)
+        carry, loss, _ = self._play(tree, step, start)
+        return Played(carry, loss, [], [])
+
+    def quick(
+        self,
+        tree: Tree,
+        step: int,
+        start: Carry,
+        past: Mapping[int, Sequence[Tensor]],
+        used: dict[int, Sequence[Tensor]],
+        search: Search | None = None,
+    ) -> Played:
+        if step == 0:
+            return super().quick(tree, step, start, past, used, search)
+        given = {id(t) for t in start.tensors}
+        carry, loss, outside = self._play(tree, step, start)
+        if search is not None:
+            search.found.update((id(t), t) for t in outside if t.requires_grad)
+        settled = [t if id(t) in given else leaf_of(t) for t in carry.tensors]
+        carry = Carry(carry.layout, settled)
+        tree.set_buffers(Held.by(*carry).buffers)
+        return Played(carry, leaf_of(loss, False), [], [])
+
+    def _play(
+        self, tree: Tree, step: int, start: Carry
+    ) -> tuple[Carry, Tensor, list[Tensor]]:
+        """The next carry and the loss, in the graph, and what was captured."""
+        begun, lent = lend(start, tree.weights.watched)
+        usable = self._joined(begun)
+        tree.set_buffers(Held.by(*usable).buffers)
+        batch = self._batches[step]
+        given: list[Tensor] = []
+        form_of_batch = facts_of(batch, given)
+        buffers = Buffers.of(tree.modules)
+        numbers = self._numbers(usable)
+        graph = self._find(tree, usable, numbers, form_of_batch)
+        read, constants = self._read, graph.constants
+        # written into by this step, after others have saved them
+        fresh = graph.fresh(buffers.tensors)
+        parts = [usable.tensors, numbers, fresh, given, read, constants]
+        inputs = [t for part in parts for t in part]
+        sizes = [len(part) for part in parts]
+
+        def trace(tensors: Sequence[Tensor]) -> tuple[Form, list[Tensor]]:
+            own = list(_split(tensors, sizes))
+            outside = [*given, *read, *constants]
+            stands = [*own[3], *own[4], *own[5]]
+            with ExitStack() as stack:
+                stack.enter_context(tracing())
+                stack.enter_context(Lifted(outside, stands))
+                lifted = {id(t): s for t, s in zip(outside, stands)}
+                return self._traced(
+                    tree, step, usable.layout, own, buffers, _put(batch, lifted)
+                )
+
+        traced = graph.is_traced
+        form, outputs = graph(inputs, trace)
+        if not traced:
+            _check_attributes(tree.modules)
+        made = iter(outputs)
+        layout = list(form.layout)
+        # plain numbers are not part of the graph
+        left = iter(_floats(usable.layout[1]))
+        layout[1] = mapped(layout[1], float, lambda x: next(left))
+        settled = settle(begun, lent).tensors
+        back = {id(one.tensor): settled[one.at] for one in lent}
+        kept = [back.get(id(t), t) for t in usable.tensors]
+        carry = Carry(layout, [next(made) if k is None else kept[k] for k in form.kept])
+        buffers.put(graph.written(buffers.tensors, fresh))
+        buffers.take({name: next(made) for name in form.buffers})
+        loss = next(made)
+        return carry, loss, [*given, *read, *constants]
+
+    def _joined(self, start: Carry) -> Carry:
+        """Small parameters joined from the first compiled step on."""
+        held = Held.by(*start)
+        if held.bundles is not None or self._optimizer._tasks is not None:
+            return start
+        optimizer = copy.copy(self._optimizer)
+        optimizer.param_groups = [{**g, "params": []} for g in held.groups]
+        optimizer.state, optimizer.shared = held.state, held.shared
+        grads = [None if m else p for m, p in zip(self._missing, held.params)]
+        joined = bundles(optimizer, held.params, grads)
+        if joined is None:
+            return start
+        params, state = joined.joined(held.params), joined.state(held.state)
+        return packed([*held._replace(params=params, state=state, bundles=joined)])
+
+    def _numbers(self, carry: Carry) -> list[Tensor]:
+        """Settings that are plain numbers, as tensors: others need no other graph."""
+        found: list[Tensor] = []
+        if self._by_element:
+            found = [_tensor(x) for x in _floats(carry.layout[1])]
+        return found
+
+    def _find(
+        self,
+        tree: Tree,
+        carry: Carry,
+        numbers: list[Tensor],
+        form_of_batch: Any,
+    ) -> Graph:
+        """The graph of a step."""
+        if self._static is None:
+            self._static = self._facts(tree)
+        if self._answers is None or self._answers_change:
+            self._decide(carry, numbers)
+        layout = carry.layout
+        form = mapped(layout[1], float, lambda x: None) if numbers else layout[1]
+        facts = [
+            self._static,
+            *(form_of_batch, self._answers, self._missing, facts_of_surroundings()),
+            [layout[0], form, *layout[2:4], *layout[5:]],
+            [kind_of(t)[:3] for t in carry.tensors],
+            [kind_of(t) for t in tensors_in(unpacked_groups(carry))],
+            [kind_of(b) for b in tree.buffers()],
+        ]
+        graph = self._graph
+        if graph is None or not _same_facts(graph.facts, facts, layout[4]):
+            origins = [refs[0]() for refs in tree.weights.origins if refs]
+            graph = cache.find(_Facts(facts, layout[4]), origins)
+            if graph is None:
+                known = {id(t) for t in [*carry.tensors, *self._read]}
+                outside = [t for t in self._outside if id(t) not in known]
+                graph = Graph(_Facts(facts, layout[4]), outside)
+                cache.add(graph, origins)
+            self._graph = graph
+            if graph not in self._used:
+                self._used.append(graph)
+            if len(self._used) > _MOST:
+                raise RuntimeError(_OTHER_FORM)
+        return graph
+
+    def _facts(self, tree: Tree) -> list[Any]:
+        """What stays the same for the whole unroll."""
+        optimizer = self._optimizer
+        return [
+            facts_of([self._loss_fn, self._callback], self._read),
+            facts_of_modules(tree.modules, self._read),
+            *(type(optimizer), optimizer._group_to_param_list, optimizer._tasks),
+            self._order,
+        ]
+
+    def _decide(self, carry: Carry, numbers: list[Tensor]) -> None:
+        """Takes down what the update decides by the values of settings and counters.
+        Where it treats each element by itself, one element of each parameter tells."""
+        self._answers = []
+        optimizer = copy.copy(self._optimizer)
+        layout, tensors = carry
+        held = Held.by(layout, [t.detach() for t in tensors])
+        settings = _with_numbers(Held.by(layout, tensors).groups, numbers)
+        common = all(t.dim() == 0 for t in tensors_in([settings, held.shared]))
+        if not self._by_element or not common:
+            return
+        missing = self._missing
+        optimizer.param_groups = [{**g, "params": []} for g in settings]
+        if held.bundles is not None:
+            missing = held.bundles.left_out(missing)
+            optimizer = held.bundles.optimizer(optimizer)
+        optimizer._tasks = None
+        params = [_first(p) for p in held.params]
+        shapes = [p.shape for p in held.params]
+        optimizer.shared = held.shared
+        optimizer.state = [
+            mapped(
+                s, Tensor, lambda t: _first(t) if t.shape in shapes and t.dim() else t
+            )
+            for s in held.state
+        ]
+        grads = [None if m else torch.ones_like(p) for m, p in zip(missing, params)]
+        counters = [t for t in tensors_in(optimizer.state) if t.dim() == 0]
+        with torch.enable_grad(), tracing(), Decided(counters) as decided:
+            optimizer._updated_as_is(params, list(grads), {})
+        self._answers = decided.answers
+        self._answers_change = decided.changing
+
+    def _traced(
+        self,
+        tree: Tree,
+        step: int,
+        layout: Any,
+        own: list[list[Tensor]],
+        buffers: Buffers,
+        batch: Any,
+    ) -> tuple[Form, list[Tensor]]:
+        """Runs the step on what stands for its tensors; what it returns."""
+        carry, numbers, buffer_stands = own[:3]
+        held = Held.by(layout, carry)
+        groups = _with_numbers(held.groups, numbers)
+        held = held._replace(groups=groups)
+        params = held.each()
+        weights = tree.weights
+        before = weights.history, weights.installed, weights.exposed
+        own_buffers = buffers.tensors
+        try:
+            weights.history = StepHistory(self.start + step, params, {}, {})
+            weights.exposed = False
+            weights.install(params)
+            buffers.put(buffer_stands)
+            tree.set_buffers(held.buffers)
+            loss = self._traced_loss(tree, held, params, batch)
+            second = self._order == 2
+            grads = self._optimizer._gradients(loss, params, second, True)
+            if not second:
+                grads = [g if g is None else g.detach() for g in grads]
+            made = self.updated(held, grads, tree.carried_buffers())
+            carried = {f"{i}:{name}" for i, name in made.buffers}
+            replaced = buffers.changed(buffer_stands)
+        finally:
+            weights.history, installed, weights.exposed = before
+            weights.install(installed)
+            buffers.put(own_buffers)
+        replaced = {k: b for k, b in replaced.items() if k not in carried}
+        if not _same_leaves(made.groups, groups):
+            raise RuntimeError(
+                "This optimizer changes its settings as it goes, which can't be compiled."
+            )
+        made = made._replace(groups=Held.by(layout, carry).groups)
+        form, tensors = packed([*made])
+        known = {id(t): i for i, t in enumerate(carry)}
+        kept = [known.get(id(t)) for t in tensors]
+        outputs = [t for t, k in zip(tensors, kept) if k is None]
+        return Form(form, kept, list(replaced)), [*outputs, *replaced.values(), loss]
+
+    def _traced_loss(
+        self, tree: Tree, held: Held, params: list[Tensor], batch: Any
+    ) -> Tensor:
+        module: Any = tree.weights.root()
+        with self._handed.out(held.optimizer(params), params) as loan:
+            loss = self._loss_fn(module, batch)
+            written = loan.written()
+        if written is not None:
+            raise RuntimeError("loss_fn writes into the optimizer.")
+        if any(a is not b for a, b in zip(tree.weights.installed, params)):
+            raise RuntimeError("loss_fn changes the fast weights.")
+        return loss
+
+    def check(
+        self, tree: Tree, step: int, start: Carry, moment: Any, played: Played
+    ) -> None:
+        """Compares a compiled step with the same as it is: its loss and, if the user's
+        code has a part in the update, its weights.
+
+        Raises:
+            RuntimeError: they differ.
+        """
+        if step == 0:
+            return
+        loss, params = played.loss, Held.by(*played.carry).each()
+        with tree.kept():
+            tree.go_to(moment)
+            if self._user_updates:
+                leaves = [leaf_of(t) for t in start.tensors]
+                again = super().quick(tree, step, Carry(start.layout, leaves), {}, {})
+                plain, wanted = again.loss, Held.by(*again.carry).each()
+            else:
+                held = Held.by(*lend(start, tree.weights.watched)[0])
+                tree.set_buffers(held.buffers)
+                with torch.no_grad():
+                    plain, _ = super().loss(tree, step, held, held.each(), {}, {})
+                wanted = []
+        pairs = [(loss, plain)]
+        if self._user_updates:
+            pairs += zip(params, wanted)
+        if not all(_close(a.detach(), b.detach(), self.eps) for a, b in pairs):
+            raise RuntimeError(_STALE)
+
+
+def _close(a: Tensor, b: Tensor, eps: float) -> bool:
+    limit = max(torch.finfo(a.dtype).eps ** 0.5, 1e4 * eps)
+    scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
+    return torch.allclose(a, b, limit, limit * scale, equal_nan=True)
+
+
+class _Facts:
+    """Facts and bundles, compared together."""
+
+    def __init__(self, facts: list[Any], joined: Bundles | None) -> None:
+        self.facts = facts
+        self.joined = joined
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Facts) and _same_facts(
+            self, other.facts, other.joined
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _same_facts(known: _Facts, facts: list[Any], joined: Bundles | None) -> bool:
+    return known.facts == facts and _same_bundles(known.joined, joined)
+
+
+def _same_bundles(a: Bundles | None, b: Bundles | None) -> bool:
+    return a is b or (a is not None and a.same(b))
+
+
+def unpacked_groups(carry: Carry) -> Any:
+    return Held.by(*carry).groups
+
+
+def _same_leaves(a: Any, b: Any) -> bool:
+    (a_layout, a_tensors), (b_layout, b_tensors) = packed(a), packed(b)
+    return a_layout == b_layout and all(x is y for x, y in zip(a_tensors, b_tensors))
+
+
+def _with_numbers(groups: Any, numbers: Sequence[Tensor]) -> Any:
+    left = iter(numbers)
+    return mapped(groups, float, lambda x: next(left)) if numbers else groups
+
+
+def _floats(groups: Any) -> list[float]:
+    found: list[float] = []
+    mapped(groups, float, found.append)
+    return found
+
+
+def _tensor(x: float) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def _first(t: Tensor) -> Tensor:
+    return t.reshape(-1)[:1]
+
+
+def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[list[Tensor]]:
+    at = 0
+    for size in sizes:
+        yield list(tensors[at : at + size])
+        at += size
+
+
+def _put(batch: Any, stands: Mapping[int, Tensor]) -> Any:
+    """A batch with other tensors in its containers."""
+    leaves, form = tree_flatten(batch)
+    return tree_unflatten([stands.get(id(v), v) for v in leaves], form)
+
+
+def _check_attributes(modules: Sequence[nn.Module]) -> None:
+    for m in modules:
+        for name, value in vars(m).items():
+            if isinstance(value, Tensor) and is_traced(value):
+                del m.__dict__[name]
+                raise RuntimeError(
+                    f"compile=True: {type(m).__name__} keeps a tensor in its attribute "
+                    f"{name!r} from call to call. Make it a buffer: "
+                    f"register_buffer({name!r}, ...)."
+                )
+
+
+_MOST = 4
+"""Graphs of one unroll: an update may branch on its counters."""
+
+_OTHER_FORM = (
+    "compile=True: batches or the optimizer's state change their form from step to "
+    f"step, so that each of more than {_MOST} steps would be compiled by itself. What "
+    "differs in batches should be tensors of the same shapes. Leave out compile=True."
+)
+_STALE = (
+    "compile=True: the last step's loss differs from that of the same step as it is. "
+    "loss_fn is traced once: it must do the same each time, and what differs from step "
+    "to step belongs into batches. No counters, no next(iterator), no objects that hold "
+    "other tensors than they did."
+)
