@@ -6,7 +6,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -118,10 +118,10 @@ class Graph:
 @contextmanager
 def _compiling() -> Iterator[None]:
     settings: Any = torch._functorch.config
-    with warnings.catch_warnings(), ExitStack() as stack:
-        if hasattr(settings, "donated_buffer"):
-            # backward may come twice, with retain_graph
-            stack.enter_context(settings.patch(donated_buffer=False))
+    if hasattr(settings, "donated_buffer"):
+        # for good: torch asks again when backward comes, which may come twice
+        settings.donated_buffer = False
+    with warnings.catch_warnings():
         # torch looks for ``grad`` of what has none, and shows nobody that it warns
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
         yield
