@@ -9,6 +9,7 @@ double precision, which must agree.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -37,14 +38,9 @@ class After(NamedTuple):
     state: OptimizerState
 
 
-def is_rounding(
-    update: Callable[[Before], After], before: Before, fits: Callable[[After], bool]
-) -> bool:
-    """See above. ``fits`` tells whether an update made what the original did."""
-    if not tensors_in(before.state.groups):
-        return False
-    if not fits(update(_with_numbers(before))):
-        return False
+def is_rounding(update: Callable[[Before], After], before: Before) -> bool:
+    """Whether in double precision an update with tensors does what it does with
+    numbers."""
     wide = _wide(before)
     # counters that a first step makes are of the default dtype
     usual = torch.get_default_dtype()
@@ -52,29 +48,52 @@ def is_rounding(
     seen = _Wide()
     try:
         with seen:
-            with_tensors, with_numbers = update(wide), update(_with_numbers(wide))
+            tensors, numbers = update(wide), update(with_numbers(wide))
     finally:
         torch.set_default_dtype(usual)
-    found = _gaps(with_numbers, with_tensors, wide)
+    found = _gaps(numbers, tensors, wide)
     return not any(_differs(gap, seen.eps) for gap in found)
 
 
-def _with_numbers(before: Before) -> Before:
-    groups = mapped(before.state.groups, Tensor, _number)
-    return before._replace(
-        state=OptimizerState(groups, before.state.state, before.state.shared)
-    )
+def with_numbers(before: Before) -> Before:
+    """The same with numbers for settings, also where they are keys of the state."""
+    state = before.state
+    states = [_rekeyed(each, _number) for each in state.state]
+    shared = _rekeyed(state.shared, _number)
+    groups = mapped(state.groups, Tensor, _number)
+    return before._replace(state=OptimizerState(groups, states, shared))
 
 
 def _number(setting: Tensor) -> Any:
     return setting.item() if setting.numel() == 1 else setting
 
 
+def _rekeyed(value: Any, key: Callable[[Tensor], Any]) -> Any:
+    """With ``key`` of the keys that are tensors."""
+    if isinstance(value, (dict, defaultdict)):
+        new = {
+            key(k) if isinstance(k, Tensor) else k: _rekeyed(v, key)
+            for k, v in value.items()
+        }
+        if isinstance(value, defaultdict):
+            return defaultdict(value.default_factory, new)
+        return new
+    if type(value) in (list, tuple):
+        return type(value)(_rekeyed(v, key) for v in value)
+    return value
+
+
 def _wide(before: Before) -> Before:
     """In double precision; settings are tensors that require grad where they did."""
+    known: dict[int, Tensor] = {}
+
+    def double(t: Tensor) -> Tensor:
+        if id(t) not in known:
+            known[id(t)] = _double(t)
+        return known[id(t)]
 
     def wide(value: Any) -> Any:
-        return mapped(value, Tensor, _double)
+        return _rekeyed(mapped(value, Tensor, double), double)
 
     state = before.state
     return Before(

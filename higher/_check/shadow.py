@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 from higher._carry import tensors_in
 from higher._check.connected import moved, mostly_differ, sources, unreached
 from higher._check.errors import ADVICE, ZEROS, CheckError, Where, difference
-from higher._check.rounding import After, Before, is_rounding
+from higher._check.rounding import After, Before, is_rounding, with_numbers
 from higher._check.twin import Found, Place, Twin, has_zeros
 from higher._check.values import Gap, Size, size
-from higher.optim.state import OptimizerState, settings_of
+from higher.optim.state import OptimizerState, copy_structure, settings_of
 
 if TYPE_CHECKING:
     from higher.optim.base import DifferentiableOptimizer
@@ -84,13 +84,14 @@ class Shadow:
             grads: their gradients, as the update is given them.
         """
         self._twin.take(optimizer, params)
+        # an update may write into containers
         state = OptimizerState(
-            [settings_of(g) for g in optimizer.param_groups],
+            [copy_structure(settings_of(g)) for g in optimizer.param_groups],
             [
-                defaultdict(dict, {i: dict(slots) for i, slots in states.items()})
+                defaultdict(dict, {i: _copied(slots) for i, slots in states.items()})
                 for states in optimizer.state
             ],
-            dict(optimizer.shared),
+            _copied(optimizer.shared),
         )
         self._before = Before([*params], [*grads], state, self._twin.random.states())
         self._given = [*params, *(g for g in grads if g is not None), *_held(state)]
@@ -171,7 +172,9 @@ class Shadow:
     def _eps(self, found: Found, before: Before) -> float:
         """That of the coarsest dtype from which the values were computed."""
         held: list[Any] = [found.gap.expected, found.gap.got]
-        if found.place is not None:
+        if found.place is None:
+            held += [*before.params, *before.grads]
+        else:
             g, i = found.place
             k = self._position(found.place)
             held += [before.params[k], before.grads[k]]
@@ -202,12 +205,14 @@ class Shadow:
                 )
             return After(*made)
 
-        def fits(made: After) -> bool:
-            return not self._wrong(optimizer, before, made)
+        def fits() -> bool:
+            own = self._twin.in_own_form(before)
+            return not self._wrong(optimizer, before, update(with_numbers(own)))
 
         error = self._difference(before, *wrong[0], len(wrong) - 1)
         try:
-            rounded = is_rounding(update, before, fits)
+            tensors = tensors_in(before.state.groups)
+            rounded = bool(tensors) and fits() and is_rounding(update, before)
         except Exception as cause:  # with numbers, or in double precision, it can't run
             raise error from cause
         if not rounded:
@@ -301,6 +306,12 @@ class Shadow:
         except Exception:  # the setting can't be this number
             return False
         return mostly_differ(self._twin.outcome(), moving.outcome())
+
+
+def _copied(slots: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        k: v if isinstance(v, Tensor) else copy_structure(v) for k, v in slots.items()
+    }
 
 
 def _held(state: OptimizerState) -> list[Tensor]:

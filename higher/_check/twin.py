@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from higher._check.original import KERNELS, CannotCheck, again, plain_step
 from higher._check.random import Generators
 from higher._check.rounding import After, Before
 from higher._check.values import ABSENT, Copies, Gap, Refused, equal, gaps, taken, write
+from higher.optim.state import OptimizerState
 
 if TYPE_CHECKING:
     from higher.optim.base import DifferentiableOptimizer
@@ -130,7 +132,8 @@ class Twin:
         self, optimizer: DifferentiableOptimizer, copies: Copies
     ) -> None:
         groups = zip(self.optimizer.param_groups, optimizer.param_groups)
-        for own, theirs in [*groups, (self.optimizer.defaults, optimizer.defaults)]:
+        # what groups have of the defaults may be the same object there
+        for own, theirs in [(self.optimizer.defaults, optimizer.defaults), *groups]:
             for name, value in theirs.items():
                 if name == "params" or name in KERNELS:
                     continue
@@ -279,6 +282,22 @@ class Twin:
             for name, value in theirs.items():
                 if name != "params" and name not in KERNELS and name in own:
                     yield from gaps(own[name], value, old.get(name, ABSENT), name)
+
+    def in_own_form(self, before: Before) -> Before:
+        """With numbers in place of tensors where the original keeps numbers."""
+        held = self._held()
+        states = [
+            defaultdict(dict, {i: dict(slots) for i, slots in each.items()})
+            for each in before.state.state
+        ]
+        for _, (g, i), p in self.params:
+            own = held.get(p)
+            for key, value in states[g].get(i, {}).items():
+                known = own.get(key) if isinstance(own, dict) else None
+                if isinstance(known, (int, float)) and isinstance(value, Tensor):
+                    states[g][i][key] = value.item()
+        state = OptimizerState(before.state.groups, states, before.state.shared)
+        return before._replace(state=state)
 
     def outcome(self) -> list[Tensor]:
         """Weights and state that belongs to them."""

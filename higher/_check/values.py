@@ -76,6 +76,7 @@ def _tensor_taken(mine: Any, theirs: Tensor, number: bool) -> Any:
 def _mapping_taken(
     mine: Any, theirs: Mapping[Any, Any], copies: Copies, number: bool
 ) -> Any:
+    theirs = _by_numbers(theirs)
     if isinstance(mine, dict) and _by_tensors(theirs):
         # those of the original's own parameters, in the same order
         theirs = dict(zip(mine, theirs.values()))
@@ -100,6 +101,16 @@ def _sequence_taken(
         return deque(parts, theirs.maxlen)
     kind: Any = type(theirs)
     return kind(parts)
+
+
+def _by_numbers(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """With numbers in place of keys that are settings."""
+    if not _by_tensors(mapping):
+        return mapping
+    return {
+        k.item() if isinstance(k, Tensor) and k.dim() == 0 else k: v
+        for k, v in mapping.items()
+    }
 
 
 def _by_tensors(mapping: Mapping[Any, Any]) -> bool:
@@ -130,10 +141,11 @@ def gaps(expected: Any, got: Any, before: Any, key: str = "") -> Iterator[Gap]:
         if not equal(expected, got):
             yield Gap(key, expected, got, before)
     elif isinstance(expected, Mapping) and isinstance(got, Mapping):
+        got = _by_numbers(got)
         if _by_tensors(expected) and len(expected) == len(got):
             yield from gaps([*expected.values()], [*got.values()], before, key)
             return
-        old = before if isinstance(before, Mapping) else {}
+        old = _by_numbers(before) if isinstance(before, Mapping) else {}
         for k in [*expected, *(k for k in got if k not in expected)]:
             e, g = expected.get(k, ABSENT), got.get(k, ABSENT)
             yield from gaps(e, g, old.get(k, ABSENT), f"{key}[{k!r}]")
