@@ -18,11 +18,8 @@ from higher._check import shadow_of
 from higher._second_order import math_attention
 from higher._truncation import Truncation
 from higher.optim import get_diff_optim
-from higher.optim.base import (
-    DifferentiableOptimizer,
-    checked_order,
-    checked_truncate,
-)
+from higher.optim.arguments import checked_order, checked_truncate
+from higher.optim.base import DifferentiableOptimizer
 from higher.optim.original import OriginalSettings
 from higher.optim.schedule import branched
 from higher.patch import Model, monkeypatch

@@ -24,12 +24,8 @@ from higher._dtensor import FORWARD, refuse_distributed
 from higher._tasks.module import PerTask
 from higher._truncation import Truncation
 from higher._weights import fast_weights
-from higher.optim.base import (
-    DifferentiableOptimizer,
-    GradCallback,
-    checked_order,
-    checked_truncate,
-)
+from higher.optim.arguments import GradCallback, checked_order, checked_truncate
+from higher.optim.base import DifferentiableOptimizer
 from higher.optim.schedule import driven
 from higher.patch import Model, StatelessModule
 from higher._unroll.batches import Batches

@@ -18,7 +18,8 @@ from higher._frozen import address_of, lend, settle
 from higher._check import having
 from higher._second_order import math_attention
 from higher._weights import fast_weights
-from higher.optim.base import DifferentiableOptimizer, GradCallback, called_back
+from higher.optim.arguments import GradCallback, called_back
+from higher.optim.base import DifferentiableOptimizer
 from higher.optim.bundles import Bundles, bundles
 from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored

@@ -6,27 +6,27 @@ import copy
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from higher._apart import apart
+from higher._apart import apart, test_mode_leaf
 from higher._dtensor import refuse_loss_parallel, settings_on_each_rank
-from higher._fsdp import is_shard
 from higher._structure import check_tree
 from higher._tasks import optimizer as tasked
 from higher._truncation import Truncation
 from higher._views import in_functorch
 from higher._weights import fast_weights
 from higher._windows import detach
+from higher.optim.arguments import GradCallback, called_back, other_shape, positions_in
 from higher.optim.bundles import bundles, by_element
 from higher.optim.complex_views import as_complex, as_real
 from higher.optim.copies import deep_copied
 from higher.optim.elements import check_elements, explained
 from higher.optim.dicts import load_state_dict, state_dict
 from higher.optim.given_grads import checked_grads
+from higher.optim.gradients import gradients
 from higher.optim.original import OriginalSettings
 from higher.optim.schedule import Schedule
 from higher.optim.settings import apply_override, as_setting, check_choices
@@ -38,7 +38,7 @@ from higher.optim.state import (
     changed_settings,
     copied_settings,
     copy_structure,
-    memory_of,
+    is_used,
     pin_dtypes,
     replaced,
     settings_of,
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 GroupedGrads: TypeAlias = "list[list[Tensor | None]]"
 """``grouped_grads[g][i]``: gradient of ``param_groups[g]["params"][i]``, or None."""
-
-GradCallback: TypeAlias = Callable[[list[Any]], Iterable[Any]]
 
 
 class DifferentiableOptimizer:
@@ -145,7 +143,7 @@ class DifferentiableOptimizer:
         reference = list(reference_params)
         self._original: Callable[[], torch.optim.Optimizer | None] = weakref.ref(other)
         self._reference_count = len(reference)
-        self._group_to_param_list = _positions(other, reference)
+        self._group_to_param_list = positions_in(other, reference)
         self._kept_in_groups: set[str] = set()  # what steps write there
         self._fmodel = fmodel
         self._grad_callback = grad_callback
@@ -159,7 +157,7 @@ class DifferentiableOptimizer:
         weights = (w for g in self.param_groups for w in g["params"])
         move = Mover(device, params, weights)
         self.state = branched_state(other, move)
-        if override and self._state_from_constructor and not _stepped(self.state):
+        if override and self._state_from_constructor and not is_used(self.state):
             self.state = [defaultdict(dict) for _ in self.param_groups]
         self.shared = shared_state(other, self._carried, move)
         if self._tasks is not None:
@@ -266,7 +264,7 @@ class DifferentiableOptimizer:
                 made, new = new, apart(new, only)
                 self._renew(made, new)
         if not self._track_higher_grads:
-            made, new = new, [_test_mode_leaf(n, o) for n, o in zip(new, old)]
+            made, new = new, [test_mode_leaf(n, o) for n, o in zip(new, old)]
             self._renew(made, new)
         if self._fmodel is not None:
             check_tree(fast_weights(self._fmodel))
@@ -443,32 +441,7 @@ class DifferentiableOptimizer:
     ) -> list[Tensor | None]:
         """Gradient of ``loss`` with respect to each parameter that requires grad, also
         where it was ``earlier`` another tensor."""
-        if not isinstance(loss, Tensor):
-            raise TypeError(f"loss must be a tensor, not {type(loss).__name__}.")
-        targets = [p for p in params if p.requires_grad]
-        if not loss.requires_grad or not targets:
-            raise RuntimeError(_no_gradient(loss, targets))
-        if create_graph:
-            refuse_loss_parallel()
-        weights = fast_weights(self._fmodel) if earlier and self._fmodel else None
-        with nullcontext() if weights is None else weights.taking_step():
-            found = torch.autograd.grad(
-                loss,
-                [*targets, *(t for _, t in earlier)],
-                None if self._tasks is None else tasked.ones_of(loss, self._tasks),
-                create_graph=create_graph,
-                retain_graph=retain_graph,
-                allow_unused=True,
-            )
-        left = iter(found)
-        grads = [next(left) if p.requires_grad else None for p in params]
-        for (k, _), g in zip(earlier, left):
-            there = grads[k]
-            grads[k] = there if g is None else g if there is None else there + g
-        stepped = {k for positions in self._group_to_param_list for k in positions}
-        if all(grads[k] is None for k in stepped):
-            raise RuntimeError(_no_gradient(loss, targets))
-        return grads
+        return gradients(self, loss, params, create_graph, retain_graph, earlier)
 
     def _updated(
         self,
@@ -529,7 +502,7 @@ class DifferentiableOptimizer:
             for p, k in zip(group["params"], positions):
                 made[k] = p
                 if p.shape != params[k].shape:
-                    raise ValueError(_other_shape(p, params[k]))
+                    raise ValueError(other_shape(p, params[k]))
                 p = p if p.dtype == params[k].dtype else p.to(params[k].dtype)
                 constant = params[k].requires_grad and not p.requires_grad
                 if constant and not in_functorch():
@@ -538,102 +511,3 @@ class DifferentiableOptimizer:
                 new[k] = p
         self._renew(made, new)
         return new
-
-
-def checked_order(order: int) -> int:
-    if order not in (1, 2) or isinstance(order, bool):
-        raise ValueError(f"order must be 1 or 2, not {order!r}.")
-    return order
-
-
-def checked_truncate(steps: int) -> int:
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(
-            f"truncate must be a positive number of steps or None, not {steps!r}."
-        )
-    return steps
-
-
-def _stepped(state: Sequence[Mapping[int, Mapping[str, Any]]]) -> bool:
-    return any(s.get("step", 1) != 0 for states in state for s in states.values())
-
-
-def _positions(
-    other: torch.optim.Optimizer, reference: Sequence[Tensor]
-) -> list[list[int]]:
-    """Where each parameter of each group is among the reference parameters."""
-    index = {id(p): k for k, p in enumerate(reference)}
-    seen: set[int] = set()
-    for g, group in enumerate(other.param_groups):
-        for i, p in enumerate(group["params"]):
-            if id(p) in seen:
-                raise ValueError(
-                    f"Parameter {i} of group {g} of the optimizer (shape "
-                    f"{tuple(p.shape)}) is there twice, which steps it twice. Leave "
-                    "one out."
-                )
-            seen.add(id(p))
-            if id(p) not in index:
-                raise ValueError(
-                    f"Parameter {i} of group {g} of the optimizer (shape "
-                    f"{tuple(p.shape)}) is not among the model's parameters. Make "
-                    + (_OF_GATHERED if is_shard(p) else _OF_THE_MODEL)
-                )
-    return [[index[id(p)] for p in g["params"]] for g in other.param_groups]
-
-
-_OF_THE_MODEL = (
-    "the optimizer from the parameters of the model that you pass; for a stateless one, "
-    "from those of the original model, or pass what makes it: lambda params: "
-    "torch.optim.SGD(params, lr=0.1)."
-)
-_OF_GATHERED = (
-    "the inner optimizer in forward, where fully_shard has gathered the weights: this "
-    "one has the parts of them that this rank keeps."
-)
-
-
-def _no_gradient(loss: Tensor, targets: list[Tensor]) -> str:
-    if not targets:
-        return "No parameter requires grad: there is nothing to step."
-    return (
-        "The loss does not depend on the parameters that this optimizer steps. "
-        "Compute it with the stateless module (fmodel), not with the original "
-        "model, with gradients enabled, and after the previous step."
-    )
-
-
-def _other_shape(new: Tensor, old: Tensor) -> str:
-    return (
-        f"A step gave a parameter of shape {tuple(old.shape)} the shape "
-        f"{tuple(new.shape)}: a setting in override is a tensor of several elements "
-        "that does not fit it. Pass a tensor of one element, for each group its own."
-    )
-
-
-def called_back(
-    callback: GradCallback, grads: list[Tensor | None], tasks: int | None = None
-) -> list[Tensor | None]:
-    seen: set[tuple[Any, ...]] = set()
-    for k, g in enumerate(grads):
-        # a callback may write into each by itself
-        memory = None if g is None else memory_of(g)
-        if g is not None and memory in seen:
-            grads[k] = g.clone()
-        elif memory is not None:
-            seen.add(memory)
-    if tasks is not None:
-        result = tasked.called_back_per_task(callback, grads, tasks)
-    else:
-        result = list(callback(grads))
-    if len(result) != len(grads):
-        raise ValueError(
-            f"grad_callback returned {len(result)} gradients for {len(grads)}."
-        )
-    return result
-
-
-def _test_mode_leaf(new: Tensor, old: Tensor) -> Tensor:
-    if new is old and new.is_leaf:
-        return new
-    return new.detach().requires_grad_() if old.requires_grad else new.detach()

@@ -56,6 +56,11 @@ def copy_structure(value: Any, seen: dict[int, Any] | None = None) -> Any:
     return copied
 
 
+def is_used(state: Sequence[Mapping[int, Mapping[str, Any]]]) -> bool:
+    """Whether a step has been taken with this state."""
+    return any(s.get("step", 1) != 0 for states in state for s in states.values())
+
+
 def replaced(value: Any, renewed: Mapping[int, Tensor]) -> Any:
     """``value`` with tensors that are renewed in place of those with that ``id``; itself
     where it holds none of them."""
