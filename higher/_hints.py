@@ -15,6 +15,12 @@ _FIRST_ORDER = (
     "are constants (first-order MAML), and none is needed."
 )
 
+_FROZEN = (
+    "after a step, fast weights are results of it, not leaves. To step one no longer, "
+    "put None in the place of its gradient: diffopt.step(loss, grad_callback=lambda "
+    "grads: [None if frozen else g for ...]). To unfreeze one, requires_grad_() works."
+)
+
 _INSTEAD = {
     "_cdist_backward": "torch.cdist has one for Euclidean distances with "
     "compute_mode='use_mm_for_euclid_dist'; others can be written out: "
@@ -56,6 +62,8 @@ def _hint(message: str, copied: bool) -> str:
         return ""  # of a context within this one
     if copied and "used in the graph" in message:
         return _COPIED
+    if "change requires_grad flags of leaf" in message:
+        return _FROZEN
     if "derivative for" not in message or "is not implemented" not in message:
         return ""
     fits = (text for name, text in _INSTEAD.items() if name in message)

@@ -158,3 +158,28 @@ def test_other_errors_are_left_alone() -> None:
     with pytest.raises(RuntimeError, match="^shapes$"):
         with higher.innerloop_ctx(model, torch.optim.SGD):
             raise RuntimeError("shapes")
+
+
+def test_freezing_a_fast_weight_is_told_how() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).double()
+    opt = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    with pytest.raises(RuntimeError, match="Hint: after a step, fast weights"):
+        with higher.innerloop_ctx(model, opt) as (fmodel, diff):
+            diff.step(fmodel(x()).square().mean())
+            fmodel[0].requires_grad_(False)
+    with higher.innerloop_ctx(model, opt) as (fmodel, diff):
+        for k in range(3):
+            keep = [True] * 4 if k < 1 else [False, False, True, True]
+            only = lambda gs: [
+                g if on else None for g, on in zip(gs, keep)
+            ]  # noqa: E731,B023
+            diff.step(fmodel(x()).square().mean(), grad_callback=only)
+    for k in range(3):
+        model[0].requires_grad_(k < 1)
+        opt.zero_grad()
+        model(x()).square().mean().backward()
+        opt.step()
+    torch.testing.assert_close(
+        [w.detach() for w in fmodel.parameters()],
+        [p.detach() for p in model.parameters()],
+    )
