@@ -13,6 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
+from codegen import optable
+from codegen.optable import OPTIONS, Operation, Result
+
 _GROUPS = (
     "(group_idx, (group, grads))",
     "enumerate(zip(self.param_groups, grouped_grads))",
@@ -355,8 +358,6 @@ class _Update:
         args: Sequence[ast.expr],
         keywords: Sequence[ast.keyword],
     ) -> Kind:
-        if any(k.arg not in _KEYWORDS for k in keywords):
-            raise _Unknown
         named = [self._kind(k.value) for k in keywords]
         match func:
             case ast.Name(name) if name in self._functions and not keywords:
@@ -366,17 +367,18 @@ class _Update:
             case ast.Name("isinstance"):
                 self._kind(args[0])
                 return Kind.NUMBER
-            case ast.Name(name) if name in _BUILTINS and name not in self._names:
-                for arg in args:
-                    self._number(arg)
-                return self._all_numbers(named)
+            case ast.Name(name) if name not in self._names:
+                kinds = [self._kind(a) for a in args] + named
+                return self._function(optable.function(name), kinds, keywords)
             case ast.Attribute(ast.Name("torch"), "zeros" | "ones"):
                 if not args or _text(args[0]) not in ("()", "[]", "1", "(1,)", "[1]"):
                     raise _Unknown
                 return self._all_numbers(named)
-            case ast.Attribute(ast.Name("torch" | "ops" | "math" as root), name):
+            case ast.Attribute(ast.Name("torch" | "ops" | "math" | "F")):
+                if any(isinstance(a, (ast.List, ast.Tuple)) for a in args):
+                    raise _Unknown  # a tensor of several elements
                 kinds = [self._kind(a) for a in args] + named
-                return self._function(root, name, kinds)
+                return self._function(optable.function(_text(func)), kinds, keywords)
             case ast.Attribute(value, "get") if self._kind(value) is Kind.STATE:
                 match args:
                     case [ast.Constant(str(key)), *default]:
@@ -385,7 +387,7 @@ class _Update:
                 raise _Unknown
             case ast.Attribute(value, name):
                 kinds = [self._kind(v) for v in (value, *args)] + named
-                return self._function("torch", name, kinds)
+                return self._function(optable.method(name), kinds, keywords)
         raise _Unknown
 
     def _own(self, function: ast.FunctionDef, kinds: Sequence[Kind]) -> Kind:
@@ -411,25 +413,46 @@ class _Update:
             raise _Unknown
         return Kind.NUMBER
 
-    def _function(self, root: str, name: str, kinds: Sequence[Kind]) -> Kind:
-        """The kind of what a function makes of arguments of these kinds."""
+    def _function(
+        self,
+        operation: Operation | None,
+        kinds: Sequence[Kind],
+        keywords: Sequence[ast.keyword],
+    ) -> Kind:
+        """The kind of what an operation makes of arguments of these kinds."""
         kind = _joined(*kinds)
-        if kind is Kind.STATE:
+        if operation is None or kind is Kind.STATE or operation.in_place:
             raise _Unknown
-        if root == "ops" and name == "setitem":
-            if kinds[1:] != [Kind.MASK, Kind.NUMBER]:
+        if not all(_is_told(operation, k) for k in keywords):
+            raise _Unknown
+        if operation.name == "ops.setitem":
+            if [*kinds[1:]] != [Kind.MASK, Kind.NUMBER]:
                 raise _Unknown
             return kinds[0]
-        if root == "ops" and name == "copy" and kinds[0] is Kind.NUMBER is not kind:
+        if operation.name == "ops.copy" and kinds[0] is Kind.NUMBER is not kind:
             raise _Unknown
-        if name in _MASKING:
+        if operation.several_unless is not None and len(kinds) < 3:
+            raise _Unknown
+        if operation.name.startswith(("math.", "builtins.")):
+            if operation.result not in _OF_NUMBERS:
+                raise _Unknown
+            return self._all_numbers(kinds)
+        if operation.mask:
             return Kind.MASK if kind in (Kind.EACH, Kind.MASK) else kind
-        by_element = name in (_OPS if root == "ops" else _TORCH)
-        if root != "math" and by_element and len(kinds) >= _ARITY.get(name, 0):
+        if operation.elementwise and not operation.random:
             return _value(kind)
-        if root == "math" or name in (_NUMBERS_OPS if root == "ops" else _NUMBERS):
+        if operation.result in _OF_NUMBERS or operation.twin == "ops.tensor":
+            return self._all_numbers(kinds)
+        if operation.name in ("ops.tensor", "ops.scalar_dtype"):
             return self._all_numbers(kinds)
         raise _Unknown
+
+
+def _is_told(operation: Operation, keyword: ast.keyword) -> bool:
+    """Whether a keyword is a parameter's, or says of what make the result is."""
+    if keyword.arg is None or keyword.arg in ("out", "generator"):
+        return False
+    return keyword.arg in OPTIONS or operation.parameter(keyword.arg) is not None
 
 
 def _met(one: tuple[str, _Names], other: tuple[str, _Names]) -> _Names:
@@ -466,32 +489,6 @@ def _text(node: ast.AST) -> str:
 _RESERVED = frozenset("self group_idx group grads p_idx torch math ops".split())
 _LOGICAL = (ast.BitAnd, ast.BitOr, ast.BitXor)
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
-_MASKING = frozenset(
-    "lt le gt ge eq ne less greater less_equal greater_equal not_equal isnan isinf "
-    "isfinite logical_and logical_or logical_not logical_xor".split()
-)
-_TORCH = frozenset(
-    "add sub mul multiply div divide true_divide addcmul addcdiv lerp pow square sqrt "
-    "rsqrt reciprocal exp expm1 log log1p log2 log10 abs absolute sign neg negative "
-    "tanh sigmoid sin cos tan atan atan2 arctan arctan2 sinh cosh asinh erf relu clamp "
-    "clip clamp_min clamp_max maximum minimum where floor ceil trunc nan_to_num clone "
-    "detach float double to type_as copysign hypot masked_fill zeros_like ones_like "
-    "full_like".split()
-)
-"""Of ``torch``, as functions and methods, those that work element by element."""
-_ARITY = {"where": 3}
-"""How many arguments they need for that."""
-_OPS = frozenset(
-    "add sub addcmul addcdiv lerp sqrt rsqrt pow div clamp full_like copy".split()
-)
-_NUMBERS = frozenset("tensor as_tensor is_tensor".split())
-"""Those that make numbers of numbers."""
-_NUMBERS_OPS = frozenset(
-    "value number is_used is_positive is_below_one scalar_dtype maximum minimum "
-    "tensor".split()
-)
-_BUILTINS = frozenset("min max float int bool abs pow round".split())
-_KEYWORDS = frozenset(
-    "alpha value min max weight exponent other input dtype device memory_format "
-    "rounding_mode".split()
-)
+_OF_NUMBERS = (Result.NUMBER, Result.SETTING, Result.COMPUTED, Result.ONE_OF)
+"""What operations return that are the same for all joined parameters, if their arguments
+are."""

@@ -70,7 +70,8 @@ def _of_tensors(schema: Any) -> bool:
 _PREFIXES = {"linalg": "linalg_", "fft": "fft_", "special": "special_"}
 _PYTHON = frozenset(
     "method.dim_order method.unique torch.unique method.lu torch.lu method.to_sparse "
-    "torch.tensor torch.as_tensor torch.scalar_tensor torch.tensordot F.elu_".split()
+    "torch.tensor torch.as_tensor torch.scalar_tensor torch.tensordot F.elu_ "
+    "method.where".split()
 )
 """Written in Python or by hand: their schemas are not what is called."""
 
@@ -214,3 +215,39 @@ def test_every_parameter_of_a_schema_is_one_of_the_table() -> None:
                 if not known or not fits:
                     wrong.append(f"{operation.name} has no {argument.name}: {schema}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_functions_written_in_python_have_the_signatures_of_the_table() -> None:
+    wrong, seen = [], 0
+    for key, operation in optable.TABLE.items():
+        where, _, name = key.partition(".")
+        function = getattr(_HOMES.get(where), name, None)
+        function = _DISPATCHED.get(name, function) if where == "F" else function
+        if where not in ("F", "init", "utils") or not inspect.isfunction(function):
+            continue
+        seen += 1
+        known = [n for p in operation.parameters for n in p.names]
+        for word, parameter in inspect.signature(function).parameters.items():
+            told = operation.parameter(word)
+            if word in (*OPTIONS, "out") or parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            if told is None or word not in known:
+                wrong.append(f"{key} has no {word}")
+            elif isinstance(parameter.default, float) and not told.number:
+                wrong.append(f"{key}({word}) is a number")
+        words = list(inspect.signature(function).parameters)
+        order = [
+            next((w for w in words if w in p.names), "") for p in operation.parameters
+        ]
+        if sorted(order, key=words.index) != order if all(order) else True:
+            wrong.append(f"{key}: {order}, but {words}")
+    assert not wrong, "\n".join(wrong)
+    assert seen > 80
+
+
+_DISPATCHED = {
+    f"{kind}max_pool{n}d": getattr(F, f"{kind}max_pool{n}d_with_indices")
+    for kind in ("", "adaptive_")
+    for n in (1, 2, 3)
+}
+"""Functions that another is picked for at run time."""

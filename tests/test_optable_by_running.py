@@ -286,7 +286,13 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def _element(parameter: Parameter, line: Tensor) -> Any:
-    if parameter.number or parameter.name in ("value", "fill_value", "exponent", "max"):
+    if parameter.number or parameter.name in (
+        "value",
+        "fill_value",
+        "exponent",
+        "max",
+        "threshold",
+    ):
         return 0.5
     if parameter.name in ("mask", "condition"):
         return line > 0

@@ -98,10 +98,10 @@ CASES = {
         def step(self):
             for group in self.param_groups:
                 for p in group["params"]:
-                    p.add_(p.grad, alpha=-math.erf(group["lr"]))
+                    p.add_(p.grad, alpha=-math.gamma(group["lr"]))
         """,
         "R7",
-        'p.add_(p.grad, alpha=-math.erf(group["lr"]))',
+        'p.add_(p.grad, alpha=-math.gamma(group["lr"]))',
     ),
     "autograd inside": (
         """

@@ -22,6 +22,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import Origins, walk
 from codegen.syntax import (
@@ -73,46 +74,37 @@ def modernize(body: Body, context: Context) -> Body:
     return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
 
 
-_SCALED = {"add": "alpha", "sub": "alpha", "addcmul": "value", "addcdiv": "value"}
-_OPERANDS = {"add": 1, "sub": 1, "addcmul": 2, "addcdiv": 2}
-
-
 def _scalar_last(node: cst.Call) -> cst.Call | None:
     """``x.addcdiv_(value, a, b)`` → ``x.addcdiv_(a, b, value=value)``."""
     func = node.func
     if not isinstance(func, cst.Attribute):
         return None
-    name = func.attr.value.removesuffix("_")
+    operation = optable.method(func.attr.value)
+    if operation is None:
+        return None
+    scalars = [p for p in operation.parameters if p.keyword_only and p.number]
+    count = sum(not p.keyword_only for p in operation.parameters)
     before = 1 if is_name(func.value, "torch") else 0
     args = [a.with_changes(comma=cst.MaybeSentinel.DEFAULT) for a in node.args]
     plain = sum(a.keyword is None and not a.star for a in args)
-    if name not in _SCALED or plain != before + 1 + _OPERANDS[name]:
+    if len(scalars) != 1 or plain != before + count:
         return None
-    scalar = cst.Arg(args[before].value, cst.Name(_SCALED[name]), equal=TIGHT_EQUAL)
+    word = cst.Name(scalars[0].name)
+    scalar = cst.Arg(args[before].value, word, equal=TIGHT_EQUAL)
     operands = [*args[:before], *args[before + 1 : plain]]
     return node.with_changes(args=[*operands, scalar, *args[plain:]])
 
 
-_FILLS = {
-    "constant_": ("fill_", None),
-    "ones_": ("fill_", "1.0"),
-    "zeros_": ("zero_", None),
-    "normal_": ("normal_", None),
-    "uniform_": ("uniform_", None),
-}
-
-
 def _initialised(node: cst.Call) -> cst.Call | None:
     """``nn.init.constant_(x, 0.5)`` → ``x.fill_(0.5)``."""
-    name = dotted(node.func) or ""
-    module, _, function = name.rpartition(".")
-    if module not in ("torch.nn.init", "nn.init", "init") or function not in _FILLS:
+    operation = optable.function(dotted(node.func) or "")
+    if operation is None or operation.means is None:
         return None
     if not node.args or node.args[0].keyword is not None:
         return None
-    twin, value = _FILLS[function]
+    name, _, value = operation.means.partition(":")
     rest = [cst.Arg(expr(value))] if value else node.args[1:]
-    return method(node.args[0].value, twin, list(rest))
+    return method(node.args[0].value, name, list(rest))
 
 
 def _guard_divisions(body: Sequence[Statement], origins: Origins) -> Body:

@@ -74,6 +74,9 @@ _MODULES = {
 }
 """Where a dotted name leads to in the table."""
 
+MODULES = frozenset(name.partition(".")[0] for name in _MODULES if name)
+"""First words of dotted names that are modules'."""
+
 
 def _read() -> Table:
     table: Table = {}
@@ -122,6 +125,7 @@ def container_method(name: str) -> Operation | None:
 
 
 __all__ = [
+    "MODULES",
     "OPTIONS",
     "TABLE",
     "Operation",

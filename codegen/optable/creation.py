@@ -1,25 +1,25 @@
 """Operations that make tensors out of sizes, numbers and chance."""
 
 TABLE = """
-torch (*size) new: empty ones zeros
-torch (*size) new random: rand randn
+torch (*size) new own: empty ones zeros
+torch (*size) new own random: rand randn
 method (input, *size) new: new_empty new_ones new_zeros
 method (input, size, stride) new: new_empty_strided
 torch (size, stride) new: empty_strided
 torch (input) new each: zeros_like ones_like
 torch (input) new: empty_like
 torch (input) new random: rand_like randn_like
-torch (size, fill_value#) new ops: full
+torch (size, fill_value#) new own ops: full
 torch (input, fill_value#) new each ops: full_like
 method (input, size, fill_value#) new ops: new_full
 method (input, data#) new ops: new_tensor
-torch (data#) new ops: tensor
-torch (s#) new ops=tensor: scalar_tensor
-torch (start#, end#, step#) new ops: arange
-torch (start#, end#, step#) new: range
-torch (start~, end~, steps) new ops: linspace
-torch (start~, end~, steps, base#) new: logspace
-torch (n, m) new: eye
+torch (data#) new own ops: tensor
+torch (s#) new own ops=tensor: scalar_tensor
+torch (start#, end#, step#) new own ops: arange
+torch (start#, end#, step#) new own: range
+torch (start~, end~, steps) new own ops: linspace
+torch (start~, end~, steps, base#) new own: logspace
+torch (n, m) new own: eye
 torch (row, col, offset) new: tril_indices triu_indices
 torch (x, N, increasing) new: vander
 torch (window_length, periodic) new: bartlett_window blackman_window hann_window
@@ -51,7 +51,7 @@ method (input!, value) same each functional=ops.full_like: fill_
 method (input!) same each functional=torch.zeros_like: zero_
 torch (input!, value) same each functional=ops.full_like: fill_
 torch (input!) same each functional=torch.zeros_like: zero_
-method (input!, fill_value#, wrap) same: fill_diagonal_
+method (input!, fill_value#, wrap) same functional=ops.fill_diagonal: fill_diagonal_
 
 init (tensor!, val#) same means=fill_: constant_
 init (tensor!) same means=fill_:1.0: ones_

@@ -21,18 +21,18 @@ method (input, weight) new: prelu
 F (input, dim) new: glu
 F (input, dim, _stacklevel, dtype) new: softmax softmin log_softmax
 F (logits, tau#, hard, eps#, dim) new random: gumbel_softmax
-F (input, p#, dim, eps#) new: normalize
+F (input, p#, dim, eps#) new ops: normalize
 
-F (input, p#, training, inplace?) maybe:opaque random decides: dropout dropout1d dropout2d
+F (input, p#, training, inplace?) maybe:opaque random: dropout dropout1d dropout2d
     dropout3d alpha_dropout feature_alpha_dropout
-torch (input, p#, train) maybe:opaque random decides: dropout alpha_dropout
+torch (input, p#, train) maybe:opaque random: dropout alpha_dropout
     feature_dropout feature_alpha_dropout
 torch (input!, p#, train) same random: dropout_ alpha_dropout_ feature_dropout_
     feature_alpha_dropout_
 
 F (input, target, size_average, reduce, reduction, weight) new: l1_loss mse_loss
 F (input, target, reduction, delta#, weight) new ops: huber_loss
-F (input, target, size_average, reduce, reduction, beta#) new ops: smooth_l1_loss
+F (input, target, size_average, reduce, reduction, beta#) new: smooth_l1_loss
 F (input, target, weight, size_average, reduce, reduction) new: binary_cross_entropy
     multilabel_soft_margin_loss
 F (input, target, weight, size_average, reduce, reduction, pos_weight) new:

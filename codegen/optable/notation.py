@@ -7,7 +7,7 @@ they work element by element; that there are ``x.add_`` and ``torch.add_``, and 
 ``ops.add`` that keeps the gradients of settings. Names may go on in indented lines.
 
 Parameters: ``alpha#`` takes plain numbers only; ``src~`` takes tensors, yet none without
-dimensions; ``input!`` is written into; ``inplace?`` decides whether the first one is;
+dimensions; ``min&`` and its like are all numbers or all tensors; ``input!`` is written into; ``inplace?`` decides whether the first one is;
 ``self[]!`` is a list whose tensors are written into, ``params.grad!`` one whose gradients
 are; ``dim/other`` has two names; ``*size`` takes the rest.
 
@@ -15,7 +15,7 @@ Words: a result (``new``, if nothing is said; ``view:HOW``, ``maybe:HOW``, ``sam
 ``several``, ``views``, ``several_if:PARAMETER``, ``several_unless=PARAMETER``, ``number``, ``setting``, ``computed``,
 ``items``, ``one_of``, ``meta``, ``nothing``), with ``of:N`` for another parameter than the first;
 ``each`` and ``mask`` (elementwise), ``inplace``, ``random``, ``decides``, ``flag``,
-``cuts``; ``ops`` or ``ops=NAME`` (twin), ``stable`` or ``stable=NAME``,
+``cuts``, ``picks``, ``own``, ``converts``; ``ops`` or ``ops=NAME`` (twin), ``stable`` or ``stable=NAME``,
 ``functional=NAME``; ``means=METHOD`` or ``means=METHOD:ARGUMENT``.
 """
 
@@ -106,7 +106,7 @@ def _told(operation: Operation, name: str, word: str) -> Operation:
         return replace(operation, stable=f"ops.{value or name}")
     if key in ("functional", "means", "several_unless"):
         return replace(operation, **{key: value})  # type: ignore[arg-type]
-    if key in ("random", "decides", "flag", "cuts"):
+    if key in ("random", "decides", "flag", "cuts", "picks", "own", "converts"):
         return replace(operation, **{key: True})  # type: ignore[arg-type]
     if key == "inplace":
         return operation
@@ -124,6 +124,7 @@ def _parameters(text: str) -> Iterator[Parameter]:
             tuple(names.split("/")),
             number="#" in marks,
             scalar="~" in marks,
+            alike="&" in marks,
             keyword_only=keyword_only,
             variadic=part.startswith("*"),
             writes=_writes(marks),

@@ -53,12 +53,14 @@ class Parameter:
     """``names`` has more than one where overloads disagree (``torch.max``).
 
     ``number``: a tensor there loses its gradient, or raises. ``scalar``: a tensor is
-    taken, but one without dimensions raises or changes the result's dtype.
+    taken, but one without dimensions raises or changes the result's dtype. ``alike``:
+    those of them that are given are all numbers or all tensors.
     """
 
     names: tuple[str, ...]
     number: bool = False
     scalar: bool = False
+    alike: bool = False
     keyword_only: bool = False
     variadic: bool = False
     writes: Write = Write.NOTHING
@@ -108,6 +110,12 @@ class Operation:
     """Changes how autograd or memory treat a tensor, not its value."""
     cuts: bool = False
     """The result has no gradient whatever its arguments have."""
+    picks: bool = False
+    """Of some arguments' elements it lets nothing through, their derivatives aside."""
+    own: bool = False
+    """The result's dtype is the default or what it is told, not that of arguments."""
+    converts: bool = False
+    """The result has the dtype of the second argument, if that has or is one."""
     several_if: str | None = None
     """The parameter that, where it is given, makes the result several tensors."""
     several_unless: str | None = None
@@ -210,7 +218,8 @@ class Operation:
     ) -> Iterator[tuple[Parameter, cst.BaseExpression]]:
         """Arguments in places where only plain numbers keep their meaning."""
         for parameter in self.parameters:
-            if (parameter.number or parameter.scalar) and parameter.name in bound:
+            plain = parameter.number or parameter.scalar or parameter.alike
+            if plain and parameter.name in bound:
                 yield parameter, bound[parameter.name]
 
     def with_writes(self, name: str, writes: Write) -> Operation:

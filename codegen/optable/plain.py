@@ -30,13 +30,15 @@ builtins (*args) meta: Exception ArithmeticError AssertionError AttributeError
     Warning DeprecationWarning FutureWarning RuntimeWarning UserWarning object super
 
 math (x#) computed ops: sqrt exp log1p expm1 cos sin tan tanh fabs acos asin atan sinh
-    cosh acosh asinh atanh log2 log10 exp2 cbrt erf erfc gamma lgamma degrees radians
+    cosh acosh asinh atanh log2 log10 exp2 cbrt erf erfc lgamma degrees radians
+math (x#) computed: gamma
 math (x#, base#) computed ops: log
 math (x#, y#) computed ops: pow atan2 copysign fmod
 math (*coordinates#) computed ops: hypot
 math (x#, y#) computed: remainder ldexp nextafter dist sumprod
 math (x#, y#, z#) computed: fma
-math (iterable, *, start) computed: prod fsum
+math (iterable, *, start) computed: prod
+math (iterable#) computed ops: fsum
 math (x#) number decides: ceil floor trunc isfinite isinf isnan isqrt factorial frexp
     modf ulp
 math (x#, y#) number decides: comb perm

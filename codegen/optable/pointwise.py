@@ -47,20 +47,20 @@ torch,method (input, other) mask inplace: eq ge greater greater_equal gt le less
     less_equal logical_and logical_or logical_xor lt ne not_equal
 torch,method (input, other, rtol#, atol#, equal_nan) mask decides: isclose
 torch,method (input, tensor1, tensor2, *, value#) each inplace ops: addcdiv addcmul
-torch,method (input, end, weight~) each inplace ops: lerp
-torch,method (input, min~, max~) each inplace ops: clamp
-torch,method (input, min~, max~) each inplace ops=clamp: clip
-torch,method (input, min~) each inplace ops=clamp: clamp_min
-torch,method (input, max~) each inplace ops=clamp: clamp_max
-torch,method (input, nan#, posinf#, neginf#) each inplace ops: nan_to_num
+torch,method (input, end, weight&) each inplace ops: lerp
+torch,method (input, min&, max&) each inplace ops: clamp
+torch,method (input, min&, max&) each inplace ops=clamp: clip
+torch,method (input, min&) each inplace ops=clamp: clamp_min
+torch,method (input, max&) each inplace ops=clamp: clamp_max
+torch,method (input, nan#, posinf#, neginf#) each inplace ops picks: nan_to_num
 torch,method (input, eps#) each inplace: logit
 torch,method (input, mask, value) each inplace: masked_fill
 torch (input, value) each: fill
 torch (n, input) each: polygamma
 method (input, n) each inplace: polygamma
 torch,method (input, p) each inplace: mvlgamma
-torch (condition, input~, other~) each ops several_unless=other: where
-method (input, condition, other~) each: where
+torch (condition, input~, other~) each ops picks several_unless=other: where
+method (input, condition, other~) each picks: where
 torch (input, alpha#) each inplace ops: celu
 torch (input, threshold#, value#) each inplace ops: threshold
 torch (real, imag) each: complex

@@ -35,13 +35,13 @@ torch,method (input) maybe:opaque: conj resolve_conj resolve_neg positive
 method (input) view:opaque: values indices _values _indices crow_indices col_indices
     ccol_indices row_indices
 method (input, cls) view:opaque: as_subclass
-torch,method (input) view:opaque cuts: detach
+torch,method (input) view:opaque each cuts: detach
 
 method (input, *size) maybe:opaque: sum_to_size
-method (input, dtype/device/other, dtype, non_blocking, copy) maybe:opaque each: to
-method (input, dtype, non_blocking) maybe:opaque each: type
-method (input, other) maybe:opaque each: type_as
-method (input) maybe:opaque each: float double half bfloat16 cfloat cdouble chalf
+method (input, dtype/device/other, dtype, non_blocking, copy) maybe:opaque each converts: to
+method (input, dtype, non_blocking) maybe:opaque each own: type
+method (input, other) maybe:opaque each converts: type_as
+method (input) maybe:opaque each own: float double half bfloat16 cfloat cdouble chalf
 method (input) maybe:opaque cuts: bool byte char int long short
 method (input, *, memory_format) maybe:opaque each: contiguous
 method (input) maybe:opaque each: cpu
@@ -51,7 +51,7 @@ method (input, dtype, *, masked_grad) maybe:opaque: to_dense
 method (input, layout, *, blocksize, dense_dim) maybe:opaque: to_sparse
 method (input) maybe:opaque: to_sparse_coo
 torch (data/obj, *, copy) maybe:opaque ops=tensor: asarray
-torch (data#) maybe:opaque ops=tensor: as_tensor
+torch (data#) maybe:opaque own ops=tensor: as_tensor
 torch (*tensors) maybe:opaque: atleast_1d atleast_2d atleast_3d cartesian_prod
 torch (equation, *operands) maybe:opaque of:1: einsum
 

@@ -72,7 +72,8 @@ class Rule(abc.ABC):
 
 
 _NO_TENSORS = frozenset(
-    "self group state grads torch math ops enumerate zip use lr betas losses loss".split()
+    "self group state grads torch math ops F enumerate zip round use lr betas losses "
+    "loss".split()
 )
 """Names in examples that stand for something else than a tensor."""
 

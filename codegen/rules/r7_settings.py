@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import libcst as cst
 
-from codegen.places import Env, Kind
+from codegen import optable
+from codegen.optable import Operation, Parameter, Result
+from codegen.places import Env, Kind, Slot
 from codegen.rules.base import Example
-from codegen.rules.typed import TypedRule
+from codegen.rules.callables import arguments_of, called_parameters
+from codegen.rules.typed import Called, TypedRule
 from codegen.syntax import (
     TIGHT_EQUAL,
+    Body,
+    all_statements,
     bare,
     call,
+    code,
     dotted,
     expr,
     is_constant,
-    keyword,
-    positional,
+    is_name,
+    small,
 )
 
-_SCALED = {
-    "add": "alpha",
-    "sub": "alpha",
-    "subtract": "alpha",
-    "addcmul": "value",
-    "addcdiv": "value",
-}
-_SCALED_PRODUCTS = frozenset({"addmm", "addmv", "addr", "baddbmm", "addbmm"})
-_MATH = frozenset("sqrt exp log log1p expm1 cos sin tanh fabs pow".split())
-_MATH_OF_ANYTHING = frozenset("ceil floor isfinite isinf isnan prod trunc".split())
-"""Those that have no gradient to lose, or hand the work to their arguments."""
-
-_FILLS = {
-    "torch.full_like": "ops.full_like",
-    "torch.full": "ops.full",
-    "torch.tensor": "ops.tensor",
-    "torch.as_tensor": "ops.tensor",
-    "torch.scalar_tensor": "ops.tensor",
-}
-_DECISIONS = frozenset({"allclose", "isclose"})
-_SIMILARITIES = frozenset(
-    f"{module}.cosine_similarity" for module in ("F", "torch", "torch.nn.functional")
-)
-_BUILTINS = {"max": "ops.maximum", "min": "ops.minimum"}
+_WITHOUT_DERIVATIVE = (Kind.NUMBER, Kind.OTHER, Kind.NONE)
+_NOT_FOR_TWINS = frozenset({"requires_grad", "inplace", "copy"})
+"""Arguments that the runtime's functions don't take: they say how, not what."""
 
 
 class DifferentiableSettings(TypedRule):
@@ -50,7 +37,8 @@ class DifferentiableSettings(TypedRule):
     ``full_like`` do).
 
     The functions of ``higher.ops`` call the very same kernel where the setting is a
-    plain number.
+    plain number. Where there is none for an argument that takes plain numbers alone, and
+    where nobody knows what becomes of a tensor or a setting, the step is refused.
     """
 
     name = "R7"
@@ -73,9 +61,44 @@ class DifferentiableSettings(TypedRule):
             'if ops.is_used(group["weight_decay"]):\n    p = p.mul(1 - group["weight_decay"])',
             "a setting that is off at zero has a derivative there",
         ),
+        Example(
+            'd_p = F.elu(d_p, alpha=group["beta"])',
+            'd_p = ops.elu(d_p, alpha=group["beta"])',
+        ),
+        Example(
+            'count = round(10 * group["beta"])',
+            'count = round(ops.number(10 * group["beta"]))',
+            "what is only counted has no derivative",
+        ),
         Example("p = p.sub(d_p, alpha=2)", None, "a constant has no gradient"),
         Example('p = p.mul(1 - group["lr"])'),
     )
+
+    def apply(self, body: Body) -> Body:
+        self._counts: set[Slot] = set()
+        return super().apply(body)
+
+    def prepare(self, body: Body) -> None:
+        """Finds the slots that hold counts: whatever is stored in them is made of
+        numbers and of such slots."""
+        stores: list[tuple[Slot, cst.BaseExpression, Env]] = []
+        for node in all_statements(body):
+            inner, env = small(node), self.places.before.get(node, Env())
+            if isinstance(inner, cst.Assign):
+                for target in inner.targets:
+                    if isinstance(target.target, cst.Subscript):
+                        slot = self.places.slot(target.target, env)
+                        if slot is not None:
+                            stores.append((slot, inner.value, env))
+        before = {s for s, v in self.context.stored.items() if v.kind is Kind.NUMBER}
+        self._counts = before | {s for s, _, _ in stores if s.container == "state"}
+        self._counts -= self.context.stored.keys() - before
+        left = -1
+        while left != len(self._counts):
+            left = len(self._counts)
+            for slot, value, env in stores:
+                if self._has_derivative(value, env):
+                    self._counts.discard(slot)
 
     def replace(self, node: cst.CSTNode, env: Env) -> cst.CSTNode | None:
         if isinstance(node, cst.Comparison):
@@ -83,47 +106,24 @@ class DifferentiableSettings(TypedRule):
         if isinstance(node, cst.IfExp):
             test = self.condition(node.test, env)
             return None if test is node.test else node.with_changes(test=test)
+        if isinstance(node, cst.BinaryOperation):
+            return self._floored(node, env)
         if not isinstance(node, cst.Call):
             return None
-        name = dotted(node.func) or ""
-        if name.startswith("math."):
-            return self._math(node, name[5:], env)
-        if name in _FILLS:
-            return self._fill(node, _FILLS[name], env)
-        if name in ("float", "complex", *_BUILTINS):
-            return self._builtin(node, name, env)
-        if name.rpartition(".")[2] in _DECISIONS:
-            return self._decision(node, env)
-        if name in _SIMILARITIES:
-            eps = keyword(node, "eps")
-            if eps is not None and self._may_differ(eps, env):
-                return node.with_changes(func=expr("ops.cosine_similarity"))
+        found = self.callees(node.func, node.args, env)
+        if found is None:
+            self._unknown(node, env)
             return None
-        if isinstance(node.func, cst.Attribute) and not name.startswith("ops."):
-            return self._tensor_op(node, node.func, name, env)
-        return None
-
-    def _may_differ(self, node: cst.BaseExpression, env: Env) -> bool:
-        """Whether a gradient may flow into an expression."""
-        kinds = (Kind.NUMBER, Kind.OTHER, Kind.NONE)
-        return not is_constant(bare(node)) and self.kind(node, env) not in kinds
-
-    def _decision(self, node: cst.Call, env: Env) -> cst.CSTNode | None:
-        """``allclose(a, b, rtol=eps)`` wants numbers, and hands no gradient on."""
-        args = [
-            (
-                a.with_changes(value=call("ops.number", a.value))
-                if a.keyword is not None
-                and a.keyword.value in ("rtol", "atol")
-                and self._may_differ(a.value, env)
-                and dotted(getattr(a.value, "func", None)) != "ops.number"
-                else a
-            )
-            for a in node.args
-        ]
-        if all(new is old for new, old in zip(args, node.args)):
+        if None in found:
+            self._translated(node, env)
+        operations = [called for called in found if called is not None]
+        if len(operations) != 1 or len(found) != 1:
+            self._several(node, operations, env)
             return None
-        return node.with_changes(args=args)
+        called = operations[0]
+        if called.operation.name.startswith("builtins."):
+            return self._builtin(node, called, env)
+        return self._call(node, called, env)
 
     # --- settings that are off at zero
 
@@ -178,80 +178,227 @@ class DifferentiableSettings(TypedRule):
             return new
         return node
 
-    # --- tensor methods and functions
+    # --- calls
 
-    def _tensor_op(
-        self, node: cst.Call, func: cst.Attribute, name: str, env: Env
-    ) -> cst.CSTNode | None:
-        method = func.attr.value
-        if name.startswith("torch."):
-            if name.count(".") > 1:
-                return None
-            args = list(node.args)
-        elif self.kind(func.value, env) in (Kind.MAPPING, Kind.SEQUENCE, Kind.OTHER):
+    def _may_differ(self, node: cst.BaseExpression, env: Env) -> bool:
+        """Whether a gradient may flow into an expression, as far as its kind tells."""
+        plain = is_constant(bare(node))
+        return not plain and self.kind(node, env) not in _WITHOUT_DERIVATIVE
+
+    def _has_derivative(self, node: cst.BaseExpression, env: Env) -> bool:
+        """The same, and counts, flags and what is made of those are left out."""
+        node = bare(node)  # type: ignore[assignment]
+        if not self._may_differ(node, env):
+            return False
+        if isinstance(node, (cst.BinaryOperation, cst.BooleanOperation)):
+            return any(self._has_derivative(x, env) for x in (node.left, node.right))
+        if isinstance(node, cst.UnaryOperation):
+            return self._has_derivative(node.expression, env)
+        if isinstance(node, cst.IfExp):
+            return any(self._has_derivative(x, env) for x in (node.body, node.orelse))
+        if isinstance(node, (cst.Tuple, cst.List, cst.Set)):
+            return any(self._has_derivative(e.value, env) for e in node.elements)
+        if isinstance(node, cst.Subscript):
+            if self.places.slot(node, env) in self._counts:
+                return False
+        value = self.places.value(node, env)
+        if value.kind in (Kind.SETTING, Kind.SEQUENCE) and value.place is not None:
+            name = value.place.obj
+            if name.startswith("setting "):
+                return name.removeprefix("setting ") in self.context.float_settings
+        return True
+
+    def _call(self, node: cst.Call, called: Called, env: Env) -> cst.CSTNode | None:
+        """An operation whose numbers may be tensors: by its twin, or not at all."""
+        operation = called.operation
+        if called.bound is None:
+            self._untold(node, called, env)
             return None
-        else:
-            args = [cst.Arg(func.value), *node.args]
-        if not self._needs_help(method, node, args, env):
+        needy = [
+            (parameter, argument)
+            for parameter, argument in operation.numbers(called.bound)
+            if self._needs_help(parameter, argument, called, env)
+        ]
+        if not needy or _is_for_r8(operation, called):
             return None
-        if method in ("clamp_min", "clamp_max") and len(args) == 2:
-            bound = cst.Arg(args[1].value, cst.Name(method[-3:]), equal=TIGHT_EQUAL)
-            return cst.Call(expr("ops.clamp"), [args[0], bound])
-        twin = {"subtract": "sub", "clip": "clamp"}.get(method, method)
-        return cst.Call(expr(f"ops.{twin}"), args)
-
-    def _needs_help(
-        self, method: str, node: cst.Call, args: list[cst.Arg], env: Env
-    ) -> bool:
-        if method in _SCALED:
-            factor = keyword(node, _SCALED[method])
-            return factor is not None and self._may_differ(factor, env)
-        if method in _SCALED_PRODUCTS:
-            factors = [keyword(node, k) for k in ("alpha", "beta")]
-            return any(f is not None and self._may_differ(f, env) for f in factors)
-        if method == "lerp":
-            weight = args[2].value if len(args) > 2 else keyword(node, "weight")
-            return weight is not None and self.kind(weight, env) in (
-                Kind.SETTING,
-                Kind.UNKNOWN,
-            )
-        if method in ("clamp", "clip", "clamp_min", "clamp_max"):
-            return any(self._may_differ(a.value, env) for a in args[1:])
-        return False
-
-    # --- numbers
-
-    def _math(self, node: cst.Call, function: str, env: Env) -> cst.CSTNode | None:
-        args = positional(node)
-        if not any(self._may_differ(a, env) for a in args):
-            return None
-        if function in _MATH:
-            return node.with_changes(func=expr(f"ops.{function}"))
-        if function not in _MATH_OF_ANYTHING:
-            self.refuse(
-                node,
-                f"math.{function} drops the gradient of its argument",
-                "use the torch function of that name",
-            )
+        if operation.decides:
+            return self._decided(node, [argument for _, argument in needy], env)
+        if operation.twin is not None:
+            return self._twin(called, operation.twin)
+        for parameter, argument in needy:
+            if self._has_derivative(argument, env):
+                self._refuse_number(node, operation, parameter)
         return None
 
-    def _builtin(self, node: cst.Call, name: str, env: Env) -> cst.CSTNode | None:
-        args = positional(node)
-        if name == "float":
-            if args and self._may_differ(args[0], env):
-                if isinstance(bare(args[0]), cst.SimpleString):
-                    return None
-                return call("ops.value", args[0])
-            return None
-        if name == "complex":
-            if any(self._may_differ(a, env) for a in args):
-                return node.with_changes(func=expr("ops.complex"))
-            return None
-        if len(node.args) != len(args) or not self._any_may_differ(args, env):
-            return None
-        return node.with_changes(func=expr(_BUILTINS[name]))
+    def _needs_help(
+        self,
+        parameter: Parameter,
+        argument: cst.BaseExpression,
+        called: Called,
+        env: Env,
+    ) -> bool:
+        kind = self.kind(argument, env)
+        if parameter.scalar:
+            others = (a for p, a in called.operation.numbers(called.bound or {}))
+            return kind is Kind.SETTING and all(
+                self.kind(x, env) in (Kind.SETTING, *_WITHOUT_DERIVATIVE)
+                for x in others
+            )
+        if parameter.alike and len(called.args) == 3 and kind is Kind.TENSOR:
+            return called.operation.twin == "ops.clamp"
+        return self._may_differ(argument, env)
 
-    def _any_may_differ(self, args: list[cst.BaseExpression], env: Env) -> bool:
+    def _decided(
+        self, node: cst.Call, arguments: Sequence[cst.BaseExpression], env: Env
+    ) -> cst.CSTNode | None:
+        """``allclose(a, b, rtol=eps)`` wants numbers, and hands no gradient on."""
+        wanted = [x for x in arguments if self._has_derivative(x, env)]
+        wanted = [x for x in wanted if dotted(getattr(x, "func", None)) != "ops.number"]
+        args = [
+            (
+                a.with_changes(value=call("ops.number", a.value))
+                if any(a.value is x for x in wanted)
+                else a
+            )
+            for a in node.args
+        ]
+        return node.with_changes(args=args) if wanted else None
+
+    def _twin(self, called: Called, twin: str) -> cst.CSTNode:
+        """The runtime's function in the place of an operation, with its arguments."""
+        name = called.operation.name.partition(".")[2]
+        if name in ("clamp_min", "clamp_max") and len(called.args) == 2:
+            bound = cst.Arg(
+                called.args[1].value, cst.Name(name[-3:]), equal=TIGHT_EQUAL
+            )
+            return cst.Call(expr(twin), [called.args[0], bound])
+        kept = [
+            self._renamed(a, called.operation, twin)
+            for a in called.args
+            if a.keyword is None or a.keyword.value not in _NOT_FOR_TWINS
+        ]
+        return cst.Call(expr(twin), kept)
+
+    def _renamed(self, arg: cst.Arg, operation: Operation, twin: str) -> cst.Arg:
+        """A keyword by the name that the runtime's function has for it."""
+        theirs = optable.function(twin)
+        if arg.keyword is None or theirs is None:
+            return arg
+        ours = operation.parameter(arg.keyword.value)
+        found = theirs.parameter(arg.keyword.value)
+        if found is None and ours in operation.parameters:
+            found = theirs.parameters[operation.parameters.index(ours)]
+        if found is None or found.name == arg.keyword.value:
+            return arg
+        return arg.with_changes(keyword=cst.Name(found.name))
+
+    # --- refusals
+
+    def _refuse_number(
+        self, node: cst.Call, operation: Operation, parameter: Parameter
+    ) -> None:
+        name = dotted(node.func) or code(node.func)
+        self.refuse(
+            node,
+            f"{parameter.name!r} of {name} takes a plain number: a setting would lose "
+            "its gradient there",
+            "write it with operations on tensors, or hand it a constant",
+        )
+
+    def _untold(self, node: cst.Call, called: Called, env: Env) -> None:
+        """Arguments that fit no overload, or are starred."""
+        plain = any(p.number or p.alike for p in called.operation.parameters)
+        handed = [a.value for a in node.args]
+        if plain and any(self._is_setting(x, env) for x in handed):
+            self.refuse(
+                node,
+                f"which parameters of {code(node.func)} these arguments are can't be "
+                "told, and some take plain numbers alone",
+                "write every argument out, by its name",
+            )
+
+    def _is_setting(self, node: cst.BaseExpression, env: Env) -> bool:
+        kind = self.kind(node, env)
+        return kind is not Kind.TENSOR and self._has_derivative(node, env)
+
+    def _unknown(self, node: cst.Call, env: Env) -> None:
+        """Default deny: nobody knows what becomes of a gradient in there."""
+        name = dotted(node.func) or ""
+        if name.startswith("self.") or _is_users(node.func):
+            return  # the fence speaks of the optimizer's own methods
+        handed = [a.value for a in node.args]
+        if isinstance(node.func, cst.Attribute):
+            if isinstance(bare(node.func.value), cst.SimpleString):
+                return
+            if self.kind(node.func.value, env) in (Kind.TENSOR, Kind.SETTING):
+                handed.append(node.func.value)
+        if any(self._has_derivative(x, env) for x in handed):
+            self.refuse(
+                node,
+                f"what {code(node.func)} does with a tensor or a setting is not known",
+                "use torch's own operations, or a function whose source can be read",
+            )
+
+    def _floored(
+        self, node: cst.BinaryOperation, env: Env
+    ) -> cst.BinaryOperation | None:
+        """``warmup // lr`` is a number: tensors have no derivative of it at all."""
+        sides = {"left": node.left, "right": node.right}
+        kinds = {self.kind(x, env) for x in sides.values()}
+        if not isinstance(node.operator, cst.FloorDivide):
+            return None
+        if not kinds <= {Kind.SETTING, Kind.NUMBER}:
+            return None
+        changes = {
+            side: call("ops.number", x)
+            for side, x in sides.items()
+            if self._has_derivative(x, env)
+        }
+        return node.with_changes(**changes) if changes else None
+
+    def _several(self, node: cst.Call, operations: Sequence[Called], env: Env) -> None:
+        """A variable that may hold this function or that: neither is written out."""
+        for called in operations:
+            numbers = called.operation.numbers(called.bound or {})
+            for parameter, argument in numbers:
+                if not self._needs_help(parameter, argument, called, env):
+                    continue
+                if self._has_derivative(argument, env):
+                    self._refuse_number(node, called.operation, parameter)
+                    return
+            if called.bound is None:
+                self._untold(node, called, env)
+
+    def _translated(self, node: cst.Call, env: Env) -> None:
+        """A function of the code's own that calls what it is handed."""
+        function = self.context.sources().get(dotted(node.func) or "")
+        if function is None:
+            return
+        given = arguments_of(function, node.args)
+        for name in sorted(called_parameters(function) & given.keys()):
+            if self.callees(given[name], (), env) is None:
+                if not isinstance(given[name], cst.Lambda):
+                    self.refuse(
+                        given[name],
+                        f"which function {name} is can't be told",
+                        "hand on a function by its own name",
+                    )
+
+    # --- Python's functions of numbers
+
+    def _builtin(self, node: cst.Call, called: Called, env: Env) -> cst.CSTNode | None:
+        operation = called.operation
+        if operation.result is Result.ONE_OF:
+            plain = all(a.keyword is None and not a.star for a in node.args)
+            args = [a.value for a in node.args]
+            if operation.twin is None or not plain or not self._any_differs(args, env):
+                return None
+            return node.with_changes(func=expr(operation.twin))
+        if any(isinstance(bare(a.value), cst.SimpleString) for a in node.args):
+            return None
+        return self._call(node, called, env)
+
+    def _any_differs(self, args: Sequence[cst.BaseExpression], env: Env) -> bool:
         for arg in args:
             value = self.places.value(arg, env)
             if value.kind is Kind.SEQUENCE:
@@ -261,15 +408,15 @@ class DifferentiableSettings(TypedRule):
                 return True
         return False
 
-    def _fill(self, node: cst.Call, twin: str, env: Env) -> cst.CSTNode | None:
-        args = positional(node)
-        position = 1 if "full" in twin else 0
-        fill = args[position] if len(args) > position else keyword(node, "fill_value")
-        if fill is None or not self._may_differ(fill, env):
-            return None
-        kept = [
-            a
-            for a in node.args
-            if not (a.keyword and a.keyword.value == "requires_grad")
-        ]
-        return node.with_changes(func=expr(twin), args=kept)
+
+def _is_users(func: cst.BaseExpression) -> bool:
+    """``self.shared["reduce"]``: a function that the user gave, with R3's note on it."""
+    return isinstance(func, cst.Subscript) and dotted(func.value) == "self.shared"
+
+
+def _is_for_r8(operation: Operation, called: Called) -> bool:
+    """Whether the next rule writes that operation out anyway: a norm."""
+    if operation.twin is None or operation.twin != operation.stable:
+        return False
+    by_name = any(is_name(a.keyword, "ord") for a in called.args)
+    return operation.name != "linalg.norm" or not by_name

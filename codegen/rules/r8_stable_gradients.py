@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import libcst as cst
 
+from codegen import optable
 from codegen.places import Env, Kind
 from codegen.rules.base import Example
 from codegen.rules.typed import TypedRule
@@ -20,15 +21,17 @@ from codegen.syntax import (
     expr,
     is_constant,
     is_name,
-    keyword,
     positional,
     replace_nodes,
 )
 
-_NORMS = frozenset({"torch.norm", "torch.linalg.vector_norm", "torch.linalg.norm"})
 
-
-_CLEARING = ("torch.nan_to_num", "ops.nan_to_num")
+def _operation(node: cst.Call) -> optable.Operation | None:
+    """The operation of a call, by its spelling: a function's or a method's."""
+    found = optable.function(dotted(node.func) or "")
+    if found is None and isinstance(node.func, cst.Attribute):
+        return optable.method(node.func.attr.value)
+    return found
 
 
 def _divide(node: cst.CSTNode) -> cst.CSTNode | None:
@@ -37,26 +40,28 @@ def _divide(node: cst.CSTNode) -> cst.CSTNode | None:
         if isinstance(node.operator, cst.Divide) and not is_constant(bare(node.right)):
             return call("ops.div", node.left, node.right)
     if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
-        plain = positional(node)
-        if node.func.attr.value in ("div", "true_divide") and len(node.args) == 1:
-            if len(plain) == 1 and not is_name(node.func.value, "torch"):
-                if not is_name(node.func.value, "ops"):
-                    return call("ops.div", node.func.value, plain[0])
+        operation, plain = _operation(node), positional(node)
+        if operation is not None and operation.stable == "ops.div":
+            if (
+                operation.name.startswith("method.")
+                and len(node.args) == len(plain) == 1
+            ):
+                return call("ops.div", node.func.value, plain[0])
     return None
 
 
 def _cleared_names(body: Body) -> Iterator[str]:
-    """Variables that are handed to ``torch.nan_to_num``, by that or another name, or to
-    ``torch.where``, which may not pick them."""
+    """Variables that are handed to ``torch.nan_to_num`` or ``torch.where``, which may
+    not pick them."""
     for statement in body:
         for node in calls(statement):
-            if dotted(node.func) in _CLEARING and node.args:
-                yield code(node.args[0].value)
-            if dotted(node.func) == "torch.where":
-                yield from (code(a) for a in positional(node)[1:] if is_name(a))
-            if isinstance(node.func, cst.Attribute):
-                if node.func.attr.value == "nan_to_num":
-                    yield code(node.func.value)
+            operation = _operation(node)
+            if operation is None or not operation.picks:
+                continue
+            method = operation.name.startswith("method.")
+            receiver = cast(cst.Attribute, node.func).value if method else None
+            bound = operation.bind(node.args, receiver) or {}
+            yield from (code(a) for k, a in bound.items() if k != "condition")
 
 
 class StableGradients(TypedRule):
@@ -136,45 +141,30 @@ class StableGradients(TypedRule):
         return not is_constant(exponent) or not isinstance(exponent, cst.Name)
 
     def _call(self, node: cst.Call, env: Env) -> cst.CSTNode | None:
-        name = dotted(node.func) or ""
-        args = positional(node)
-        if name.startswith("torch."):
-            return self._function(node, name, args, env)
-        if not isinstance(node.func, cst.Attribute) or name.startswith(
-            ("ops.", "math.")
-        ):
+        called = self.called(node, env)
+        if called is None:
             return None
-        receiver, method = node.func.value, node.func.attr.value
-        if method == "nan_to_num":
-            return self._divided(node)
-        if method in ("sqrt", "rsqrt") and not node.args:
-            return call(f"ops.{method}", receiver)
-        if method == "norm" and self._is_tensor(receiver, env):
-            return cst.Call(expr("ops.norm"), [cst.Arg(receiver), *node.args])
-        if method == "pow" and args and self._root(args[0], env):
-            if self._is_tensor(receiver, env):
-                return call("ops.pow", receiver, args[0])
+        operation, bound = called.operation, called.bound or {}
+        if operation.picks:
+            return self._picking(node, bound.get("condition"))
+        stable, args = operation.stable, called.args
+        if stable in ("ops.sqrt", "ops.rsqrt") and len(args) == 1:
+            return cst.Call(expr(stable), args)
+        if stable == "ops.pow" and len(bound) == 2 and "exponent" in bound:
+            base, exponent = bound.values()
+            if self._root(exponent, env) and self._is_tensor(base, env):
+                return call("ops.pow", base, exponent)
+        if stable == "ops.norm" and self._is_tensor(args[0].value, env):
+            return self._norm(operation, args)
         return None
 
-    def _function(
-        self, node: cst.Call, name: str, args: list[cst.BaseExpression], env: Env
+    def _picking(
+        self, node: cst.Call, condition: cst.BaseExpression | None
     ) -> cst.CSTNode | None:
-        if name in ("torch.sqrt", "torch.rsqrt"):
-            return node.with_changes(func=expr(f"ops.{name[6:]}"))
-        if name == "torch.pow" and len(args) == 2 and self._is_tensor(args[0], env):
-            if self._root(args[1], env):
-                return call("ops.pow", *args)
-        if name in _NORMS:
-            return self._norm(node, name)
-        if name == "torch.where" and len(args) == 3:
-            return self._where(node)
-        if name in _CLEARING:
+        """What is not picked may be a division by zero."""
+        if condition is None:
             return self._divided(node)
-        return None
-
-    def _where(self, node: cst.Call) -> cst.CSTNode | None:
-        """The branch that is not picked may divide by zero."""
-        args = [a if i == 0 else self._safe(a) for i, a in enumerate(node.args)]
+        args = [a if a.value is condition else self._safe(a) for a in node.args]
         new = node.with_changes(args=args)
         return None if code(new) == code(node) else new
 
@@ -186,15 +176,14 @@ class StableGradients(TypedRule):
     def _safe(self, node: cst.CSTNodeT) -> cst.CSTNodeT:
         return cast(cst.CSTNodeT, replace_nodes(node, _divide, self.context.origins))
 
-    def _norm(self, node: cst.Call, name: str) -> cst.CSTNode | None:
-        if name == "torch.linalg.norm" and keyword(node, "ord") is not None:
+    def _norm(
+        self, operation: optable.Operation, args: Sequence[cst.Arg]
+    ) -> cst.CSTNode | None:
+        by_name = any(is_name(a.keyword, "ord") for a in args)
+        if operation.name == "linalg.norm" and by_name:
             return None
         new = [
-            (
-                a.with_changes(keyword=cst.Name("p"))
-                if a.keyword is not None and a.keyword.value == "ord"
-                else a
-            )
-            for a in node.args
+            a.with_changes(keyword=cst.Name("p")) if is_name(a.keyword, "ord") else a
+            for a in args
         ]
-        return node.with_changes(func=expr("ops.norm"), args=new)
+        return cst.Call(expr("ops.norm"), new)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import libcst as cst
 
+from codegen import optable
 from codegen.places import Analysis, Env, Kind
 from codegen.syntax import (
     Statement,
@@ -34,14 +35,6 @@ class Dtype(enum.Enum):
     PARAMETER = "the parameter's"
     OWN = "one of its own"
     MIXED = "that of either operand"
-
-
-_CREATORS = frozenset(
-    f"torch.{name}"
-    for name in "arange as_tensor empty eye full linspace ones rand randn scalar_tensor "
-    "tensor zeros".split()
-) | {"ops.tensor", "ops.full"}
-_CONVERSIONS = frozenset("float double half bfloat16 type".split())
 
 
 class Dtypes:
@@ -89,17 +82,16 @@ class Dtypes:
         told = keyword(node, "dtype")
         if told is not None:
             return self._told(told, env)
-        if name in _CREATORS or name == "ops.converted":
+        operation = optable.function(name)
+        if operation is not None and operation.own:
             return Dtype.OWN
         args = [a.value for a in node.args]
-        if not isinstance(node.func, cst.Attribute) or name.startswith(
-            ("torch.", "ops.", "F.")
-        ):
+        if operation is not None or not isinstance(node.func, cst.Attribute):
             return self._joined(args, env)
-        method, receiver = node.func.attr.value, node.func.value
-        if method in _CONVERSIONS:
+        converting, receiver = optable.method(node.func.attr.value), node.func.value
+        if converting is not None and converting.own:
             return Dtype.OWN
-        if method in ("to", "type_as") and args:
+        if converting is not None and converting.converts and args:
             target = args[0]
             if _is_dtype(target) or self._is_tensor(target, env):
                 return self._told(target, env)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from codegen import optable
 from codegen.diagnostics import walk
+from codegen.optable import Result
 from codegen.syntax import (
     Statement,
     all_statements,
@@ -17,58 +19,28 @@ from codegen.syntax import (
     target_names,
 )
 
-TWINS = frozenset("""
-    abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr arccos arccosh
-    arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh baddbmm bitwise_and
-    bitwise_not bitwise_or bitwise_xor ceil clamp clamp_max clamp_min clip conj_physical
-    copysign cos cosh cumprod cumsum deg2rad digamma div divide eq erf erfc erfinv exp
-    exp2 expm1 float_power floor floor_divide fmod frac gcd ge greater greater_equal gt
-    heaviside hypot i0 igamma igammac index_add index_copy index_fill index_put
-    index_reduce lcm ldexp le lerp less less_equal lgamma log log10 log1p log2 logical_and
-    logical_not logical_or logical_xor logit lt masked_fill masked_scatter mul multiply
-    mvlgamma nan_to_num ne neg negative nextafter not_equal polygamma pow put rad2deg
-    reciprocal relu remainder renorm round rsqrt scatter scatter_add scatter_reduce sgn
-    sigmoid sign sin sinc sinh sqrt square sub subtract sum_to_size swapaxes swapdims t
-    tan tanh transpose tril triu true_divide trunc unsqueeze squeeze xlogy
-    """.split())
+_SHARED = (Result.VIEW, Result.MAYBE, Result.VIEWS, Result.SAME)
+_METHODS = {
+    key.partition(".")[2]: operation
+    for key, operation in optable.TABLE.items()
+    if key.startswith("method.")
+}
+TWINS = frozenset(
+    name[:-1] for name, o in _METHODS.items() if o.functional == name[:-1]
+)
 """Tensor methods ``x.op_()`` for which ``x.op()`` computes the same value."""
 
-SPECIAL = frozenset({"copy_", "fill_", "zero_", "fill_diagonal_"})
-"""In-place methods with no plain twin, written with the runtime's help."""
-
-FLAGS = frozenset({"requires_grad_", "retain_grad", "share_memory_", "detach_"})
-"""Methods that change how autograd or memory treat a tensor, not its value."""
-
-RANDOM = frozenset(
-    {
-        "bernoulli_",
-        "cauchy_",
-        "exponential_",
-        "geometric_",
-        "log_normal_",
-        "normal_",
-        "random_",
-        "uniform_",
-    }
-)
+VIEWS = frozenset(
+    n for n, o in _METHODS.items() if o.result in _SHARED and not o.in_place
+) | {"get"}
+"""Methods whose result may share memory with their receiver."""
 
 CONTAINER_METHODS = frozenset(
-    {
-        "append",
-        "appendleft",
-        "clear",
-        "extend",
-        "insert",
-        "pop",
-        "popitem",
-        "popleft",
-        "remove",
-        "reverse",
-        "setdefault",
-        "sort",
-        "update",
-    }
-)
+    key.partition(".")[2]
+    for key, operation in optable.TABLE.items()
+    if key.startswith("container.") and operation.in_place
+) - {"add"}
+"""A set's ``add`` is left out: it reads like a tensor's, which changes nothing."""
 
 
 def inplace_method(node: cst.CSTNode) -> str | None:
@@ -76,12 +48,18 @@ def inplace_method(node: cst.CSTNode) -> str | None:
     if not isinstance(node, cst.Call) or not isinstance(node.func, cst.Attribute):
         return None
     name = node.func.attr.value
-    if not name.endswith("_") or name.startswith("_") or name.endswith("__"):
+    if optable.function(dotted(node.func) or "") is not None:
         return None
-    base = dotted(node.func.value) or ""
-    if base == "torch" or base.startswith(("torch.nn", "F.")) or base == "F":
-        return None
-    return name
+    operation = optable.method(name)
+    if operation is not None:
+        return name if operation.in_place else None
+    # one that is not known, but says so
+    spelled = name.endswith("_") and not name.startswith("_") and name[-2] != "_"
+    return name if spelled and not _of_module(node.func.value) else None
+
+
+def _of_module(node: cst.BaseExpression) -> bool:
+    return (dotted(node) or "").partition(".")[0] in optable.MODULES
 
 
 def inplace_function(node: cst.CSTNode) -> str | None:
@@ -204,20 +182,13 @@ def _walked_roots(node: cst.BaseExpression) -> set[str]:
     return set() if root is None else {root}
 
 
-VIEWS = frozenset("""
-    as_strided chunk contiguous detach diagonal expand expand_as flatten float double
-    half bfloat16 to type type_as movedim moveaxis narrow permute reshape reshape_as
-    select squeeze split swapaxes swapdims t transpose unbind unflatten unfold unsqueeze
-    view view_as _values values view_as_real view_as_complex cpu cuda get
-    """.split())
-"""Methods whose result may share memory with their receiver."""
-
-
 def _fresh(node: cst.CSTNode) -> bool:
     """Whether an expression makes a new object, judged by its outermost call."""
     if isinstance(node, cst.Call):
         if isinstance(node.func, cst.Attribute):
-            return node.func.attr.value not in VIEWS
+            operation = optable.function(dotted(node.func) or "")
+            operation = operation or optable.method(node.func.attr.value)
+            return operation is None or operation.result not in _SHARED
         return True
     return not isinstance(node, (cst.Name, cst.Attribute, cst.Subscript))
 

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import libcst as cst
 
+from codegen import optable
 from codegen.rules.base import Rule
-from codegen.rules.r4_out_of_place.inplace import (
-    FLAGS,
-    RANDOM,
-    TWINS,
-    chain_links,
-    inplace_method,
-)
+from codegen.rules.r4_out_of_place.inplace import chain_links, inplace_method
 from codegen.rules.r4_out_of_place.hoist import is_place
 from codegen.syntax import call, keyword, method
 
@@ -33,26 +28,31 @@ def twin(
     name: str, receiver: cst.BaseExpression, link: cst.Call, rule: Rule
 ) -> cst.BaseExpression:
     args = [a.with_changes(comma=cst.MaybeSentinel.DEFAULT) for a in link.args]
-    if name[:-1] in TWINS:
-        return method(receiver, name[:-1], args)
-    if name == "copy_":
-        return call("ops.copy", receiver, link.args[0].value)
-    if name == "fill_":
-        return call("ops.full_like", receiver, link.args[0].value)
-    if name == "zero_":
-        return call("torch.zeros_like", receiver)
-    if name in FLAGS:
+    operation = optable.method(name)
+    if operation is not None and operation.flag:
         return receiver
-    if name in RANDOM:
+    if operation is None or operation.functional is None:
+        rule.refuse(
+            link,
+            f"no out-of-place twin is known for .{name}()",
+            "write the update with an operation that returns a new tensor",
+        )
+        return receiver
+    variant = operation.functional
+    if "." not in variant:
+        new = method(receiver, variant, args)
+        # the receiver keeps its dtype, where the plain comparison gives booleans
+        return call("ops.copy", receiver, new) if operation.mask else new
+    if operation.random:
         text = cst.SimpleString(f'"{name}"')
-        random = call("ops.random_like", receiver, text)
+        random = call(variant, receiver, text)
         return random.with_changes(args=[*random.args, *args])
-    rule.refuse(
-        link,
-        f"no out-of-place twin is known for .{name}()",
-        "write the update with an operation that returns a new tensor",
-    )
-    return receiver
+    bound, theirs = operation.bind(args, receiver), optable.function(variant)
+    assert theirs is not None
+    if bound is None:
+        rule.refuse(link, f"what .{name}() is handed can't be told", "write it out")
+        return receiver
+    return call(variant, *[*bound.values()][: len(theirs.parameters)])
 
 
 class Temporaries(cst.CSTTransformer):

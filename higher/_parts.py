@@ -1,0 +1,113 @@
+"""Parts of tensors: what writing into them leaves in the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from higher._scalars import Scalar, as_tensor_like, is_transformed, known
+
+
+def setitem(input: Tensor, index: Any, value: Scalar) -> Tensor:
+    """What ``input[index] = value`` leaves in ``input``."""
+    masks = isinstance(index, Tensor) and index.dtype == torch.bool
+    if masks and (not isinstance(value, Tensor) or value.dim() == 0):
+        if isinstance(value, Tensor):
+            value = value.to(dtype=input.dtype, device=input.device)
+        mask = index.reshape(index.shape + (1,) * (input.dim() - index.dim()))
+        if not isinstance(value, Tensor):
+            return input.masked_fill(mask, value)
+        return torch.where(mask, value, input)
+    result = input.clone()
+    result[index] = value
+    return result
+
+
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Scalar, **options: Any
+) -> Tensor:
+    """``torch.scatter`` of a tensor or a number that may be a tensor."""
+    if not isinstance(src, Tensor) or src.dim():
+        return torch.scatter(input, dim, index, src, **options)
+    source = as_tensor_like(src, input).expand(index.shape)
+    return torch.scatter(input, dim, index, source, **options)
+
+
+def index_add(
+    input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Scalar = 1
+) -> Tensor:
+    """``torch.index_add`` that keeps the gradient of ``alpha``."""
+    number = known(alpha)
+    if number is not None:
+        return torch.index_add(input, dim, index, source, alpha=number)
+    return torch.index_add(input, dim, index, source * as_tensor_like(alpha, source))
+
+
+def fill_diagonal(input: Tensor, fill_value: Scalar, wrap: bool = False) -> Tensor:
+    """What ``input.fill_diagonal_(fill_value)`` leaves in ``input``."""
+    diagonal = torch.zeros_like(input, dtype=torch.bool).fill_diagonal_(True, wrap)
+    if isinstance(fill_value, Tensor):
+        return torch.where(diagonal, as_tensor_like(fill_value, input), input)
+    return input.masked_fill(diagonal, fill_value)
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return _storage_of(a) == _storage_of(b)
+
+
+def _storage_of(x: Tensor) -> int:
+    while is_transformed(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.untyped_storage().data_ptr()
+
+
+def write_through(base: Tensor, view: Tensor, new: Tensor) -> Tensor:
+    """``base`` after its part ``view`` was overwritten with ``new``; ``base`` itself
+    where ``view`` shows nothing of it.
+
+    Raises:
+        RuntimeError: ``view`` reaches beyond ``base``.
+    """
+    if view.dtype != base.dtype or not _share_memory(base, view):
+        return base
+    offset = int(view.storage_offset() - base.storage_offset())
+    if offset == 0 and view.size() == base.size() and view.stride() == base.stride():
+        return new
+    # torch.as_strided_scatter would do, but for its derivative: it lets the gradient
+    # of what is overwritten through
+    places = _places(base, view, offset).to(base.device)
+    flat = base.reshape(-1).scatter(0, places, new.expand_as(view).reshape(-1))
+    return flat.reshape(base.size())
+
+
+def write_through_all(
+    bases: Sequence[Tensor], view: Tensor, new: Tensor
+) -> list[Tensor]:
+    """:func:`write_through` for each; those that are one tensor stay one."""
+    written = {id(base): write_through(base, view, new) for base in bases}
+    return [written[id(base)] for base in bases]
+
+
+def _places(base: Tensor, view: Tensor, offset: int) -> Tensor:
+    """Where in ``base.flatten()`` each element of ``view.flatten()`` is."""
+    reach = max(_reach(base), offset + _reach(view))
+    owners = torch.full((reach,), -1)
+    owned = owners.as_strided(base.size(), base.stride())
+    owned.copy_(torch.arange(base.numel()).view(base.size()))
+    places = owners.as_strided(view.size(), view.stride(), offset).reshape(-1)
+    if bool((places < 0).any()):
+        raise RuntimeError(
+            "A part of a tensor that is written reaches beyond the tensor itself: "
+            "write each by itself."
+        )
+    return places
+
+
+def _reach(x: Tensor) -> int:
+    """How far into memory ``x`` reaches from its first element."""
+    if x.numel() == 0:
+        return 0
+    return 1 + sum((n - 1) * s for n, s in zip(x.size(), x.stride()))
