@@ -86,6 +86,12 @@ class Dtypes:
         if operation is not None and operation.own:
             return Dtype.OWN
         args = [a.value for a in node.args]
+        if operation is not None and "condition" in (
+            bound := operation.bind(node.args) or {}
+        ):
+            args = [x for name, x in bound.items() if name != "condition"]
+            if not any(self._is_tensor(x, env) for x in args):
+                return Dtype.OWN  # of two numbers: the default one
         if operation is not None or not isinstance(node.func, cst.Attribute):
             return self._joined(args, env)
         converting, receiver = optable.method(node.func.attr.value), node.func.value
