@@ -15,10 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_MODULE = "torch.distributed.tensor"
+"""Not imported here: where it is not loaded, there are no DTensors."""
+
 
 def is_distributed(t: object) -> bool:
     """Whether ``t`` is a DTensor."""
-    module = sys.modules.get("torch.distributed.tensor")
+    module = sys.modules.get(_MODULE)
     return module is not None and isinstance(t, module.DTensor)
 
 
@@ -35,7 +38,7 @@ def differentiate_twice(weights: Iterable[Tensor]) -> None:
         NotImplementedError: ``weights`` are DTensors, and this torch is not known to be
             right about them.
     """
-    if "torch.distributed.tensor" in sys.modules and not _mended():
+    if _MODULE in sys.modules and not _mended():
         if any(map(is_distributed, weights)):
             raise NotImplementedError(_ONCE)
 
@@ -44,9 +47,9 @@ def differentiate_twice(weights: Iterable[Tensor]) -> None:
 def _mended() -> bool:
     """Where a plain tensor becomes a DTensor, torch changes the placement of its gradient
     without a graph: second derivatives would be without what depends on that."""
-    api = sys.modules.get("torch.distributed.tensor._api")
+    api = sys.modules.get(f"{_MODULE}._api")
     border: Any = getattr(api, "_FromTorchTensor", None)
-    redistribution: Any = sys.modules.get("torch.distributed.tensor._redistribute")
+    redistribution: Any = sys.modules.get(f"{_MODULE}._redistribute")
     if border is None or not hasattr(redistribution, "NestedRedistribute"):
         return False
     usual = border.backward
@@ -69,7 +72,7 @@ def _gradient_placements(ctx: Any) -> Any:
     ranks."""
     if getattr(ctx, "grad_placements", None) is not None:
         return ctx.grad_placements
-    replicate: Any = sys.modules["torch.distributed.tensor"].Replicate
+    replicate: Any = sys.modules[_MODULE].Replicate
     return [replicate() if p.is_partial() else p for p in ctx.forward_input_placements]
 
 
@@ -81,7 +84,7 @@ def refuse_loss_parallel() -> None:
     Raises:
         RuntimeError: it is on.
     """
-    module: Any = sys.modules.get("torch.distributed.tensor")
+    module: Any = sys.modules.get(_MODULE)
     dispatcher = getattr(getattr(module, "DTensor", None), "_op_dispatcher", None)
     replaced = getattr(dispatcher, "_custom_op_handlers", ())
     if torch.ops.aten._log_softmax_backward_data.default in replaced:
@@ -131,7 +134,9 @@ def settings_on_each_rank(
         RuntimeError: on leaving, if ``optimizer`` does with such a parameter what torch
             has no rule for.
     """
-    if not any(is_distributed(p) for g in groups for p in g["params"]):
+    if _MODULE not in sys.modules or not any(
+        is_distributed(p) for g in groups for p in g["params"]
+    ):
         yield
         return
     changed = [(g, k, v, _bordered(v)) for g in groups for k, v in _settings(g)]

@@ -44,7 +44,7 @@ def own_attributes(module: nn.Module) -> dict[str, Any]:
     """The attributes of ``module`` without those of ``fully_shard``, and its hooks
     without the ones that gather weights and let them go."""
     attributes = module.__dict__
-    if not (is_sharding(type(module)) or _MANAGED in attributes):
+    if _sharding_class() is None:
         return attributes
     return {
         name: _own_hooks(value) if type(value) is OrderedDict else value

@@ -22,8 +22,13 @@ from problem import (
 )
 from ranks import Case, add, case
 from torch import Tensor, nn
+from torch.distributed._composable.replicate import replicate as by_reducer
+from torch.distributed._composable.replicate_with_fsdp import (
+    replicate as by_fully_shard,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
     FSDPModule,
     FullyShardedDataParallel,
     MixedPrecisionPolicy,
@@ -261,6 +266,30 @@ def fully_shard_in_mixed_precision() -> None:
     tasks = data()
     wrapped(*own(tasks)).backward()
     assert_same(gradients(wrapped), by_hand(Net(), *tasks)[1], 1e-4)
+
+
+@case(cell=("FSDP2", "CPU offload", "right"))
+def fully_shard_with_cpu_offload() -> None:
+    policy = CPUOffloadPolicy(pin_memory=False)
+    twice(fsdp(Outer(Net(), unroll={"memory": "step"}), offload_policy=policy))
+
+
+@case(cell=("FSDP2 by layers", "several layers in one group", "right"))
+def fully_shard_of_several_layers_together() -> None:
+    outer = Outer(Net(), unroll={"memory": "step"})
+    fully_shard([outer.net[0], outer.net[2]], mesh=mesh())
+    outer.gather = partial(gather, outer.net)
+    twice(fully_shard(outer, mesh=mesh()))
+
+
+@case()
+def replicate_as_a_function_is_like_ddp() -> None:
+    """Both of torch's: by DDP's reducer, and by what ``fully_shard`` is made of."""
+    for replicate in (by_reducer, partial(by_fully_shard, mesh=mesh())):
+        outer = Outer(Net(), unroll={"memory": "step"})
+        replicate(outer)
+        outer(*own(data())).backward()
+        assert_same(gradients(outer), by_hand(Net(), *data())[1])
 
 
 @case(world=4, cell=("FSDP2", "replicated groups of shards (HSDP)", "right"))

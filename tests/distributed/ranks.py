@@ -27,7 +27,7 @@ import torch.distributed as dist
 
 import higher
 
-COLLECTIVE = timedelta(seconds=15)
+COLLECTIVE = timedelta(seconds=30)
 """How long a rank waits for the others in a collective."""
 DEADLINE = 200.0
 """Seconds for all cases of one number of ranks."""
