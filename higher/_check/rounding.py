@@ -38,7 +38,11 @@ class After(NamedTuple):
     state: OptimizerState
 
 
-def is_rounding(update: Callable[[Before], After], before: Before) -> bool:
+def is_rounding(
+    update: Callable[[Before], After],
+    before: Before,
+    with_numbers: Callable[[Before], Before],
+) -> bool:
     """Whether in double precision an update with tensors does what it does with
     numbers."""
     wide = _wide(before)
@@ -53,19 +57,6 @@ def is_rounding(update: Callable[[Before], After], before: Before) -> bool:
         torch.set_default_dtype(usual)
     found = _gaps(numbers, tensors, wide)
     return not any(_differs(gap, seen.eps) for gap in found)
-
-
-def with_numbers(before: Before) -> Before:
-    """The same with numbers for settings, also where they are keys of the state."""
-    state = before.state
-    states = [_rekeyed(each, _number) for each in state.state]
-    shared = _rekeyed(state.shared, _number)
-    groups = mapped(state.groups, Tensor, _number)
-    return before._replace(state=OptimizerState(groups, states, shared))
-
-
-def _number(setting: Tensor) -> Any:
-    return setting.item() if setting.numel() == 1 else setting
 
 
 def _rekeyed(value: Any, key: Callable[[Tensor], Any]) -> Any:

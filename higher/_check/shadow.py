@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from higher._carry import tensors_in
 from higher._check.connected import moved, mostly_differ, sources, unreached
 from higher._check.errors import ADVICE, ZEROS, CheckError, Where, difference
-from higher._check.rounding import After, Before, is_rounding, with_numbers
+from higher._check.rounding import After, Before, is_rounding
 from higher._check.twin import Found, Place, Twin, has_zeros
 from higher._check.values import Gap, Size, size
 from higher.optim.state import OptimizerState, copy_structure, settings_of
@@ -164,26 +164,10 @@ class Shadow:
         for found in self._twin.differences(optimizer, before, made):
             tensors = tensors_in(before.state.groups)
             gap = _in_one_dtype(found.gap) if tensors else found.gap
-            measured = size(gap, self._eps(found, before))
+            measured = size(gap, self._twin.eps(found, before))
             if measured.off > measured.limit:
                 result.append((found, measured))
         return result
-
-    def _eps(self, found: Found, before: Before) -> float:
-        """That of the coarsest dtype from which the values were computed."""
-        held: list[Any] = [found.gap.expected, found.gap.got]
-        if found.place is None:
-            held += [*before.params, *before.grads]
-        else:
-            g, i = found.place
-            k = self._position(found.place)
-            held += [before.params[k], before.grads[k]]
-            # counters of torch's own are in float32
-            state = tensors_in(before.state.state[g].get(i, {}))
-            held += [t for t in state if t.dim()]
-        dtypes = {t.dtype for t in held if isinstance(t, Tensor)}
-        short = [d for d in dtypes if d.is_floating_point or d.is_complex]
-        return max((torch.finfo(d).eps for d in short), default=2.0**-52)
 
     def _position(self, place: Place) -> int:
         return next(k for k, at, _ in self._twin.params if at == place)
@@ -206,13 +190,17 @@ class Shadow:
             return After(*made)
 
         def fits() -> bool:
-            own = self._twin.in_own_form(before)
-            return not self._wrong(optimizer, before, update(with_numbers(own)))
+            numbers = self._twin.in_own_form(before)
+            return not self._wrong(optimizer, before, update(numbers))
 
         error = self._difference(before, *wrong[0], len(wrong) - 1)
         try:
             tensors = tensors_in(before.state.groups)
-            rounded = bool(tensors) and fits() and is_rounding(update, before)
+            rounded = (
+                bool(tensors)
+                and fits()
+                and is_rounding(update, before, self._twin.in_own_form)
+            )
         except Exception as cause:  # with numbers, or in double precision, it can't run
             raise error from cause
         if not rounded:

@@ -17,7 +17,17 @@ from higher._carry import tensors_in
 from higher._check.original import KERNELS, CannotCheck, again, plain_step
 from higher._check.random import Generators
 from higher._check.rounding import After, Before
-from higher._check.values import ABSENT, Copies, Gap, Refused, equal, gaps, taken, write
+from higher._check.values import (
+    ABSENT,
+    Copies,
+    Gap,
+    Refused,
+    equal,
+    formed,
+    gaps,
+    taken,
+    write,
+)
 from higher.optim.state import OptimizerState
 
 if TYPE_CHECKING:
@@ -291,13 +301,34 @@ class Twin:
             for each in before.state.state
         ]
         for _, (g, i), p in self.params:
-            own = held.get(p)
-            for key, value in states[g].get(i, {}).items():
-                known = own.get(key) if isinstance(own, dict) else None
-                if isinstance(known, (int, float)) and isinstance(value, Tensor):
-                    states[g][i][key] = value.item()
-        state = OptimizerState(before.state.groups, states, before.state.shared)
-        return before._replace(state=state)
+            if i in states[g] and isinstance(held.get(p), dict):
+                states[g][i] = formed(held[p], states[g][i])
+        pairs = zip(self.optimizer.param_groups, before.state.groups)
+        groups = [
+            {k: formed(own.get(k), value) for k, value in theirs.items()}
+            for own, theirs in pairs
+        ]
+        attributes = vars(self.optimizer)
+        shared = {
+            name: formed(attributes.get(name, held.get(name, ABSENT)), value)
+            for name, value in before.state.shared.items()
+        }
+        return before._replace(state=OptimizerState(groups, states, shared))
+
+    def eps(self, found: Found, before: Before) -> float:
+        """That of the coarsest dtype from which values that differ were computed."""
+        near: list[Any] = [found.gap.expected, found.gap.got]
+        if found.place is None:
+            near += [*before.params, *before.grads]
+        else:
+            held = self._held()
+            k, p = next((k, p) for k, at, p in self.params if at == found.place)
+            near += [before.params[k], before.grads[k]]
+            # counters of torch's own are in float32
+            near += [t for t in tensors_in(held.get(p)) if t.dim()]
+        dtypes = {t.dtype for t in near if isinstance(t, Tensor)}
+        short = [d for d in dtypes if d.is_floating_point or d.is_complex]
+        return max((torch.finfo(d).eps for d in short), default=2.0**-52)
 
     def outcome(self) -> list[Tensor]:
         """Weights and state that belongs to them."""

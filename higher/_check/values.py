@@ -103,6 +103,19 @@ def _sequence_taken(
     return kind(parts)
 
 
+def formed(own: Any, theirs: Any) -> Any:
+    """``theirs`` with numbers in place of tensors where ``own`` has no tensor."""
+    if isinstance(theirs, Tensor):
+        number = theirs.numel() == 1 and not isinstance(own, Tensor)
+        return theirs.item() if number and own is not ABSENT else theirs
+    if isinstance(own, Mapping) and isinstance(theirs, Mapping):
+        theirs = _by_numbers(theirs)
+        return {k: formed(own.get(k, ABSENT), v) for k, v in theirs.items()}
+    if _is_sequence(own) and type(theirs) in (list, tuple) and len(own) == len(theirs):
+        return type(theirs)(formed(o, t) for o, t in zip(own, theirs))
+    return theirs
+
+
 def _by_numbers(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """With numbers in place of keys that are settings."""
     if not _by_tensors(mapping):
