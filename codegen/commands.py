@@ -205,6 +205,7 @@ def versions(paths: Sequence[str], output: str | None) -> int:
     files.must_be_in_checkout(
         "it has no generated/ to compare with", "run it from a clone of the repository"
     )
+    _must_publish("drift", output)
     found = survey(paths)
     _publish("drift", versions_report.render(found), output)
     if output not in (None, "-"):
@@ -227,6 +228,7 @@ def verify(targets: Sequence[str], output: str | None = None) -> int:
         raise misuse(
             f"{unknown[0]} is not in generated/", f"python -m codegen {unknown[0]}"
         )
+    _must_publish("verification", output)
     rows: list[tuple[str, ...]] = [HEADER]
     wrong = False
     print("  ".join(HEADER), flush=True)
@@ -289,12 +291,19 @@ def survey(packages: Sequence[str], output: str | None, verified: bool) -> int:
 
     if not packages:
         raise misuse("no package named", "python -m codegen --survey torch.optim")
+    _must_publish("survey", output)
     parts = []
     for package, table in look(packages, verified):
         version = installed_version(package.partition(".")[0])
         title = f"{package} ({version})" if version else package
         parts.append(f"## {title}\n\n{table}\n")
     return _publish("survey", "\n".join(parts), output)
+
+
+def _must_publish(name: str, output: str | None) -> None:
+    """Refuse at once a document that has no room for what takes minutes to find."""
+    if output not in (None, "-"):
+        sections.must_hold(Path(str(output)), name)
 
 
 def _publish(name: str, text: str, output: str | None) -> int:

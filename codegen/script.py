@@ -18,6 +18,11 @@ def _load() -> None:
     if higher is None or higher.origin is None:
         sys.exit("higher-codegen: `higher` is not whole: pip install higher-codegen")
     folder = Path(higher.origin).resolve().parent.parent / "codegen"
+    if not (folder / "__init__.py").is_file():
+        sys.exit(
+            f"higher-codegen: {higher.origin} is not of higher-codegen: "
+            "pip uninstall -y higher && pip install 'higher-codegen[codegen]'"
+        )
     spec = importlib.util.spec_from_file_location(
         "codegen", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )

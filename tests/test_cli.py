@@ -221,6 +221,18 @@ def test_a_missing_folder_is_told_before_anything_is_run(
     assert "mkdir -p 'no such'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["survey", "torch.optim"], ["verify"], ["rules"]])
+def test_a_document_without_the_section_is_told_before_anything_is_run(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("codegen.tools.survey.survey", None)
+    monkeypatch.setattr("codegen.tools.verification.reports", None)
+    document = tmp_path / "page.md"
+    document.write_text("# without a section\n")
+    assert main([*words, "-o", str(document)]) == 2
+    assert f"{document} has no section" in capsys.readouterr().err
+
+
 def test_a_syntax_error_is_one_position_in_pythons_words(
     tmp_path: Path, capsys: Capture
 ) -> None:

@@ -203,9 +203,25 @@ def test_the_classic_library_over_this_one_is_an_error_with_the_mend(
         init.unlink(missing_ok=True)
 
 
+def test_the_classic_library_in_front_of_this_one_is_an_error_with_the_mend(
+    tmp_path: Path,
+) -> None:
+    """As where this one is installed from a checkout, and found behind it."""
+    (tmp_path / "higher").mkdir()
+    (tmp_path / "higher/__init__.py").write_text("from . import patch\n")
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    code = f"import sys; sys.path[:0] = {path.split(os.pathsep)}; "
+    for name in "codegen", "codegen.script":
+        done = bare_python("-c", f"{code}import {name}", cwd=tmp_path)
+        mend = "pip uninstall -y higher && pip install 'higher-codegen[codegen]'"
+        assert done.stderr.splitlines()[-1].endswith(mend), name
+
+
 def test_this_one_over_the_classic_library_is_a_warning_with_the_mend(
     tmp_path: Path,
 ) -> None:
+    import higher  # noqa: F401  which is asked for when it is imported
+
     (tmp_path / "higher").mkdir()
     (tmp_path / "higher/optim.py").touch()
     place = shutil.copy(ROOT / "higher/_intact.py", tmp_path / "higher")

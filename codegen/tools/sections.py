@@ -26,6 +26,22 @@ def renew(path: Path, name: str, text: str) -> bool:
     Raises:
         CodegenError: the file can't be read or written, or has no such section.
     """
+    document, match = _found(path, name)
+    start, end = match.span("inside")
+    return files.write(path, f"{document[:start]}\n{text.strip()}\n\n{document[end:]}")
+
+
+def must_hold(path: Path, name: str) -> None:
+    """Refuse at once what could not be renewed in the end.
+
+    Raises:
+        CodegenError: as for ``renew``.
+    """
+    files.must_be_writable(path.parent)
+    _found(path, name)
+
+
+def _found(path: Path, name: str) -> tuple[str, re.Match[str]]:
     document = files.read_text(path)
     match = _pattern(name).search(document)
     if match is None:
@@ -33,8 +49,7 @@ def renew(path: Path, name: str, text: str) -> bool:
             f"{path} has no section {name!r}",
             f"mark it with <!-- {name}: HOW TO RENEW IT --> and <!-- end of {name} -->",
         )
-    start, end = match.span("inside")
-    return files.write(path, f"{document[:start]}\n{text.strip()}\n\n{document[end:]}")
+    return document, match
 
 
 def _pattern(name: str) -> re.Pattern[str]:
