@@ -280,3 +280,21 @@ def test_difference_where_sparse_gradients_are_taken_on_purpose_stays_one(
     with undisturbed():
         trajectory.check(found, Configuration(found.layout), tally, watched=True)
     assert found.coverage.knows_sparse
+
+
+def test_shapes_that_take_too_long_are_not_tried(compiled: Compile) -> None:
+    gate = "s = torch.zeros((), dtype=p.dtype)\nfor j in range(p.numel() * 200):"
+    found = compiled(program(gate, {}, body="s = s + j"))
+    assert found.is_slow((3000,))
+    assert not found.is_slow((4, 4))
+    assert found.takes([(4,), (3000,)]) == [(4,)]
+
+
+def test_own_code_is_told_from_packages_of_similar_names() -> None:
+    from codegen.verify.coverage import _is_own
+
+    packages = Path(torch.__file__).parent.parent
+    assert _is_own(str(packages / "torch_optimizer" / "lamb.py"), "torch_optimizer")
+    assert not _is_own(str(packages / "torch_optimizer" / "lamb.py"), "torch")
+    assert _is_own(str(packages / "torch" / "optim" / "adam.py"), "torch_optimizer")
+    assert not _is_own(str(packages / "torch" / "_tensor.py"), "torch")

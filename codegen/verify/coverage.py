@@ -6,6 +6,7 @@ is left is told by line, and to the search for something that runs it.
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -264,8 +265,10 @@ def _is_own(file: str, package: str) -> bool:
 
     The base class of all optimizers, and torch but for its optimizers, are no part.
     """
-    if file.startswith(_TORCH):
-        return file.startswith(_OPTIM) and not file.endswith("optim/optimizer.py")
+    if file.startswith(f"{_TORCH}{os.sep}"):
+        return file.startswith(f"{_OPTIM}{os.sep}") and not file.endswith(
+            "optim/optimizer.py"
+        )
     parts = Path(file).parts
     for folder in ("site-packages", "dist-packages"):
         if folder in parts:

@@ -27,6 +27,8 @@ def trials(subject: Subject, tally: Tally) -> Iterator[Callable[[], None]]:
     hints.forget()
     coverage = subject.coverage
     found = trials_for(subject)
+    for shape in found.left_out():
+        tally.note(f"parameters of shape {list(shape)} are refused, or take too long")
     run = partial(trajectory.check, subject, tally=tally, watched=True)
     for conf in found.always():
         yield partial(run, conf)

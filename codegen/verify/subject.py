@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -118,19 +120,36 @@ class Subject:
         return all(bool(p.isfinite().all()) for p in params)
 
     def takes(self, shapes: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Those of some shapes on which the original runs, each by itself."""
-        taken = []
-        for shape in shapes:
-            conf = Configuration(of_shapes("one", shape))
-            problem = self.problem(conf)
-            try:
-                params, opt = self.used(conf, problem)
-                for step in range(2):
-                    self.advance(opt, params, problem, step)
-            except Unusable:
-                continue
-            taken.append(shape)
-        return taken
+        """Those of some shapes on which the original runs in a reasonable time, each by
+        itself."""
+        return [
+            s for s in shapes if not self.is_slow(s) and self._seconds(s) < math.inf
+        ]
+
+    def is_slow(self, shape: tuple[int, ...]) -> bool:
+        """Whether smaller parameters show that one of `shape` would take seconds, as
+        decompositions of large matrices do: work grows by 64 where sides do by 4."""
+        for part in (64, 16, 4):
+            smaller = tuple(max(1, side // part) for side in shape)
+            if (
+                max(smaller, default=0) >= 8
+                and 0.05 < self._seconds(smaller) < math.inf
+            ):
+                return True
+        return False
+
+    def _seconds(self, shape: tuple[int, ...]) -> float:
+        """How long two steps on a parameter of `shape` take; inf where they can't be."""
+        conf = Configuration(of_shapes("one", shape))
+        problem = self.problem(conf)
+        started = time.thread_time()
+        try:
+            params, opt = self.used(conf, problem)
+            for step in range(2):
+                self.advance(opt, params, problem, step)
+        except Unusable:
+            return math.inf
+        return time.thread_time() - started
 
     def second(
         self,

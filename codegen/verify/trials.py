@@ -64,6 +64,10 @@ class Trials:
         """Every shape at once."""
         return of_shapes("many shapes", *self.shapes)
 
+    def left_out(self) -> list[tuple[int, ...]]:
+        """Shapes of many elements that the original does not take."""
+        return [s for s in SHAPES[-2:] if s not in self.shapes]
+
     def always(self) -> Iterator[Configuration]:
         """What is run for every optimizer."""
         yield Configuration(self.many_shapes, steps=12)
@@ -129,9 +133,14 @@ class Trials:
                 layout = of_shapes(f"sides around {n}", *taken[j : j + 4])
                 yield Configuration(layout)
                 yield Configuration(layout, self.everything)
-            yield from _alone([s for s in shapes if s not in taken][:4])
+            yield from _alone(self._refused(s for s in shapes if s not in taken))
         yield from _alone(self.shapes[:-2])
-        yield from _alone([s for s in SHAPES if s not in self.shapes])
+        yield from _alone(self._refused(s for s in SHAPES if s not in self.shapes))
+
+    def _refused(self, shapes: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """A few of the shapes at which the original raises."""
+        slow = self.subject.is_slow
+        return list(itertools.islice((s for s in shapes if not slow(s)), 4))
 
     def _numbers(self, found: Hints) -> Iterator[Configuration]:
         """Gradients of other sizes and kinds, other dtypes, tensors for settings."""
