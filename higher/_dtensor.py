@@ -7,6 +7,7 @@ tensors that each rank has by itself, as settings are.
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -117,10 +118,39 @@ FORWARD = (
 
 
 def norms_of(tensors: list[Tensor]) -> Sequence[Tensor]:
-    """The norm of each, on each rank."""
-    if any(map(is_distributed, tensors)):
-        return [whole(torch.linalg.vector_norm(t)) for t in tensors]
-    return torch._foreach_norm(tensors)
+    """The norm of each, on each rank; of DTensors by one collective for each mesh."""
+    if not any(map(is_distributed, tensors)):
+        return torch._foreach_norm(tensors)
+    found: dict[int, Tensor] = {}
+    meshes: dict[Any, list[int]] = {}
+    for i, t in enumerate(tensors):
+        placements: Any = getattr(t, "placements", ()) if is_distributed(t) else ()
+        if placements and not any(p.is_partial() for p in placements):
+            local: Any = t
+            meshes.setdefault(local.device_mesh, []).append(i)
+        else:
+            found[i] = whole(torch.linalg.vector_norm(t))
+    for mesh, at in meshes.items():
+        found.update(zip(at, _norms_on(mesh, [tensors[i] for i in at])))
+    return [found[i] for i in range(len(tensors))]
+
+
+def _norms_on(mesh: Any, tensors: Sequence[Any]) -> Tensor:
+    """Norms of DTensors of one mesh, none of which is a sum in parts."""
+    module: Any = sys.modules[_MODULE]
+    squares = [
+        torch.linalg.vector_norm(t._local_tensor).double().square()
+        / math.prod(mesh.size(d) for d, p in enumerate(t.placements) if _is_same(p))
+        for t in tensors
+    ]
+    parts = [module.Partial()] * mesh.ndim
+    total: Tensor = module.DTensor.from_local(torch.stack(squares), mesh, parts)
+    return whole(total).sqrt()
+
+
+def _is_same(placement: Any) -> bool:
+    """Whether ranks have all of it, each."""
+    return bool(placement.is_replicate())
 
 
 @contextmanager

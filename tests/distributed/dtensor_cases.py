@@ -13,7 +13,13 @@ from problem import Net, Outer, assert_same, by_hand, data, gradients, mse, whol
 from problem import sgd as problem_sgd
 from ranks import Case, add, case
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import (
+    DTensor,
+    Partial,
+    Replicate,
+    Shard,
+    distribute_tensor,
+)
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -24,6 +30,7 @@ from torch.distributed.tensor.parallel import (
 from wrappers import MAPPED, mesh, tensor_parallel
 
 import higher
+from higher._dtensor import norms_of
 
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], tuple[str, ...]]] = {
     "SGD": (
@@ -350,3 +357,20 @@ def tensor_parallel_over_outer_steps() -> None:
             opt.step()
     found = [{n: whole(p.detach()) for n, p in m.named_parameters()} for m in outers]
     assert_same(*found)
+
+
+@case()
+def norms_of_dtensors_are_those_of_the_whole_tensors() -> None:
+    """Sharded evenly or not, replicated, a sum in parts, complex, and plain ones."""
+    torch.manual_seed(0)
+    full = [torch.randn(4, 3), torch.randn(5), torch.randn(1, 2), torch.randn(3)]
+    full += [torch.randn(4, dtype=torch.complex64)]
+    placements = [[Shard(0)], [Shard(0)], [Shard(0)], [Replicate()], [Shard(0)]]
+    tensors = [distribute_tensor(t, mesh(), p) for t, p in zip(full, placements)]
+    parts = DTensor.from_local(torch.ones(3), mesh(), [Partial()])
+    with torch.no_grad():
+        found = norms_of([*tensors, parts, torch.ones(4)])
+    wanted = [torch.linalg.vector_norm(t) for t in full]
+    wanted += [torch.full((3,), 2.0).norm(), torch.tensor(2.0)]
+    for got, norm in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got.float(), norm)
