@@ -64,8 +64,12 @@ __all__ = [
 if TYPE_CHECKING:
     from higher.optim._compiled import *
 else:  # hidden from type checkers, which would take any name for one of these
+    _ALL = __all__
+    del __all__
 
     def __getattr__(name: str) -> Any:
+        if name == "__all__":  # of the star: compiled optimizers, too
+            return [*_ALL, *_compiled_names()]
         if name.startswith("Differentiable"):
             generated = importlib.import_module("higher._generated")
             if hasattr(generated, name):
@@ -74,5 +78,8 @@ else:  # hidden from type checkers, which would take any name for one of these
 
 
 def __dir__() -> list[str]:
-    compiled = (place.partition(":")[2] for place in _generated_optimizers().values())
-    return sorted({*globals(), *compiled})
+    return sorted({*globals(), "__all__", *_compiled_names()})
+
+
+def _compiled_names() -> list[str]:
+    return [place.partition(":")[2] for place in _generated_optimizers().values()]

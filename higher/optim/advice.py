@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import shlex
+import sys
 from typing import Any
 
 import torch
@@ -19,14 +21,26 @@ def advice(optim_type: type[torch.optim.Optimizer]) -> str:
             f"problem with {optim_type.__name__} on the plain module, and differentiate "
             "the solution implicitly: docs/recipes.md shows how."
         )
-    return (
-        f"{path} has no differentiable version. Compile it with\n"
-        f"    python -m codegen {path} -o FILE.py\n"
-        "or in memory with\n"
+    in_memory = (
         f"    higher.register_optim({optim_type.__name__}, "
         f"codegen.compile_optimizer({optim_type.__name__}))\n"
+    )
+    target = _target(optim_type)
+    to_file = f"    python -m codegen {target} -o FILE.py\nor in memory with\n"
+    return (
+        f"{path} has no differentiable version. Compile it with\n"
+        f"{to_file if target else ''}{in_memory}"
         "or write a subclass of higher.optim.DifferentiableOptimizer and register it."
     )
+
+
+def _target(optim_type: type) -> str | None:
+    """What the command line calls a class; None for one of a notebook or console."""
+    name = optim_type.__qualname__
+    if optim_type.__module__ != "__main__":
+        return f"{optim_type.__module__}.{name}"
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    return shlex.quote(f"{script}:{name}") if script else None
 
 
 def advice_on_wrapper(opt: torch.optim.Optimizer) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 import warnings
 from typing import Any
 
@@ -153,6 +155,24 @@ def test_unknown_optimizer() -> None:
             pass
     assert "codegen.compile_optimizer(Mine)" in str(caught.value)
     assert "Mine -o FILE.py" in str(caught.value)
+
+
+def test_an_unknown_optimizer_of_a_script_or_a_notebook_is_told_its_own_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Mine(torch.optim.Optimizer):
+        def step(self, closure: Any = None) -> None: ...
+
+    Mine.__module__, Mine.__qualname__ = "__main__", "Mine"
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    opt = Mine(nn.Linear(3, 2).parameters(), {})
+    with pytest.raises(ValueError, match="with\\n    higher.register_optim") as caught:
+        higher.get_diff_optim(opt, [])
+    assert "python -m codegen" not in str(caught.value)
+    main.__file__ = "my script.py"
+    with pytest.raises(ValueError, match="codegen 'my script.py:Mine' -o FILE.py"):
+        higher.get_diff_optim(opt, [])
 
 
 def test_something_else_than_an_optimizer() -> None:

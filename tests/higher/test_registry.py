@@ -145,6 +145,13 @@ def test_dir_lists_what_is_imported_on_first_use() -> None:
     assert names == set(re.findall(r"^class (\w+)", stub, re.M))
 
 
+def test_a_star_brings_compiled_optimizers_too() -> None:
+    names: dict[str, object] = {}
+    exec("from higher.optim import *", names)
+    assert names["DifferentiableAdam"] is higher.optim.DifferentiableAdam
+    assert names["get_diff_optim"] is higher.get_diff_optim
+
+
 def test_importing_loads_no_compiler_and_no_optimizer() -> None:
     script = (
         "import sys, torch; before = set(sys.modules); import higher;"
