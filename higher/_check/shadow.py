@@ -134,7 +134,7 @@ class Shadow:
             self._refuse_dropped(before, made, spare, kwargs)
 
     def _run(self, before: Before, kwargs: Mapping[str, Any]) -> None:
-        self._twin.refuse_unknown(kwargs)
+        self._twin.refuse_unknown(before, kwargs)
         try:
             self._twin.step(before, kwargs)
         except Exception as error:

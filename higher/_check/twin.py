@@ -6,7 +6,7 @@ import inspect
 import linecache
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from higher._check.values import (
     equal,
     formed,
     gaps,
+    is_number,
     taken,
     write,
 )
@@ -101,8 +102,17 @@ class Twin:
         for _, _, p in self.params:
             p.grad = None
 
-    def refuse_unknown(self, kwargs: Mapping[str, Any]) -> None:
+    def refuse_unknown(self, before: Before, kwargs: Mapping[str, Any]) -> None:
+        """What the original's step can't be given."""
         cls = type(self.optimizer)
+        for k, _, p in self.params:
+            g = before.grads[k]
+            if g is not None and torch.promote_types(g.dtype, p.dtype) != p.dtype:
+                raise CannotCheck(
+                    f"check=True: a gradient in {str(g.dtype)[6:]} of a weight in "
+                    f"{str(p.dtype)[6:]}, where {cls.__name__} takes the weight's own "
+                    "dtype. Convert it in grad_callback, or leave check out."
+                )
         known = inspect.signature(plain_step(cls)).parameters if kwargs else {}
         for name in kwargs:
             if name not in known:
@@ -167,7 +177,13 @@ class Twin:
                 bare.append(p)
             elif own is None or isinstance(own, dict):
                 held[p] = own = {} if own is None else own
-                self._take_slots(place, own, theirs or {}, copies)
+                left_out = self._theirs.get(place)
+                if left_out and self._strict:
+                    # kept for a setting that was zero, and isn't any more
+                    if not has_zeros(optimizer.param_groups[place[0]]):
+                        del self._theirs[place]
+                        left_out = None
+                self._take_slots(place, own, theirs or {}, left_out or (), copies)
                 if not own:
                     del held[p]
                     bare.append(p)
@@ -180,13 +196,13 @@ class Twin:
         place: Place,
         own: dict[Any, Any],
         theirs: Mapping[Any, Any],
+        left_out: Container[Any],
         copies: Copies,
     ) -> None:
         if len(own) != len(theirs) or own.keys() != theirs.keys():
             kept = self._own.get(place, ())
             for key in [k for k in own if k not in theirs and k not in kept]:
                 del own[key]
-        left_out = self._theirs.get(place, ())
         for key, value in theirs.items():
             same = self._same.get(id(value))
             if same is not None and same[1] == value._version:
@@ -291,7 +307,11 @@ class Twin:
         for own, theirs, old in zip(*groups):
             for name, value in theirs.items():
                 if name != "params" and name not in KERNELS and name in own:
-                    yield from gaps(own[name], value, old.get(name, ABSENT), name)
+                    expected, then = own[name], old.get(name, ABSENT)
+                    if is_number(expected) and is_number(value):
+                        # in a group of ours one element has no dimensions
+                        expected, value = _flat(expected), _flat(value)
+                    yield from gaps(expected, value, then, name)
 
     def in_own_form(self, before: Before) -> Before:
         """With numbers in place of tensors where the original keeps numbers."""
@@ -335,6 +355,10 @@ class Twin:
         held = self._held()
         state = [held.get(p) for _, _, p in self.params]
         return [*(p for _, _, p in self.params), *tensors_in(state)]
+
+
+def _flat(x: Any) -> Any:
+    return x.reshape(()) if isinstance(x, Tensor) else x
 
 
 def has_zeros(settings: Mapping[str, Any]) -> bool:

@@ -245,9 +245,14 @@ def size(gap: Gap, eps: float, within: float | None = None) -> Size:
     old = old.reshape(e.shape) if old.numel() == e.numel() else torch.zeros_like(e)
     worst = off.argmax()
     at = tuple(int(i) for i in torch.unravel_index(worst, off.shape))
-    change = math.sqrt(eps if within is None else within) * _largest(e - old)
+    share = max(math.sqrt(eps if within is None else within), _SHORT_FLOATS)
+    change = share * _largest(e - old)
     limit = 2 * eps * _largest(e, old) + change
     return Size(float(off.reshape(-1)[worst]), at, limit)
+
+
+_SHORT_FLOATS = 1e-6
+"""Of a change, what a double may differ by: some compute it from floats on purpose."""
 
 
 def _comparable(x: Any) -> bool:

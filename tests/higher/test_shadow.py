@@ -14,110 +14,21 @@ import torch
 from compiled import PATHS, compiled
 from higher._check import CannotCheck
 from higher.optim import DifferentiableOptimizer, GroupedGrads
+from shadowed import (
+    DropsGradient,
+    DropsSetting,
+    Elsewhere,
+    Net,
+    Plain,
+    Right,
+    Writes,
+    WrongState,
+    WrongWeight,
+)
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 SMALL = (torch.float64, torch.float32, torch.bfloat16)
-
-
-class Net(nn.Module):
-    """Parameters of some shapes; the loss at time t is smooth and leaves none alone."""
-
-    def __init__(self, shapes: Any = ((3, 5), (5,), (2, 2, 2)), dtype: Any = None):
-        super().__init__()
-        random = torch.Generator().manual_seed(1)
-        for name, shape in zip("abcd", shapes):
-            w = torch.randn(shape, generator=random, dtype=torch.float64)
-            self.register_parameter(name, nn.Parameter(w.to(dtype or w.dtype)))
-
-    def forward(self, t: Any = 0) -> Tensor:
-        terms = [
-            (p.double() - 0.1 * t - 0.3 * i).sin().square().sum()
-            for i, p in enumerate(self.parameters())
-        ]
-        return torch.stack(terms).sum()
-
-
-class Plain(torch.optim.Optimizer):
-    """Momentum, for differentiable versions that are wrong in one way each."""
-
-    def __init__(self, params: Any, lr: float = 0.1, beta: float = 0.9) -> None:
-        super().__init__(params, {"lr": lr, "beta": beta})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state.update(step=0, m=torch.zeros_like(p))
-                state["step"] += 1
-                state["m"].mul_(group["beta"]).add_(p.grad)
-                p.sub_(group["lr"] * state["m"])
-
-
-class Right(DifferentiableOptimizer):
-    def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
-        for g, (group, grads) in enumerate(zip(self.param_groups, grouped_grads)):
-            for i, (p, grad) in enumerate(zip(group["params"], grads)):
-                if grad is not None:
-                    state = self.state[g][i]
-                    if not state:
-                        state.update(step=0, m=torch.zeros_like(p))
-                    state["step"] += 1
-                    group["params"][i] = self.one(p, grad, state, group)
-
-    def one(
-        self, p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]
-    ) -> Tensor:
-        state["m"] = state["m"] * group["beta"] + grad
-        return p - group["lr"] * state["m"]
-
-
-class WrongWeight(Right):
-    """At the third step, and for vectors alone."""
-
-    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
-        new = super().one(p, grad, state, group)
-        return new + 1e-3 if p.dim() == 1 and state["step"] == 3 else new
-
-
-class WrongState(Right):
-    """Nesterov's momentum: the weight differs in the next step only."""
-
-    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
-        new = super().one(p, grad, state, group)
-        state["m"] = state["m"] * 0.5
-        return new
-
-
-class Writes(Right):
-    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
-        state["m"].mul_(group["beta"]).add_(grad)
-        return p - group["lr"] * state["m"]
-
-
-class DropsSetting(Right):
-    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
-        beta = torch.as_tensor(group["beta"]).detach()
-        return super().one(p, grad, state, {**group, "beta": beta})
-
-
-class DropsGradient(Right):
-    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
-        return super().one(p, grad.detach() if p.dim() == 1 else grad, state, group)
-
-
-class Elsewhere(Right):
-    """Right, but keeps its state by another name."""
-
-    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
-        held = {"m": state.pop("velocity", state.pop("m", None))}
-        new = super().one(p, grad, held, group)
-        state["velocity"] = held["m"]
-        return new
 
 
 @pytest.fixture(autouse=True)
@@ -274,6 +185,78 @@ def test_an_original_that_fills_its_state_early_passes_with_override() -> None:
         d.step(f())
         d.restore(start)
         d.step(f(1))
+
+
+def test_tensors_in_the_user_s_optimizer_pass() -> None:
+    net = Net(dtype=torch.float32)
+    for lr in (
+        torch.tensor(0.1),
+        torch.tensor([0.1]),
+        torch.tensor(0.1).requires_grad_() * 2,
+    ):
+        opt = torch.optim.Adam(net.parameters(), lr=lr)
+        with higher.innerloop_ctx(net, opt, check=True) as (f, d):
+            for t in range(2):
+                d.step(f(t))
+
+
+def test_state_that_a_zero_has_kept_is_there_when_it_is_none_any_more() -> None:
+    net = Net()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    zero = torch.tensor(0.0, requires_grad=True)
+    with higher.innerloop_ctx(net, opt, override={"momentum": [zero]}, check=True) as (
+        f,
+        d,
+    ):
+        for t in range(2):
+            d.step(f(t))
+        d.step(f(2), override={"momentum": [torch.tensor(0.5)]})
+        d.step(f(3))
+
+
+class Cached(Plain):
+    """Keeps a list in its groups, which is the defaults', too, and buffers by setting."""
+
+    def __init__(self, params: Any, lr: float = 0.1, beta: float = 0.9) -> None:
+        super().__init__(params, lr, beta)
+        self.defaults["seen"] = seen = [None, None]
+        for group in self.param_groups:
+            group["seen"] = seen
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["seen"].append(1 - group["beta"] ** len(group["seen"]))
+            for p in group["params"]:
+                held = self.state[p].setdefault("by", {group["beta"]: p * 0})
+                held[group["beta"]].mul_(group["beta"]).add_(p.grad)
+                p.sub_(group["lr"] * held[group["beta"]] / group["seen"][-1])
+
+
+class DifferentiableCached(DifferentiableOptimizer):
+    def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
+        for group, grads, states in zip(self.param_groups, grouped_grads, self.state):
+            beta = group["beta"]
+            group["seen"].append(1 - beta ** len(group["seen"]))
+            for i, (p, grad) in enumerate(zip(group["params"], grads)):
+                held = states[i].setdefault("by", {beta: p * 0})
+                held[beta] = held[beta] * beta + grad
+                group["params"][i] = p - group["lr"] * held[beta] / group["seen"][-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lists_in_groups_and_settings_as_keys_pass(dtype: torch.dtype) -> None:
+    higher.register_optim(Cached, DifferentiableCached)
+    net = Net()
+    beta = torch.tensor(0.99, dtype=dtype, requires_grad=True)
+    opt = Cached(net.parameters())
+    with higher.innerloop_ctx(net, opt, override={"beta": [beta]}, check=True) as (
+        f,
+        d,
+    ):
+        for t in range(4):
+            d.step(f(t))
+    assert opt.param_groups[0]["seen"] == [None, None]
 
 
 class Noisy(Plain):
@@ -515,6 +498,15 @@ def test_a_setting_that_is_no_number_is_told_at_entry() -> None:
     with pytest.raises(CannotCheck, match="'lr' is a tensor of shape"):
         with higher.innerloop_ctx(net, opt, override=told, check=True):
             raise AssertionError
+
+
+def test_a_gradient_that_the_original_cannot_have_is_told() -> None:
+    higher.register_optim(Plain, Right)
+    net = Net(dtype=torch.float32)
+    opt = Plain(net.parameters())
+    with higher.innerloop_ctx(net, opt, check=True) as (f, d):
+        with pytest.raises(CannotCheck, match="a gradient in float64 of a weight in"):
+            d.step(f(), grad_callback=lambda gs: [g.double() for g in gs])
 
 
 def test_an_original_that_is_gone_is_told_at_entry() -> None:
