@@ -29,7 +29,7 @@ import higher
 
 COLLECTIVE = timedelta(seconds=30)
 """How long a rank waits for the others in a collective."""
-DEADLINE = 200.0
+DEADLINE = 300.0
 """Seconds for all cases of one number of ranks."""
 
 

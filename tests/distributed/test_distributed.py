@@ -51,7 +51,7 @@ def _run(results: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=700,
     )
     assert results.exists(), done.stderr
     results.with_suffix(".log").write_text(done.stdout + done.stderr)
