@@ -134,7 +134,9 @@ RENAMED = {"Gone": drift.GONE, "LBFGS": drift.REFUSED}
 
 
 @pytest.mark.parametrize("name", RENAMED)
-def test_upstream_that_is_gone_or_refused(folder: Path, name: str) -> None:
+def test_a_file_whose_upstream_is_gone_or_refused_says_which(
+    folder: Path, name: str
+) -> None:
     """A file of a package's own, whose optimizer is no longer what it was."""
     path = folder.parent / "mine.py"
     text = (folder / "sgd.py").read_text().replace("optim.SGD", f"optim.{name}", 1)
@@ -144,7 +146,7 @@ def test_upstream_that_is_gone_or_refused(folder: Path, name: str) -> None:
     assert [found.kind for found in drift.drifts([str(path)])] == [drift.EDITED]
 
 
-def test_bytes_that_are_no_text(folder: Path) -> None:
+def test_bytes_that_are_no_text_are_drift(folder: Path) -> None:
     path = folder / "sgd.py"
     path.write_bytes(path.read_bytes() + b"\xff\xfe")
     assert main(["--check"]) == 1
@@ -197,7 +199,9 @@ def test_a_folder_inside_is_an_orphan(
     assert "more: orphan file" in report and "__pycache__" not in report
 
 
-def test_missing_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_drift_with_the_command_that_makes_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "sgd.py").unlink()
     assert main(["--check"]) == 1
     report = capsys.readouterr().err
@@ -206,7 +210,7 @@ def test_missing_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["--check", str(folder / "sgd.py")]) == 1
 
 
-def test_missing_files_that_the_index_misses_too(
+def test_a_missing_file_is_drift_where_the_index_misses_it_too(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "sgd.py").unlink()

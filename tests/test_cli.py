@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def test_deleted_and_made_again(folder: Path) -> None:
+def test_a_deleted_file_is_made_again_as_it_was(folder: Path) -> None:
     before = (folder / "sgd.py").read_bytes()
     (folder / "sgd.py").unlink()
     assert main(["torch.optim.SGD", "--no-verify"]) == 0
@@ -101,7 +101,7 @@ def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
     assert main(["--check", str(path)]) == 0
 
 
-def test_to_standard_output(capsys: Capture) -> None:
+def test_a_dash_for_output_prints_the_text_alone(capsys: Capture) -> None:
     assert main(["torch.optim.SGD", "--no-verify", "-o", "-"]) == 0
     assert capsys.readouterr().out == codegen.translate("torch.optim.SGD").text
 
@@ -311,7 +311,7 @@ def test_help_takes_no_second() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_refusal_exits_2(capsys: Capture) -> None:
+def test_a_refusal_exits_2_with_a_position(capsys: Capture) -> None:
     assert main(["torch.optim.LBFGS"]) == 2
     assert "torch/optim/lbfgs.py:" in capsys.readouterr().err
 

@@ -183,7 +183,9 @@ MISUSES = {
 
 
 @pytest.mark.parametrize("name", MISUSES)
-def test_misuse(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misuse_is_one_error_that_says_what_to_do(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given, message = MISUSES[name]
     paths = [
         (
@@ -233,7 +235,7 @@ LIKENESS = {
 
 
 @pytest.mark.parametrize("expected", LIKENESS)
-def test_likeness(expected: Likeness) -> None:
+def test_two_texts_are_as_alike_as_what_they_do(expected: Likeness) -> None:
     a, b = LIKENESS[expected]
     a, b = (text.replace("import a\n", "import a\na\n") for text in (a, b))
     assert likeness(HEAD + a, HEAD + b) is expected

@@ -240,7 +240,9 @@ def slope(kind: Any, h: float) -> float:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_random_programs(part: int, tmp_path: Path) -> None:
+def test_random_programs_are_followed_or_refused_with_a_position(
+    part: int, tmp_path: Path
+) -> None:
     outcomes: list[bool] = []
 
     @seed(PARTS * SEED + part)
@@ -285,5 +287,5 @@ a.T.mul_(0.5)
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_named_programs(name: str, tmp_path: Path) -> None:
+def test_named_programs_are_followed(name: str, tmp_path: Path) -> None:
     assert hold(NAMED[name], tmp_path), "refused"

@@ -145,7 +145,9 @@ def test_a_decorator_that_steps_twice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("title", REFUSED)
-def test_refused_with_a_position(title: str, tmp_path: Path) -> None:
+def test_a_step_that_is_refused_is_with_a_position_and_a_hint(
+    title: str, tmp_path: Path
+) -> None:
     step, message = REFUSED[title]
     path = tmp_path / "mine.py"
     path.write_text(source_of(step))

@@ -81,7 +81,7 @@ def test_a_second_run_remembers(
         survey.findings(package, verified=False)
 
 
-def test_the_figures_of_verification(package: str) -> None:
+def test_a_verified_survey_has_the_figures(package: str) -> None:
     plain = survey.examine("surveyed.plain.Plain")
     assert plain.outcome == "compiled"
     assert "followed" in plain.reason and "gradients" in plain.reason
@@ -104,7 +104,7 @@ def test_the_table_goes_into_a_document(
         (["json"], "json defines no optimizer"),
     ],
 )
-def test_misuse(
+def test_misuse_is_one_error_that_says_what_to_do(
     packages: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--survey", *packages]) == 2
