@@ -3,13 +3,16 @@
 Some modules keep running statistics or memory banks in parameters that don't require
 grad. A stateless module has copies of small ones. Large ones share their memory until
 somebody writes (torch's copy-on-write storage). Those of torch's own layers, of which a
-frozen backbone is made, and which never write, are the original's own memory; if the
-user writes there all the same, it is an error.
+frozen backbone is made, and which never write, are the original's own memory, unless a
+module around them looks as if it did; if the user writes there all the same, it is an
+error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 from higher._carry import Carry
 from higher._fsdp import gathered
 from higher._tree import modules_of
+from higher._writers import may_write
 
 SMALL = 1 << 16
 """Elements up to which a tensor is copied; ``batch_norm`` writes into statistics
@@ -42,10 +46,14 @@ def own(t: Tensor) -> Tensor:
     with torch.no_grad():
         if t.numel() <= SMALL:
             return t.detach().clone()
-        try:
-            return torch._lazy_clone(t.detach())
-        except (RuntimeError, NotImplementedError):
-            return t.detach()
+        return _lazy_copy(t)
+
+
+def _lazy_copy(t: Tensor) -> Tensor:
+    try:
+        return torch._lazy_clone(t.detach())
+    except (RuntimeError, NotImplementedError):
+        return t.detach() if t.numel() > SMALL else t.detach().clone()
 
 
 def own_unless_layers(
@@ -56,11 +64,12 @@ def own_unless_layers(
     frozen = {id(w) for w in weights if not w.requires_grad}
     if not frozen:
         return list(weights), Watched()
+    writers = may_write(root)
     # what fully_shard has gathered, it lets go of and gathers again in the same memory
     frozen -= {
         id(p)
         for m in modules_of(root)
-        if not type(m).__module__.startswith("torch.nn.") or hasattr(m, "max_norm")
+        if writers or not _is_torchs(m) or hasattr(m, "max_norm")
         for p in m._parameters.values()
     } - gathered()
     held = [
@@ -73,6 +82,10 @@ def own_unless_layers(
     ]
     layers = [w for w, p in zip(held, weights) if id(p) in frozen]
     return held, Watched(held, weights, layers)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
 
 
 class Watched:
@@ -100,9 +113,85 @@ class Watched:
             if weight._version != version:
                 raise RuntimeError(_WRITTEN.format(tuple(weight.shape)))
 
+    def renewed(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Weights for the next step: in place of frozen ones that were written into
+        others, so that the graphs of steps keep what they have saved."""
+        return [
+            w.clone() if not w.requires_grad and was_written(w) and self._own(w) else w
+            for w in weights
+        ]
+
+    def _own(self, t: Tensor) -> bool:
+        return type(t) is Tensor and not (self._held and _place_of(t) in self._held)
+
+    def lent(self, t: Tensor) -> Tensor:
+        """As :meth:`own`, for one that is no original's: no copy before it is written."""
+        if (
+            type(t) not in (nn.Parameter, Tensor)
+            or self._held
+            and (_place_of(t) in self._held)
+        ):
+            return t
+        with torch.no_grad():
+            return _lazy_copy(t)
+
     def own(self, t: Tensor) -> Tensor:
         """As :func:`own`, but for these, which stay as they are."""
         return t if self._held and _place_of(t) in self._held else own(t)
+
+
+def was_written(t: Tensor) -> bool:
+    """Whether there was a write into ``t`` since it was made."""
+    return not t.is_inference() and t._version > 0
+
+
+def renew_buffers(modules: Iterable[nn.Module]) -> None:
+    """Gives buffers that were written into memory of their own: graphs of steps keep what
+    they have saved. torch's own layers do without; those that somebody else holds, who
+    would go on with the old ones, stay."""
+    written, places = _written_buffers(modules)
+    for key, holders in places.items():
+        # its holders, the dict, the argument, and graphs as one
+        count = sys.getrefcount(written[key]) - _graphs_count()
+        if _is_saved(written[key]) and count <= len(holders) + 2:
+            copy = written[key].clone()
+            for held, name in holders:
+                dict.__setitem__(held, name, copy)
+
+
+_Places = dict[int, list[tuple[dict[str, Any], str]]]
+
+
+def _written_buffers(modules: Iterable[nn.Module]) -> tuple[dict[int, Tensor], _Places]:
+    written: dict[int, Tensor] = {}
+    places: _Places = {}
+    for module in modules:
+        if not module._buffers or _is_torchs(module):
+            continue
+        for name, b in module._buffers.items():
+            if b is not None and was_written(b):
+                written[id(b)] = b
+                places.setdefault(id(b), []).append((module._buffers, name))
+    return written, places
+
+
+def _is_saved(t: Tensor) -> bool:
+    """Whether a graph may have saved it."""
+    count: Any = getattr(t, "_use_count", None)
+    return count is None or count() > 1
+
+
+@functools.cache
+def _graphs_count() -> int:
+    """By how much a tensor's reference count is higher while a graph has it: versions of
+    torch differ."""
+    with torch.enable_grad():
+        t, x = torch.zeros(()), torch.zeros((), requires_grad=True)
+        before = sys.getrefcount(t)
+        graph = x * t
+        after = sys.getrefcount(t)
+    del graph
+    return after - before
 
 
 def _memory_of(t: Tensor) -> int:
@@ -153,7 +242,7 @@ def lend(carry: Carry, watched: Watched) -> tuple[Carry, list[Lent]]:
     for at in (slot.at for slot in carry.layout[0]):
         weight = tensors[at]
         if not weight.requires_grad:
-            tensors[at] = tensor = watched.own(weight)
+            tensors[at] = tensor = watched.lent(weight)
             lent.append(Lent(at, weight, tensor, tensor._version))
     return Carry(carry.layout, tensors), lent
 

@@ -111,6 +111,12 @@ def referents(value: Any) -> Iterator[Any]:
         yield from (v for v in gc.get_referents(value) if not isinstance(v, type))
 
 
+def code_names(code: types.CodeType) -> set[str]:
+    """Names of globals and attributes that a code object uses."""
+    nested = (c for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*map(code_names, nested))
+
+
 def path_to(root: nn.Module, wanted: Any) -> str:
     """How ``root`` gets at ``wanted``, such as ``layer.cache['x']``, at the shortest;
     the name of its type if no way is found."""

@@ -26,6 +26,7 @@ from higher._held import (
     SHARED,
     Attributes,
     attributes_of,
+    code_names,
     content,
     referents,
 )
@@ -347,12 +348,6 @@ class _Namespace(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         return self.original[name]
-
-
-def code_names(code: types.CodeType) -> set[str]:
-    """Names of globals and attributes that a code object uses."""
-    nested = (c for c in code.co_consts if isinstance(c, types.CodeType))
-    return set(code.co_names).union(*map(code_names, nested))
 
 
 def _results(cached: Any) -> list[Any]:

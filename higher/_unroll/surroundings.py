@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from higher._carry import mapped
 from higher._checkpointing import _saved
 from higher._second_order import _ProcessWide
 from higher._weights import FastWeights, fast_weights
@@ -95,7 +96,8 @@ def devices_of(tensors: Iterable[Tensor]) -> list[torch.device]:
 
 
 class _BufferThen(NamedTuple):
-    tensor: Tensor
+    tensor: Tensor | None
+    """None where a version does not tell whether it is as it was."""
     version: int
     values: Tensor
 
@@ -142,18 +144,17 @@ class Tree:
                 for m in self._modules
             ],
             [
-                {
-                    name: (
-                        self._then(held, name, value)
-                        if isinstance(value, Tensor)
-                        else value
-                    )
-                    for name, value in _changing(held)
-                }
+                {name: self._value(held, name, v) for name, v in _changing(held)}
                 for held in self._attributes
             ],
+            [frozenset(held) for held in self._attributes],
             random,
         )
+
+    def _value(self, held: dict[str, Any], name: str, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._then(held, name, value)
+        return mapped(value, Tensor, lambda t: t.detach().clone())
 
     def _then(
         self, holder: dict[str, Any], name: str, b: Tensor | None
@@ -161,7 +162,8 @@ class Tree:
         if b is None or b.requires_grad:
             return None
         saved = _saved(self.weights, holder, name, b)
-        return _BufferThen(saved.tensor, saved.version, saved.values)
+        tensor = saved.tensor if saved.version >= 0 else None
+        return _BufferThen(tensor, saved.version, saved.values)
 
     def go_to(self, moment: Moment) -> None:
         for m, training, then in zip(self._modules, moment.modes, moment.buffers):
@@ -170,13 +172,15 @@ class Tree:
                 dict.__delitem__(m._buffers, name)
             for name, b in then.items():
                 dict.__setitem__(m._buffers, name, _fresh(m._buffers.get(name), b))
-        for held, attributes in zip(self._attributes, moment.attributes):
-            for name in {n for n, _ in _changing(held)} - attributes.keys():
-                del held[name]
+        then_all = zip(self._attributes, moment.attributes, moment.names)
+        for own, attributes, names in then_all:
+            for name in [n for n, _ in _changing(own) if n not in names]:
+                del own[name]
             for name, value in attributes.items():
                 if isinstance(value, _BufferThen):
-                    value = _fresh(held.get(name), value)
-                held[name] = value
+                    own[name] = _fresh(own.get(name), value)
+                else:
+                    own[name] = mapped(value, Tensor, torch.clone)
         moment.random.restore()
 
     @contextmanager
@@ -211,18 +215,31 @@ class Moment(NamedTuple):
     modes: list[bool]
     buffers: list[dict[str, _BufferThen | None]]
     attributes: list[dict[str, Any]]
+    names: list[frozenset[str]]
     random: Random
 
 
 def _changing(held: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Attributes of a module that a step may change and another can be put back to."""
     for name, value in held.items():
-        plain = type(value) in _PLAIN and name != "training"
-        if plain or (type(value) is Tensor and not value.requires_grad):
+        if name not in _OWN and _is_plain(value):
             yield name, value
 
 
+def _is_plain(value: Any) -> bool:
+    """Numbers, tensors without a graph, and small containers of such."""
+    kind = type(value)
+    if kind is Tensor:
+        return not value.requires_grad
+    if kind in (list, tuple, dict):
+        inside = value.values() if kind is dict else value
+        return len(value) <= _SMALL and all(map(_is_plain, inside))
+    return kind in _PLAIN
+
+
+_SMALL = 64
 _PLAIN = frozenset((int, float, complex, bool, str, type(None)))
+_OWN = frozenset(vars(nn.Module()))
 
 
 def _fresh(present: Tensor | None, then: _BufferThen | None) -> Tensor | None:
@@ -230,5 +247,7 @@ def _fresh(present: Tensor | None, then: _BufferThen | None) -> Tensor | None:
     if then is None:
         return None
     # small ones have no version: batch_norm writes into them without raising it
-    untouched = present is then.tensor and then.tensor._version == then.version
-    return present if untouched else then.values.clone()
+    if present is not None and present is then.tensor:
+        if present._version == then.version:
+            return present
+    return then.values.clone()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from higher._apart import apart, test_mode_leaf
 from higher._dtensor import refuse_loss_parallel, settings_on_each_rank
+from higher._frozen import renew_buffers
 from higher._structure import check_tree
 from higher._tasks import optimizer as tasked
 from higher._truncation import Truncation
@@ -267,8 +268,13 @@ class DifferentiableOptimizer:
             made, new = new, [test_mode_leaf(n, o) for n, o in zip(new, old)]
             self._renew(made, new)
         if self._fmodel is not None:
-            check_tree(fast_weights(self._fmodel))
-            fast_weights(self._fmodel).watched.check()
+            weights = fast_weights(self._fmodel)
+            check_tree(weights)
+            weights.watched.check()
+            if self._track_higher_grads:
+                renew_buffers(weights.modules())
+                made, new = new, weights.watched.renewed(new)
+                self._renew(made, new)
             fast_weights(self._fmodel).update(new)
             if truncation is not None:
                 truncation.forget(fast_weights(self._fmodel).history or [])

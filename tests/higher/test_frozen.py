@@ -182,7 +182,7 @@ def inputs(steps: int) -> list[Tensor]:
 
 
 class Attributes(nn.Module):
-    """What changes from step to step is a counter and a plain tensor."""
+    """What changes from step to step are counters, plain tensors, a list and a tuple."""
 
     calls = 0
     scale: Tensor | None
@@ -192,10 +192,17 @@ class Attributes(nn.Module):
         self.layer = nn.Linear(3, 2)
         self.seen = torch.zeros(2, dtype=torch.float64)
         self.scale = None
+        self.log: list[float] = []
+        self.hidden: tuple[Tensor, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.layer(x)
+        if self.hidden:
+            h = h + self.hidden[0] + 0.1 * len(self.log)
         if self.training:
+            self.hidden = (h.detach().mean(0).tanh(),)
+            self.log.append(float(h.detach().sum()))
+            self.features = h  # of this step, with its graph
             self.calls += 1
             self.scale = h.detach().std() if self.scale is None else self.scale * 0.9
             self.seen += h.detach().mean(0) * self.scale
@@ -288,6 +295,124 @@ def test_attributes_that_change_in_a_forward(memory: Any) -> None:
             outer = f(inputs(1)[0] + 1).square().sum()
             grads = torch.autograd.grad(outer, list(model.parameters()))
         assert model.calls == 0 and model.scale is None and not model.seen.any()
-        return [outer, f.seen, f.scale, torch.tensor(f.calls), *grads]
+        assert not model.log and not model.hidden
+        return [outer, f.seen, f.scale, torch.tensor(f.calls), f.log, *f.hidden, *grads]
 
     torch.testing.assert_close(run(memory), run("full"), rtol=1e-9, atol=1e-12)
+
+
+class MomentumEncoder(nn.Module):
+    """torch's own layers, frozen, that a forward around them writes into."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(3, width)
+        self.key = nn.Linear(3, width).requires_grad_(False)
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self._move()
+        out: Tensor = self.out((self.query(x) - self.key(x)).tanh())
+        return out / self.out.in_features
+
+    @torch.no_grad()
+    def _move(self) -> None:
+        for key, query in zip(self.key.parameters(), self.query.parameters()):
+            key.lerp_(query, 0.1)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("width", [4, 30_000])
+def test_layers_that_a_forward_around_them_writes_into(width: int, memory: Any) -> None:
+    torch.manual_seed(0)
+    model = MomentumEncoder(width).double()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    wanted = written_by_hand(model, 3)
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    with higher.innerloop_ctx(model, opt, copy_initial_weights=False) as (f, d):
+        if memory is None:
+            for x in inputs(3):
+                d.step(f(x).square().mean())
+        else:
+            higher.unroll(
+                f, d, lambda f, x: f(x).square().mean(), inputs(3), memory=memory
+            )
+        f.eval()
+        outer = f(inputs(1)[0] + 1).square().sum()
+        initial = [p for p in model.parameters() if p.requires_grad]
+        found = [outer, *f.key.parameters(), *torch.autograd.grad(outer, initial)]
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-11)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+class Counting(nn.Module):
+    """Divides by a counter and by a frozen scale, which it changes in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.out = nn.Linear(3, 4), nn.Linear(4, 1)
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.scale = nn.Parameter(torch.ones(4), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.count += 1
+            self.scale.mul_(1.1)
+        return self.out(self.inside(x).tanh() * self.scale) / self.count
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+def test_what_graphs_have_saved_may_be_changed_by_later_steps(memory: Any) -> None:
+    """Against central differences of ordinary training."""
+
+    def plain(shift: float) -> Tensor:
+        torch.manual_seed(0)
+        model = Counting().double()
+        with torch.no_grad():
+            model.inside.weight[0, 0] += shift
+        opt = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x in inputs(4):
+            opt.zero_grad()
+            model(x).square().mean().backward()
+            opt.step()
+        return model(inputs(1)[0]).square().sum().detach()
+
+    torch.manual_seed(0)
+    model = Counting().double()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    with higher.innerloop_ctx(model, opt, copy_initial_weights=False) as (f, d):
+        if memory is None:
+            for x in inputs(4):
+                d.step(f(x).square().mean())
+        else:
+            higher.unroll(
+                f, d, lambda f, x: f(x).square().mean(), inputs(4), memory=memory
+            )
+        outer = f(inputs(1)[0]).square().sum()
+        assert f.count == 5
+        (found,) = torch.autograd.grad(outer, model.inside.weight)
+    torch.testing.assert_close(outer.detach(), plain(0.0), rtol=1e-12, atol=0)
+    slope = (plain(1e-6) - plain(-1e-6)) / 2e-6
+    torch.testing.assert_close(found[0, 0], slope, rtol=1e-6, atol=1e-9)
+    assert model.count == 0 and bool((model.scale == 1).all())
+
+
+def test_a_buffer_that_somebody_else_holds_stays() -> None:
+    class Listed(Counting):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stats = [self.count]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.stats[0] += 1
+            return self.inside(x) * self.count.item()
+
+    model = Listed()
+    with higher.innerloop_ctx(model, torch.optim.SGD(model.parameters(), lr=0.1)) as (
+        f,
+        d,
+    ):
+        for _ in range(3):
+            d.step(f(torch.ones(1, 3)).sum())
+        assert f.count is f.stats[0] and f.count == 3

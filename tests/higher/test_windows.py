@@ -4,7 +4,8 @@ are begun by hand; against a loop by hand that detaches."""
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import higher
@@ -84,6 +85,15 @@ def gradients(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(t) if g is None else g for g, t in zip(found, wanted)]
 
 
+_contexts = ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def _left() -> Iterator[None]:
+    with _contexts:
+        yield
+
+
 class Run:
     """An inner loop with a learned learning rate and momentum."""
 
@@ -97,7 +107,7 @@ class Run:
         self.context = higher.innerloop_ctx(
             self.model, opt, copy_initial_weights=copy, override=override, **kwargs
         )
-        self.f, self.d = self.context.__enter__()
+        self.f, self.d = _contexts.enter_context(self.context)
 
     def plain(self, count: int) -> None:
         for x in self.next(count):
