@@ -15,7 +15,8 @@ from workloads import Batch, Workload, loss_fn
 
 
 class Problem(NamedTuple):
-    """One task: model, inner batches, the outer batch, and what derivatives are by."""
+    """One task, or all of them, their batches stacked: model, inner batches, the outer
+    batch, and what derivatives are by."""
 
     model: nn.Module
     inner: Sequence[Batch]
@@ -25,6 +26,17 @@ class Problem(NamedTuple):
 
 Unroll = Callable[[Workload, Problem], Tensor]
 """The outer loss after the inner steps, in the graph."""
+
+
+class AtOnce(NamedTuple):
+    """Takes all tasks at once: the sum of their outer losses."""
+
+    unroll: Unroll
+
+    def __call__(self, work: Workload, problem: Problem) -> Tensor:
+        if work.tasks == 1:
+            raise NotImplementedError("this workload is of one task")
+        return self.unroll(work, problem)
 
 
 def _optimizer(work: Workload, model: nn.Module) -> torch.optim.Optimizer:
@@ -162,43 +174,125 @@ def torchopt(work: Workload, problem: Problem) -> Tensor:
     return loss_fn(on(params), problem.outer)
 
 
+def many_tasks(**kwargs: Any) -> AtOnce:
+    """``innerloop_ctx(tasks=...)`` and ``higher.unroll``."""
+
+    def unroll(work: Workload, problem: Problem) -> Tensor:
+        import higher
+
+        with higher.innerloop_ctx(
+            problem.model,
+            _optimizer(work, problem.model),
+            copy_initial_weights=not work.by_weights,
+            override=_override(work, problem),
+            tasks=work.tasks,
+        ) as (fmodel, diffopt):
+            higher.unroll(fmodel, diffopt, loss_fn, problem.inner, **kwargs)
+            return higher.map_tasks(fmodel, loss_fn, problem.outer).sum()
+
+    return AtOnce(unroll)
+
+
+def vmap_by_hand(work: Workload, problem: Problem) -> Tensor:
+    """``torch.func.vmap`` of a loss, and the optimizer's formula on stacked weights."""
+    model, names = problem.model, [n for n, _ in problem.model.named_parameters()]
+    params = [p.expand(work.tasks, *p.shape) for p in model.parameters()]
+    if not work.by_weights:
+        params = [p.detach().clone().requires_grad_() for p in params]
+    lr: Any = problem.settings[0] if problem.settings else work.settings["lr"]
+    rule = _sgd if work.optimizer == "SGD" else _adam
+    state: list[Any] = [None] * len(params)
+
+    def loss(weights: Sequence[Tensor], batch: Batch) -> Tensor:
+        held = dict(zip(names, weights))
+        return loss_fn(lambda x: functional_call(model, held, (x,)), batch)
+
+    losses = torch.func.vmap(loss, randomness="different")
+    for step, batch in enumerate(problem.inner, 1):
+        total = losses(params, batch).sum()
+        grads = torch.autograd.grad(total, params, create_graph=True)
+        made = [rule(p, g, s, lr, step, work) for p, g, s in zip(params, grads, state)]
+        params, state = [p for p, _ in made], [s for _, s in made]
+    outer: Tensor = losses(params, problem.outer).sum()
+    return outer
+
+
+def learn2learn(work: Workload, problem: Problem) -> Tensor:
+    """learn2learn's MAML: SGD without momentum, a number for its rate."""
+    import learn2learn as library
+
+    if work.optimizer != "SGD" or not work.by_weights or "momentum" in work.settings:
+        raise NotImplementedError("it has SGD alone, and its learning rate is a number")
+    learner = library.algorithms.MAML(problem.model, lr=work.settings["lr"]).clone()
+    for batch in problem.inner:
+        learner.adapt(loss_fn(learner, batch))
+    return loss_fn(learner, problem.outer)
+
+
 CONTESTANTS: dict[str, Unroll] = {
     "classic": plain_loop,
     "ours": plain_loop,
     "ours, step": unrolled(memory="step"),
     "ours, low": unrolled(memory="low"),
     "ours, forward": unrolled(mode="forward"),
+    "ours, compiled": unrolled(compile=True),
+    "ours, low, compiled": unrolled(memory="low", compile=True),
+    "ours, tasks": many_tasks(),
+    "ours, tasks, compiled": many_tasks(compile=True),
+    "vmap by hand": AtOnce(vmap_by_hand),
     "functional_call": by_hand,
     "differentiable=True": upstream,
     "TorchOpt": torchopt,
+    "learn2learn": learn2learn,
 }
 
 
-def meta_gradient(
-    work: Workload, unroll: Unroll, steps: int, dtype: torch.dtype, settings: int
-) -> list[Tensor]:
-    """Derivatives of the outer losses of all tasks.
+class MetaGradient:
+    """A model, and derivatives of the outer losses of all tasks.
 
     Args:
         work: the inner problem.
         unroll: a contestant.
-        steps: number of inner steps.
         dtype: of weights and inputs.
         settings: by how many settings, unless derivatives are by weights.
     """
-    torch.manual_seed(0)
-    model = work.net().to(dtype)
-    values = (work.settings["lr"], 0.01)[: 0 if work.by_weights else settings]
-    leaves = [torch.tensor(v, dtype=dtype, requires_grad=True) for v in values]
-    sources = list(model.parameters()) if work.by_weights else leaves
-    total = [torch.zeros_like(s) for s in sources]
-    for _ in range(work.tasks):
-        *inner, last = [(_to(x, dtype), y) for x, y in work.batches(steps)]
-        outer = unroll(work, Problem(model, inner, last, leaves))
-        for t, g in zip(total, torch.autograd.grad(outer, sources)):
-            t += g
-        del outer
-    return total
+
+    def __init__(
+        self, work: Workload, unroll: Unroll, dtype: torch.dtype, settings: int
+    ) -> None:
+        torch.manual_seed(0)
+        self.work, self.unroll, self.dtype = work, unroll, dtype
+        self.model = work.net().to(dtype)
+        # a second one changes nothing, so that all take the same steps
+        values = (work.settings["lr"], work.settings.get("weight_decay", 0.0))
+        self.leaves = [
+            torch.tensor(v, dtype=dtype, requires_grad=True)
+            for v in values[: 0 if work.by_weights else settings]
+        ]
+
+    def __call__(self, steps: int) -> list[Tensor]:
+        """After so many inner steps."""
+        torch.manual_seed(1)
+        work, by_weights = self.work, self.work.by_weights
+        sources = list(self.model.parameters()) if by_weights else self.leaves
+        total = [torch.zeros_like(s) for s in sources]
+        tasks = [self._batches(steps) for _ in range(work.tasks)]
+        if isinstance(self.unroll, AtOnce):
+            tasks = [[_stacked(batches) for batches in zip(*tasks)]]
+        for *inner, last in tasks:
+            outer = self.unroll(work, Problem(self.model, inner, last, self.leaves))
+            for t, g in zip(total, torch.autograd.grad(outer, sources)):
+                t += g
+            del outer
+        return total
+
+    def _batches(self, steps: int) -> list[Batch]:
+        return [(_to(x, self.dtype), y) for x, y in self.work.batches(steps)]
+
+
+def _stacked(batches: Sequence[Batch]) -> Batch:
+    x, y = zip(*batches)
+    return torch.stack(x), torch.stack(y)
 
 
 def _to(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,7 @@
 """One measurement, in a process of its own: ``measure.py WORKLOAD CONTESTANT``.
 
-Prints a line of JSON: CPU seconds of one thread, peak memory in bytes, and a short
-meta-gradient in float64 by which contestants are compared. Run as a script, so that
+Prints a line of JSON: CPU seconds of one thread, peak memory in bytes, seconds that
+compiling took, and a short meta-gradient in float64 by which contestants are compared. Run as a script, so that
 ``higher`` is the one on PYTHONPATH.
 """
 
@@ -15,7 +15,7 @@ import sys
 import time
 
 import torch
-from contestants import CONTESTANTS, meta_gradient
+from contestants import CONTESTANTS, MetaGradient
 from workloads import WORKLOADS
 
 
@@ -32,24 +32,35 @@ def main() -> None:
     # forward mode pays for each setting: it is measured with two
     settings = 2 if name == "ours, forward" else 1
     unroll = CONTESTANTS[name]
+    compiled = "compiled" in name
+    run = MetaGradient(work, unroll, torch.float32, settings)
+    warm_up = time.monotonic()
     try:
-        meta_gradient(work, unroll, 1, torch.float32, settings)
+        # a compiled unroll's first step is a plain one
+        run(3 if compiled else 1)
     except (ImportError, NotImplementedError, RuntimeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         print(json.dumps({"unable": reason[:200]}))
         return
     gc.collect()
+    warm_up = time.monotonic() - warm_up
     ctypes.CDLL(None).malloc_trim(0)  # what the warm-up has left counts as free
+    with open("/proc/self/clear_refs", "w") as peak_of_now:
+        peak_of_now.write("5")
     before = memory("VmRSS")
     start = time.process_time()
-    meta_gradient(work, unroll, work.steps, torch.float32, settings)
-    seconds = time.process_time() - start
+    for _ in range(work.repeat):
+        run(work.steps)
+    seconds = (time.process_time() - start) / work.repeat
     peak = memory("VmHWM") - before
-    exact = meta_gradient(work, unroll, 3, torch.float64, settings)
-    norm = math.sqrt(sum(float(g.square().sum()) for g in exact[: len(exact)]))
+    exact = MetaGradient(work, unroll, torch.float64, settings)(3)
     if settings == 2:
-        norm = float(exact[0].abs())
-    print(json.dumps({"seconds": seconds, "bytes": peak, "gradient": norm}))
+        del exact[1:]
+    norm = math.sqrt(sum(float(g.square().sum()) for g in exact))
+    found = {"seconds": seconds, "bytes": peak, "gradient": norm}
+    if compiled:
+        found["compile"] = warm_up
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

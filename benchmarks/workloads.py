@@ -108,6 +108,12 @@ def _images(steps: int) -> list[Batch]:
     return [support] * steps + [query]
 
 
+def _few_shot(steps: int) -> list[Batch]:
+    # ten examples of one number, as in MAML's regression
+    support, query = ((torch.randn(10, 1), torch.arange(10) % 5) for _ in range(2))
+    return [support] * steps + [query]
+
+
 def _vectors(count: int) -> Callable[[int], list[Batch]]:
     return lambda steps: [
         (torch.randn(count, 32), torch.randint(10, (count,))) for _ in range(steps + 1)
@@ -150,6 +156,27 @@ WORKLOADS = {
         {"lr": 0.1},
         5,
         tasks=4,
+        by_weights=True,
+    ),
+    "tasks-mlp": Workload(
+        "25 tasks, MLP, K=5",
+        lambda: mlp(40, 2, inputs=1, classes=5),
+        _few_shot,
+        "Adam",
+        {"lr": 1e-2},
+        5,
+        tasks=25,
+        by_weights=True,
+        repeat=5,
+    ),
+    "tasks-conv": Workload(
+        "25 tasks, 4-conv, K=5",
+        conv_net,
+        _images,
+        "SGD",
+        {"lr": 0.1},
+        5,
+        tasks=25,
         by_weights=True,
     ),
     "deep-8": _deep(8),

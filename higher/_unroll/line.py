@@ -174,7 +174,7 @@ class Line:
             if self.truncation.steps is not None:
                 self.truncation.step_begins(start.tensors)
             with inner.surroundings():
-                moment = tree.moment(Random(inner.devices))
+                moment = tree.moment(Random(inner.devices)) if last else None
                 played = inner.whole(tree, step, start, past, True)
                 if last:
                     inner.check(tree, step, start, moment, played)
@@ -187,7 +187,8 @@ class Line:
             self.carry = self._apart(carry)
             tree.set_buffers(Held.by(*self.carry).buffers)
             self.losses.append(played.loss)
-            self.history.append(self._params())
+            each = Held.by(*self.carry).each
+            self.history.append(Later(inner.count, each, kept=True))
             self.done += 1
 
     def _count(self, result: Stretch, count: int) -> None:
