@@ -21,7 +21,19 @@ def detach(optimizer: DifferentiableOptimizer) -> None:
         return t.detach() if t.requires_grad else t
 
     groups, state, shared = optimizer._held()
-    kept = mapped(groups, Tensor, lambda t: t if t.is_leaf else constant(t))
+    # what a scheduler makes of base rates goes on to depend on them
+    scheduled = optimizer.scheduler is not None
+    kept = [
+        {
+            name: (
+                value
+                if scheduled and name in _SCHEDULED
+                else mapped(value, Tensor, lambda t: t if t.is_leaf else constant(t))
+            )
+            for name, value in group.items()
+        }
+        for group in groups
+    ]
     latest = [p for g in optimizer.param_groups for p in g["params"]]
     at = {id(p): k for k, p in enumerate(latest)}
     # state may hold a weight itself, which goes on as such
@@ -39,6 +51,9 @@ def detach(optimizer: DifferentiableOptimizer) -> None:
     ]
     if optimizer._truncation is not None:
         optimizer._truncation.restart()
+
+
+_SCHEDULED = ("lr", "initial_lr", "momentum", "betas")
 
 
 def start_behind(

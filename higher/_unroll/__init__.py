@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from higher._carry import tensors_within
+from higher._carry import tensors_in, tensors_within
 from higher._check import checked
 from higher._dtensor import FORWARD, refuse_distributed
 from higher._tasks.module import PerTask
@@ -27,6 +27,7 @@ from higher._weights import fast_weights
 from higher.optim.arguments import GradCallback, checked_order, checked_truncate
 from higher.optim.base import DifferentiableOptimizer
 from higher.optim.schedule import driven
+from higher.optim.state import settings_of
 from higher.patch import Model, StatelessModule
 from higher._unroll.batches import Batches
 from higher._unroll.captured import Named
@@ -192,6 +193,8 @@ def unroll(
         cut = truncation.cut(len(steps))
         if memory == "full" and not forward and cut is None and not compile:
             return plain(steps.after(0))
+        if truncation.steps is not None and (memory != "full" or forward or cut):
+            _check_schedule(diffopt)
         _check_steps(diffopt)
         _check_hooks(module)
         if isinstance(override, Mapping):
@@ -306,6 +309,19 @@ def _compiled_kind() -> type[Inner]:
     from higher._compile.inner import CompiledInner
 
     return CompiledInner
+
+
+def _check_schedule(diffopt: DifferentiableOptimizer) -> None:
+    groups = [settings_of(g) for g in diffopt.param_groups]
+    if diffopt.scheduler is not None and any(
+        t.requires_grad for t in tensors_in(groups)
+    ):
+        raise ValueError(
+            "With truncate, a scheduler's rates that are tensors which require grad are "
+            "part of the steps that are cut off. Use memory='full' and no more steps in a "
+            "call than truncate has, a plain loop with innerloop_ctx(truncate=...), or "
+            "override=lambda step: ... in place of the scheduler."
+        )
 
 
 def _check_steps(diffopt: DifferentiableOptimizer) -> None:

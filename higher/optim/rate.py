@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 def _tensor(value: Any) -> Any:
     return value.tensor if isinstance(value, Rate) else value
+
+
+class _Times(torch.autograd.Function):
+    """By a number, or divided by it. A backward frees nothing here: what the rates of
+    one window are made from, those of the next are, too."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, factor: float, divided: bool) -> Tensor:
+        ctx.factor, ctx.divided = factor, divided
+        return t / factor if divided else t * factor
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad / ctx.factor if ctx.divided else grad * ctx.factor, None, None
 
 
 class Rate:
@@ -41,11 +56,15 @@ class Rate:
         return Rate(_tensor(other) - self.tensor)
 
     def __mul__(self, other: Any) -> Rate:
+        if isinstance(other, (int, float)):
+            return Rate(_Times.apply(self.tensor, other, False))  # type: ignore[no-untyped-call]
         return Rate(self.tensor * _tensor(other))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Rate:
+        if isinstance(other, (int, float)):
+            return Rate(_Times.apply(self.tensor, other, True))  # type: ignore[no-untyped-call]
         return Rate(self.tensor / _tensor(other))
 
     def __rtruediv__(self, other: Any) -> Rate:

@@ -418,3 +418,53 @@ def test_copies_are_driven_by_their_own() -> None:
         scheduler = lrs.ExponentialLR(build(model), 0.5)
         scheduler.load_state_dict(twin.scheduler.state_dict())
         assert scheduler.last_epoch == 1 and d.scheduler.last_epoch == 0
+
+
+@pytest.mark.parametrize("memory", [None, "full"])
+def test_windows_with_a_backward_each(memory: Any) -> None:
+    """Through the last steps alone, but through all of the schedule."""
+    base = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    model = net().double()
+    opt = build(model)
+    scheduler = lrs.ExponentialLR(opt, 0.8)
+    with higher.innerloop_ctx(
+        model, opt, override={"lr": [base]}, scheduler=scheduler, truncate=3
+    ) as (f, d):
+        for window in range(3):
+            inner(f, d, data()[3 * window : 3 * window + 3], memory)
+            base.grad = None
+            loss_of(f, data()[0]).backward()
+            wanted = _by_hand_in_windows(3 * window + 3, 3 * window)
+            torch.testing.assert_close(base.grad, wanted, rtol=1e-9, atol=0)
+        f.detach_()
+        d.detach_()
+        assert d.param_groups[0]["lr"].requires_grad
+
+
+def _by_hand_in_windows(made: int, cut: int) -> Tensor:
+    base = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    f = _Functional([p.detach().requires_grad_() for p in net().double().parameters()])
+    held: list[Tensor] = []
+    for t, x in enumerate(data()[:made]):
+        if t == cut:
+            f.params = [p.detach().requires_grad_() for p in f.params]
+            held = [b.detach() for b in held]
+        grads = torch.autograd.grad(loss_of(f, x), f.params, create_graph=True)
+        held = [0.9 * b + g for b, g in zip(held, grads)] if held else list(grads)
+        f.params = [p - base * 0.8**t * b for p, b in zip(f.params, held)]
+    return torch.autograd.grad(loss_of(f, data()[0]), base)[0]
+
+
+@pytest.mark.parametrize("kwargs", [{"memory": "step"}, {"memory": "full"}])
+def test_truncation_that_would_cut_the_schedule_is_refused(kwargs: Any) -> None:
+    base = torch.tensor(0.1, requires_grad=True)
+    model = net()
+    opt = build(model)
+    scheduler = lrs.ExponentialLR(opt, 0.8)
+    with higher.innerloop_ctx(
+        model, opt, override={"lr": [base]}, scheduler=scheduler
+    ) as (f, d):
+        with pytest.raises(ValueError, match="steps that are cut off"):
+            higher.unroll(f, d, loss_of, data(), truncate=3, **kwargs)
+    with higher.innerloop_ctx(model, opt, scheduler=scheduler) as (f, d):
+        higher.unroll(f, d, loss_of, data(), truncate=3, **kwargs)
