@@ -21,7 +21,7 @@ from .settings import Setting, elements, farther, sampled, together
 from .subject import Configuration, Subject, Unusable
 from .surroundings import unrounded
 
-SLOW = 0.2  # seconds that a run takes, of which differences need some hundred
+SLOW = 0.08  # seconds that a run takes, of which differences need some hundred
 
 
 def configurations(subject: Subject, thorough: bool) -> Iterator[Configuration]:
