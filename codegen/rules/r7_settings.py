@@ -11,10 +11,13 @@ from codegen.optable import Operation, Parameter, Result
 from codegen.places import Env, Kind, Slot
 from codegen.rules.base import Example
 from codegen.rules.callables import arguments_of, called_parameters
+from codegen.rules.promoted import Promoted
+from codegen.rules.r4_out_of_place.dtypes import Dtype, Dtypes
 from codegen.rules.typed import Called, TypedRule
 from codegen.syntax import (
     TIGHT_EQUAL,
     Body,
+    Statement,
     all_statements,
     bare,
     call,
@@ -23,6 +26,8 @@ from codegen.syntax import (
     expr,
     is_constant,
     is_name,
+    method,
+    parenthesize,
     small,
 )
 
@@ -93,12 +98,40 @@ class DifferentiableSettings(TypedRule):
         before = {s for s, v in self.context.stored.items() if v.kind is Kind.NUMBER}
         self._counts = before | {s for s, _, _ in stores if s.container == "state"}
         self._counts -= self.context.stored.keys() - before
+        self._promoted = Promoted(body)
+        self._dtypes = Dtypes(body, self.places)
         left = -1
         while left != len(self._counts):
             left = len(self._counts)
             for slot, value, env in stores:
                 if self._has_derivative(value, env):
                     self._counts.discard(slot)
+
+    def _statement(self, node: Statement) -> Statement:
+        """A slot that is new has the dtype that upstream gives it."""
+        new = super()._statement(node)
+        inner, env = small(new), self.places.before.get(node, Env())
+        param = env.texts.get("param")
+        if not isinstance(inner, cst.Assign) or param is None:
+            return new
+        slots = [
+            self.places.slot(t.target, env)
+            for t in inner.targets
+            if isinstance(t.target, cst.Subscript)
+        ]
+        fresh = any(s and s.container == "state" and s not in env.slots for s in slots)
+        if not fresh or not self._promoted.reaches(inner.value, node):
+            return new
+        tensor = self.kind(inner.value, env) is Kind.TENSOR
+        if not tensor or self._dtypes.of(inner.value, env) is not Dtype.PARAMETER:
+            return new
+        dtype = cst.Arg(expr(f"{param}.dtype"))
+        value = method(parenthesize(inner.value), "to", [dtype])
+        self.fired(inner, value)
+        line = cst.ensure_type(new, cst.SimpleStatementLine)
+        line = line.with_changes(body=[inner.with_changes(value=value)])
+        self.context.origins.inherit(line, node)
+        return line
 
     def replace(self, node: cst.CSTNode, env: Env) -> cst.CSTNode | None:
         if isinstance(node, cst.Comparison):
