@@ -33,6 +33,12 @@ from torch.optim import Optimizer
 def scaled(x, factor):
     return F.leaky_relu(x, negative_slope=factor)
 
+def halved(x):
+    return x * 0.5
+
+def squashed(x):
+    return F.elu(x)
+
 class Opt(Optimizer):
     def __init__(self, params, lr=0.1, beta=0.87, clip=0.45, eps=0.01, kind="a"):
         super().__init__(params, dict(lr=lr, beta=beta, clip=clip, eps=eps, kind=kind))
@@ -64,8 +70,8 @@ RIGHT = {
         p.sub_(F.huber_loss(g, torch.zeros_like(g), reduction="none", delta=clip), alpha=lr)
         p.sub_(F.normalize(g, p=2, dim=0, eps=clip), alpha=lr)
         p.sub_(scaled(g, beta), alpha=lr)
-        halved = lambda x: F.elu(x, alpha=beta)
-        p.sub_(halved(g), alpha=lr)
+        bent = lambda x: F.elu(x, alpha=beta)
+        p.sub_(bent(g), alpha=lr)
     """,
     "new tensors": """
         p.sub_(p.new_tensor(lr) * g)
@@ -100,6 +106,10 @@ RIGHT = {
         first, second = sorted([lr, beta])
         p.sub_(g, alpha=first * second * sum([lr, eps]))
         p.sub_(g, alpha=math.fsum([lr, eps]) * math.prod([lr, beta]))
+    """,
+    "functions in variables": """
+        for view in [halved, squashed]:
+            p.sub_(view(g) * beta, alpha=lr)
     """,
     "powers, bounds and norms": """
         p.sub_((g.abs() + 1) ** beta, alpha=lr)
@@ -220,3 +230,22 @@ def test_the_test_above_fails_without_a_check(
     monkeypatch.setattr(DifferentiableSettings, check, lambda *args: None)
     with pytest.raises(AssertionError):
         test_what_would_lose_a_derivative_is_refused_where_it_stands(tmp_path)
+
+
+def test_new_state_is_of_the_parameter_s_dtype(tmp_path: Path) -> None:
+    """``.item()`` is a tensor in double precision where its derivative is kept."""
+    torch.set_default_dtype(torch.float32)
+    lines = """
+        state = self.state[p]
+        d = g * (lr * g.norm().item())
+        if "m" not in state:
+            state["m"] = torch.clone(d)
+        p.sub_(state["m"])
+    """
+    cls = _load(tmp_path, "numbers_dtype", lines)
+    higher.register_optim(cls, codegen.compile_optimizer(cls, verify=False))
+    net = Net()
+    net.a, net.b = (nn.Parameter(torch.tensor(0.5)) for _ in range(2))
+    with higher.innerloop_ctx(net, cls(net.parameters())) as (f, d):
+        d.step(f())
+        assert d.state[0][0]["m"].dtype == torch.float32
