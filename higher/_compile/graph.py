@@ -40,12 +40,10 @@ class Graph:
     Attributes:
         facts: what it was traced from.
         needs: which of its inputs require grad.
-        constants: tensors from outside that it was traced with.
     """
 
-    def __init__(self, facts: Any, constants: list[Tensor]) -> None:
+    def __init__(self, facts: Any) -> None:
         self.facts = facts
-        self.constants = constants
         self.needs: list[bool] = []
         self._form: Form | None = None
         self._writes: set[int] | None = None

@@ -62,7 +62,8 @@ class CompiledInner(Inner):
         batch = tensors_within(self._batches[step])
         with Recorded([*params, *tree.buffers(), *batch]) as recorded:
             result = super().loss(tree, step, held, params, past, used)
-        self._outside = recorded.found
+        if self._static is None:
+            self._outside = recorded.found
         return result
 
     def _called_back(
@@ -74,7 +75,7 @@ class CompiledInner(Inner):
         known += [g for g in grads if g is not None]
         with Recorded(known) as recorded:
             result = super()._called_back(held, grads)
-        if not self._missing:
+        if self._static is None:
             self._outside += recorded.found
         return result
 
@@ -136,7 +137,7 @@ class CompiledInner(Inner):
         buffers = Buffers.of(tree.modules)
         numbers = self._numbers(usable)
         graph = self._find(tree, usable, numbers, form_of_batch)
-        read, constants = self._read, graph.constants
+        read, constants = self._read, self._outside
         # written into by this step, after others have saved them
         fresh = graph.fresh(buffers.tensors)
         parts = [usable.tensors, numbers, fresh, given, read, constants]
@@ -222,9 +223,7 @@ class CompiledInner(Inner):
             origins = [refs[0]() for refs in tree.weights.origins if refs]
             graph = cache.find(_Facts(facts, layout[4]), origins)
             if graph is None:
-                known = {id(t) for t in [*carry.tensors, *self._read]}
-                outside = [t for t in self._outside if id(t) not in known]
-                graph = Graph(_Facts(facts, layout[4]), outside)
+                graph = Graph(_Facts(facts, layout[4]))
                 cache.add(graph, origins)
             self._graph = graph
             if graph not in self._used:
@@ -236,12 +235,16 @@ class CompiledInner(Inner):
     def _facts(self, tree: Tree) -> list[Any]:
         """What stays the same for the whole unroll."""
         optimizer = self._optimizer
-        return [
+        facts = [
             facts_of([self._loss_fn, self._callback], self._read),
             facts_of_modules(tree.modules, self._read),
             *(type(optimizer), optimizer._group_to_param_list, optimizer._tasks),
             self._order,
         ]
+        read = {id(t) for t in self._read}
+        # by the order in which the first step came to them
+        self._outside = [t for t in self._outside if id(t) not in read]
+        return [*facts, [kind_of(t) for t in self._outside]]
 
     def _decide(self, carry: Carry, numbers: list[Tensor]) -> None:
         """Takes down what the update decides by the values of settings and counters.

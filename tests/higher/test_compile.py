@@ -264,6 +264,31 @@ def test_steps_and_later_unrolls_share_a_graph(plain_kernels: None) -> None:
     assert counts == [1, 0, 0]
 
 
+def test_tensors_that_an_object_holds_are_those_of_now(plain_kernels: None) -> None:
+    class Holder:
+        weight: Tensor
+
+    model, holder = net(), Holder()
+
+    def weighted(f: Any, batch: Any) -> Tensor:
+        return holder.weight * loss_fn(f, batch)
+
+    before = graphs()
+    for value in (1.0, 1.0 + 1e-9, 3.0):
+        holder.weight = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        found, wanted = (
+            derivatives(
+                *(optimizer("SGD"), compile, memory),
+                model=model,
+                loss_fn=weighted,
+                sources=[holder.weight],
+            )
+            for compile, memory in ((True, "low"), (False, "full"))
+        )
+        assert_same(found, wanted)
+    assert graphs() == before + 1
+
+
 def test_another_model_mode_or_constant_has_another_graph(plain_kernels: None) -> None:
     model = net()
     scale = 1.0
