@@ -66,7 +66,7 @@ def folder() -> Path | None:
     """Where entries are; None if they are not wanted."""
     told = os.environ.get(VARIABLE)
     if told is not None:
-        return Path(told).expanduser() if told else None
+        return Path(os.path.expanduser(told)) if told else None
     import platformdirs
 
     return platformdirs.user_cache_path("higher-codegen", appauthor=False)

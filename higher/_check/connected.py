@@ -8,6 +8,7 @@ the result moves, it ought to have been.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,29 +22,54 @@ from higher._check.rounding import Before
 _Node: Any = Any  # torch's nodes have attributes that its types don't know
 
 
-def unreached(
-    results: Iterable[Tensor], sources: Sequence[Tensor], starts: Iterable[Tensor]
-) -> list[bool]:
-    """Of each source that requires grad, whether no result has a way to it.
+class Walk:
+    """The graph of one step, from what it has made back to what it was given.
 
     Args:
         results: what a step has made.
         sources: tensors that it was given.
         starts: further ones, at which the step begins: no way is followed beyond.
     """
-    nodes = [_node(t) for t in sources]
-    ends = {id(n): n for n in [*nodes, *map(_node, starts)] if n is not None}
-    found: set[int] = set()
-    seen: dict[int, _Node] = {}
-    waiting = [n for n in map(_node, results) if n is not None]
-    while waiting:
-        node = waiting.pop()
-        if id(node) in ends:
-            found.add(id(node))
-        elif id(node) not in seen:
-            seen[id(node)] = node  # kept: its id must stay taken
-            waiting += [child for child, _ in node.next_functions if child is not None]
-    return [n is not None and id(n) not in found for n in nodes]
+
+    def __init__(
+        self,
+        results: Iterable[Tensor],
+        sources: Sequence[Tensor],
+        starts: Iterable[Tensor],
+    ) -> None:
+        self._nodes = [_node(t) for t in sources]
+        ends = {id(n): n for n in [*self._nodes, *map(_node, starts)] if n is not None}
+        self._found: set[int] = set()
+        self._seen: dict[int, _Node] = {}
+        waiting = [n for n in map(_node, results) if n is not None]
+        while waiting:
+            node = waiting.pop()
+            if id(node) in ends:
+                self._found.add(id(node))
+            elif id(node) not in self._seen:
+                self._seen[id(node)] = node  # kept: its id must stay taken
+                waiting += [c for c, _ in node.next_functions if c is not None]
+
+    def unreached(self) -> list[bool]:
+        """Of each source that requires grad, whether no result has a way to it."""
+        return [n is not None and id(n) not in self._found for n in self._nodes]
+
+    def overwritten(self) -> str:
+        """The name of a node that has saved what was written into in place since: its
+        backward is an error. "" if there is none."""
+        for node in self._seen.values():
+            for name in _saved_names(type(node)):
+                try:
+                    getattr(node, name)
+                except RuntimeError as error:
+                    if "inplace operation" in str(error):
+                        return str(node.name())
+        return ""
+
+
+@functools.cache
+def _saved_names(kind: Any) -> tuple[str, ...]:
+    return tuple(n for n in dir(kind) if n.startswith("_saved_"))
 
 
 def _node(t: Tensor) -> _Node:

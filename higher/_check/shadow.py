@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from higher._carry import tensors_in
-from higher._check.connected import moved, mostly_differ, sources, unreached
+from higher._check.connected import Walk, moved, mostly_differ, sources
 from higher._check.errors import ADVICE, ZEROS, CheckError, Where, difference
 from higher._check.rounding import After, Before, is_rounding
 from higher._check.twin import Found, Place, Twin, has_zeros
@@ -255,11 +255,18 @@ class Shadow:
             [made.params, settings, made.state.state, made.state.shared]
         )
         inside = {id(s.tensor) for s in given}
-        lost = unreached(
+        walk = Walk(
             [t for t in results if id(t) not in inside],
             [s.tensor for s in given],
             [*before.params, *_held(before.state)],
         )
+        node = walk.overwritten()
+        if node:
+            raise self._error(
+                f"the update writes in place into what {node} needs: its own backward "
+                f"is an error. {ADVICE}"
+            )
+        lost = walk.unreached()
         self._reached |= {s.place for s, away in zip(given, lost) if not away}
         for source in (s for s, away in zip(given, lost) if away):
             if not all(

@@ -88,6 +88,15 @@ class Writes(Right):
         return p - group["lr"] * state["m"]
 
 
+class WritesInside(Right):
+    """Into what its own backward needs."""
+
+    def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
+        size = grad.exp()
+        size.mul_(0.0)
+        return super().one(p, grad + size, state, group)
+
+
 class DropsSetting(Right):
     def one(self, p: Any, grad: Any, state: Any, group: Any) -> Tensor:
         beta = torch.as_tensor(group["beta"]).detach()

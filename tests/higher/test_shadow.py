@@ -22,6 +22,7 @@ from shadowed import (
     Plain,
     Right,
     Writes,
+    WritesInside,
     WrongState,
     WrongWeight,
 )
@@ -414,6 +415,7 @@ def test_a_wrong_task_is_named() -> None:
     "cls, match",
     [
         (Writes, "'m' of 'a' in place"),
+        (WritesInside, "in place into what ExpBackward0 needs"),
         (DropsSetting, "no gradient flows to 'beta'"),
         (DropsGradient, "no gradient flows to the gradient of 'b'"),
     ],
