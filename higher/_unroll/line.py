@@ -20,7 +20,7 @@ from higher.optim.base import DifferentiableOptimizer
 from higher.patch import StatelessModule
 from higher._unroll.captured import Named
 from higher._unroll.held import Held
-from higher._unroll.segment import Plan, Stretch, run
+from higher._unroll.segment import Plan, Stretch, holds_any, run
 from higher._unroll.step import Inner
 from higher._unroll.surroundings import Random, Tree
 from higher._unroll.tangents import run_forward
@@ -61,6 +61,7 @@ class Line:
         )
         self.done = 0
         self.losses: list[Tensor] = []
+        self._given: list[Tensor] = []
 
     def __enter__(self) -> None:
         pass
@@ -195,6 +196,9 @@ class Line:
         if self.truncation.steps is None:
             self.truncation.bare_steps(count)
             return
+        if result.lasting or holds_any(result.carry.tensors, self._given):
+            raise RuntimeError(_LASTING)
+        self._given = result.given
         fences = result.plan.fences
         fences += [self.truncation.end() for _ in range(count)]
         node: Any = result.losses[-1].grad_fn
@@ -269,4 +273,9 @@ def segments_of(memory: str | int, steps: int) -> list[int]:
 _SHORT = 16
 
 
+_LASTING = (
+    "With truncate, a tensor that requires grad and that loss_fn writes into the optimizer "
+    "once, for several steps, would be cut off with the step that wrote it. Write it in each "
+    "step, pass it in override before, or use memory='full'."
+)
 _FORWARD = "With mode='forward' only the last and the initial fast weights are kept."

@@ -57,6 +57,11 @@ class Stretch(NamedTuple):
     carry: Carry
     losses: list[Tensor]
     plan: Plan
+    given: list[Tensor]
+    """Of the carry, what the user wrote into the optimizer in the last step."""
+    lasting: bool
+    """Whether something that the user wrote, and that carries gradient, outlasted a
+    step."""
 
 
 def run(
@@ -90,10 +95,14 @@ def run(
     leaves = [leaf_of(t, n) for t, n in zip(start.tensors, plan.needs_grad)]
     carry = Carry(start.layout, leaves)
     search = Search(named, start.tensors)
+    given: list[Tensor] = []
+    lasting = False
     with inner.surroundings():
         for step in range(first, first + count):
             played = inner.quick(tree, step, carry, past, plan.used, search)
             carry = played.carry
+            lasting |= holds_any(carry.tensors, given)
+            given = [leaf for leaf, _ in played.given if leaf.requires_grad]
             plan.losses.append(played.loss)
             plan.norms.append(played.norms)
     origin = {id(leaf): t for leaf, t in zip(leaves, start.tensors)}
@@ -110,7 +119,15 @@ def run(
     for i, t in zip(plan.made, outputs):
         end[i] = t
     losses = list(outputs[len(plan.made) :])
-    return Stretch(Carry(carry.layout, end), losses, plan)
+    places = [i for i, t in enumerate(carry.tensors) if holds_any([t], given)]
+    given = [end[i] for i in places]
+    return Stretch(Carry(carry.layout, end), losses, plan, given, lasting)
+
+
+def holds_any(tensors: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Whether one of ``wanted`` is among ``tensors``."""
+    ids = {id(t) for t in wanted}
+    return bool(ids) and any(id(t) in ids for t in tensors)
 
 
 class _Segment(torch.autograd.Function):

@@ -404,3 +404,28 @@ def test_truncated(memory: Any) -> None:
     found = by_higher(memory, [raw], write, truncate=3)
     same(found[5:], wanted[5:])
     assert not any(g.any() for g in found[1:5])
+
+
+@pytest.mark.parametrize("memory", LOW)
+def test_truncated_where_one_that_was_written_once_would_be_cut_off(
+    memory: Any,
+) -> None:
+    raw = number(-3.0)
+
+    def write(d: Any, t: int) -> None:
+        if t == 1:
+            d.param_groups[0]["lr"] = raw.exp()
+
+    with pytest.raises(RuntimeError, match="Write it in each step"):
+        by_higher(memory, [raw], write, truncate=K)
+
+
+@pytest.mark.parametrize("memory", MEMORY[1:])
+def test_truncated_where_each_step_writes(memory: Any) -> None:
+    raw = number(-3.0)
+
+    def write(d: Any, t: int) -> None:
+        d.param_groups[0]["lr"] = raw.exp()
+
+    wanted = by_hand(lambda t, b: raw.exp(), [raw])
+    same(by_higher(memory, [raw], write, truncate=K), wanted)
