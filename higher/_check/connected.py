@@ -58,7 +58,8 @@ class Walk:
         """The name of a node that has saved what was written into in place since: its
         backward is an error. "" if there is none."""
         for node in self._seen.values():
-            for name in _saved_names(type(node)):
+            kind: Any = type(node)
+            for name in _saved_names(kind):
                 try:
                     getattr(node, name)
                 except RuntimeError as error:
