@@ -249,3 +249,19 @@ def test_new_state_is_of_the_parameter_s_dtype(tmp_path: Path) -> None:
     with higher.innerloop_ctx(net, cls(net.parameters())) as (f, d):
         d.step(f())
         assert d.state[0][0]["m"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "F.relu(g, inplace=True)",
+        "torch.Tensor.mul_(g, beta)",
+        "operator.imul(g, beta)",
+        "F.hardtanh(g, -1.0, 1.0, True)",
+    ],
+)
+def test_a_mutation_by_another_spelling_is_refused(line: str, tmp_path: Path) -> None:
+    cls = _load(tmp_path, "numbers_mutation", f"x = {line}\np.sub_(x, alpha=lr)")
+    with pytest.raises(codegen.CodegenError) as caught:
+        codegen.compile_optimizer(cls, verify=False)
+    assert line in caught.value.diagnostics[0].source_line

@@ -150,6 +150,8 @@ class DifferentiableSettings(TypedRule):
         if None in found:
             self._translated(node, env)
         operations = [called for called in found if called is not None]
+        for called in operations:
+            self._refuse_writing(node, called)
         if len(operations) != 1 or len(found) != 1:
             self._several(node, operations, env)
             return None
@@ -326,6 +328,19 @@ class DifferentiableSettings(TypedRule):
         return arg.with_changes(keyword=cst.Name(found.name))
 
     # --- refusals
+
+    def _refuse_writing(self, node: cst.Call, called: Called) -> None:
+        """R4 has written out every mutation that it knew for one: this is another."""
+        operation = called.operation
+        if called.bound is None or operation.name.startswith("container."):
+            return
+        if any(operation.written(called.bound)):
+            self.context.refuse(
+                "R4",
+                node,
+                f"{code(node.func)} writes into a tensor that it is handed",
+                "write it as a method of that tensor, in a statement of its own",
+            )
 
     def _refuse_number(
         self, node: cst.Call, operation: Operation, parameter: Parameter

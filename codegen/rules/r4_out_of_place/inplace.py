@@ -68,6 +68,8 @@ def inplace_function(node: cst.CSTNode) -> str | None:
     if not isinstance(node, cst.Call):
         return None
     name = dotted(node.func) or ""
+    if name.startswith("torch.Tensor."):
+        return None  # an unbound method, which R7 refuses
     if name.startswith("torch.") and name.endswith("_") and not name.endswith("__"):
         return name
     return None
