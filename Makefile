@@ -19,7 +19,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint bench regenerate format setup clean
+.PHONY: help demo test lint docs bench regenerate format setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,10 @@ lint: $(VENV)/.dev ## the first three of these
 	$(PY) -m black --check --quiet . || { echo "run: make format" >&2; exit 1; }
 	$(PY) -m mypy
 	$(PY) -m codegen --check
+
+docs: $(VENV)/.docs ## the site, into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --config-file .ci/mkdocs.yml
+	@echo "open build/site/index.html"
 
 bench: $(VENV)/.bench ## the benchmarks
 	$(PY) -m benchmarks $(ARGS)
@@ -78,6 +82,13 @@ $(VENV)/.demo: $(VENV)/.torch-$(TORCH) $(PINS)
 $(VENV)/.dev: $(VENV)/.demo
 	@echo "installing what the tests need"
 	@$(PIP) torch==$(TORCH) -c .ci/constraints.txt -e '.[codegen,examples,dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.demo
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "the site's tools need Python 3.11 or newer: make docs PYTHON=python3.12" >&2; exit 1; }
+	@echo "installing what the site needs"
+	@$(PIP) torch==$(TORCH) -c .ci/constraints.txt -e '.[codegen,examples,docs]'
 	@touch $@
 
 # TorchOpt has wheels for some Pythons only.

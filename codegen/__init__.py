@@ -52,7 +52,7 @@ def compile_optimizer(
     Raises:
         CodegenError: it can't be translated, or is wrong; diagnostics say where.
 
-    Example:
+    Examples:
         >>> made = codegen.compile_optimizer(torch.optim.SGD, verify=False)
         >>> made.__name__, issubclass(made, higher.optim.DifferentiableOptimizer)
         ('DifferentiableSGD', True)
@@ -68,7 +68,7 @@ def check(*files: str) -> list[str]:
     Returns one message per file that has drifted, with the diff and the command that
     mends it; none where all is current. Without ``files``: all of ``generated/``.
 
-    Example:
+    Examples:
         >>> codegen.check("nowhere.py")[0].splitlines()[0]
         'nowhere.py: missing file'
     """

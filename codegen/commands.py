@@ -257,7 +257,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def rules_text() -> str:
-    """The conversion rules as the README has them."""
+    """The conversion rules as docs/rules.md has them."""
     import inspect
 
     ordered = sorted(RULES, key=lambda rule: rule.name)

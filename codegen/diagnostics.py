@@ -53,7 +53,7 @@ class Diagnostic:
 class CodegenError(Exception):
     """The optimizer can't be translated; ``diagnostics`` say where and why.
 
-    Example:
+    Examples:
         >>> try:
         ...     codegen.translate("torch.optim.LBFGS")
         ... except codegen.CodegenError as error:

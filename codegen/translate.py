@@ -45,7 +45,7 @@ class Translation:
 
     ``lines`` map the text to where upstream wrote it, ``sources`` are the files there.
 
-    Example:
+    Examples:
         >>> codegen.translate("torch.optim.SGD").fired["R4"] > 0
         True
     """
@@ -89,7 +89,7 @@ def translate(
     Raises:
         CodegenError: it can't be translated; the diagnostics say where and why.
 
-    Example:
+    Examples:
         >>> translation = codegen.translate("torch.optim.SGD")
         >>> translation.class_name, translation.source
         ('DifferentiableSGD', 'torch/optim/sgd.py')

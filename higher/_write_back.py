@@ -35,7 +35,7 @@ def write_weights(fmodel: nn.Module, module: nn.Module) -> None:
         TypeError: ``fmodel`` is not stateless, or ``module`` is, or it is sharded by
             ``fully_shard``.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(3, 1)
         >>> opt = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> with higher.innerloop_ctx(model, opt) as (fmodel, diffopt):
@@ -114,7 +114,7 @@ def write_state(
         ValueError: the groups differ in number or size, or state has a dimension of
             tasks.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(3, 1)
         >>> opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         >>> with higher.innerloop_ctx(model, opt) as (fmodel, diffopt):

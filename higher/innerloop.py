@@ -74,7 +74,7 @@ def innerloop_ctx(
             shape (T,), and each task gets its own gradient. A setting in ``override``
             may be a tensor of shape (T,). ``grad_callback`` is called with the
             gradients of one task, and mapped. ``fmodel.task(i)`` is one task's module;
-            :func:`higher.map_tasks` maps anything else. Parameters that don't require
+            ``higher.map_tasks`` maps anything else. Parameters that don't require
             grad are shared by all tasks, without memory of their own.
         check: the original optimizer steps detached copies beside every inner step; the
             first difference is an error.
@@ -92,7 +92,7 @@ def innerloop_ctx(
         TypeError: ``model`` can't be made stateless, ``opt`` is no optimizer, or
             ``scheduler`` no scheduler; the message says what to do.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(3, 1)
         >>> opt = torch.optim.Adam(model.parameters())
         >>> x, y = torch.randn(8, 3), torch.randn(8, 1)

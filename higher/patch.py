@@ -56,7 +56,7 @@ Model = TypeVar("Model", bound=nn.Module)
 class StatelessModule(nn.Module):
     """A module that runs on fast weights.
 
-    Made by :func:`monkeypatch`, never directly. It is also an instance of the
+    Made by ``monkeypatch``, never directly. It is also an instance of the
     original module's class; its submodules are of their own classes. For type checkers
     it has the original's type: ``assert isinstance(fmodel, StatelessModule)`` tells
     them of ``fmodel.parameters(time=0)``, ``fmodel.fast_params`` and the others.
@@ -315,7 +315,7 @@ def monkeypatch(
             that don't require grad are copied if they are small; the memory of large
             ones is shared until they are written into.
         track_higher_grads: ``False`` keeps the latest fast weights only.
-        tasks: as for :func:`higher.innerloop_ctx`: weights and buffers get a leading
+        tasks: as for ``higher.innerloop_ctx``: weights and buffers get a leading
             dimension of that size, and calls are mapped over it.
 
     Raises:
@@ -323,7 +323,7 @@ def monkeypatch(
         TypeError: a module that can't be made stateless, or a parameter with hooks;
             the message says what to do.
 
-    Example:
+    Examples:
         >>> fmodel = higher.monkeypatch(torch.nn.Linear(3, 1))
         >>> zeros = [torch.zeros(1, 3), torch.ones(1)]
         >>> fmodel(torch.randn(2, 3), params=zeros)
@@ -363,7 +363,7 @@ def make_functional(
     Raises:
         TypeError: a module that can't be made stateless; the message says what to do.
 
-    Example:
+    Examples:
         >>> fmodel = higher.patch.make_functional(torch.nn.Linear(1, 1, bias=False))
         >>> fmodel(torch.ones(1, 1), params=[torch.full((1, 1), 2.0)])
         tensor([[2.]])
@@ -386,7 +386,7 @@ def buffer_sync(module: nn.Module, fmodule: nn.Module, device: Device = None) ->
     Raises:
         KeyError: ``fmodule`` lacks a submodule or a buffer of ``module``.
 
-    Example:
+    Examples:
         >>> norm = torch.nn.BatchNorm1d(3)
         >>> fmodel = higher.monkeypatch(norm)
         >>> _ = norm(torch.randn(8, 3))  # moves its running mean

@@ -34,7 +34,7 @@ def flatten(x: Any) -> list[Any]:
 
     Anything else is a leaf: ``flatten(3) == [3]``. Dicts give their values.
 
-    Example:
+    Examples:
         >>> higher.utils.flatten([1, (2, {"a": 3})])
         [1, 2, 3]
     """
@@ -55,7 +55,7 @@ def get_func_params(
     A copy requires grad where the original does. With ``safe_copy=False`` the
     tensors share memory with the module's parameters where the device allows.
 
-    Example:
+    Examples:
         >>> layer = torch.nn.Linear(2, 1)
         >>> copies = higher.utils.get_func_params(layer)
         >>> [p.requires_grad for p in copies], copies[0] is layer.weight

@@ -33,8 +33,8 @@ class Example:
 
 
 class Rule(abc.ABC):
-    """One conversion rule. Its docstring is the README's text, its EXAMPLES the
-    README's examples and its tests."""
+    """One conversion rule. Its docstring is its text in docs/rules.md, its EXAMPLES
+    the examples there and its tests."""
 
     name: ClassVar[str]
     title: ClassVar[str]

@@ -1,6 +1,6 @@
 """Sections of a document that a command writes, between two comments.
 
-<!-- rules: python -m codegen --rules -o README.md -->
+<!-- rules: python -m codegen --rules -o docs/rules.md -->
 …
 <!-- end of rules -->
 """

@@ -121,7 +121,7 @@ class Buffers:
             dict.__setitem__(self.modules[i]._buffers, name, tensors[at])
 
     def changed(self, own: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Those that are no longer what :meth:`put` put there."""
+        """Those that are no longer what ``put`` put there."""
         known = {(i, name): own[at] for i, name, at in self.places}
         return {
             f"{i}:{name}": b
@@ -177,8 +177,9 @@ def map_tasks(
     Args:
         fmodel: the stateless module of ``higher.innerloop_ctx(..., tasks=T)``.
         function: returns a tensor, or tuples, lists and dicts of them.
-        *args, **kwargs: tensors, also in containers, whose first dimension is T, or 1
-            for what all tasks share; 0-dim tensors and all else are shared.
+        *args: tensors, also in containers, whose first dimension is T, or 1 for what
+            all tasks share; 0-dim tensors and all else are shared.
+        **kwargs: likewise.
 
     Returns:
         What ``function`` returns, its tensors with a first dimension T.
@@ -189,7 +190,7 @@ def map_tasks(
             tensor, ``.item()``, an operation without a batching rule.
         TypeError: tensors in objects that are no containers.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(3, 1)
         >>> opt = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> def loss_of(fmodel, x):
@@ -217,7 +218,7 @@ def call(fmodel: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class _Mapping:
-    """One call of :func:`map_tasks`."""
+    """One call of ``map_tasks``."""
 
     def __init__(self, fmodel: Any, weights: FastWeights) -> None:
         assert weights.tasks is not None

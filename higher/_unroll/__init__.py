@@ -132,7 +132,7 @@ def unroll(
     ``fmodel.parameters(time=t)`` has the weights of all times, in the graph; those
     that were not kept are computed again when asked for.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(3, 1)
         >>> opt = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> batches = list(torch.randn(100, 8, 3))

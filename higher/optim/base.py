@@ -56,7 +56,7 @@ GroupedGrads: TypeAlias = "list[list[Tensor | None]]"
 class DifferentiableOptimizer:
     """An optimizer whose steps are part of the autograd graph.
 
-    Subclasses override :meth:`_update`. It must be out-of-place on tensors and
+    Subclasses override ``_update``. It must be out-of-place on tensors and
     write only into ``self.param_groups``, ``self.state`` and ``self.shared``.
 
     Attributes:
@@ -65,7 +65,7 @@ class DifferentiableOptimizer:
         shared: state that belongs to no parameter.
         defaults: the original optimizer's default settings.
 
-    Example:
+    Examples:
         >>> class Half(higher.optim.DifferentiableOptimizer):
         ...     def _update(self, grouped_grads, **kwargs):
         ...         for group, grads in zip(self.param_groups, grouped_grads):
@@ -303,7 +303,7 @@ class DifferentiableOptimizer:
         Args:
             params: parameters in the order of the reference parameters.
             grads: their gradients, or None.
-            state: settings and state before the update, see :meth:`snapshot`.
+            state: settings and state before the update, see ``snapshot``.
             **kwargs: passed to ``_update``.
 
         Returns:
@@ -326,7 +326,7 @@ class DifferentiableOptimizer:
         )
 
     def restore(self, state: OptimizerState) -> None:
-        """Goes back to what :meth:`snapshot` returned, which stays as it is."""
+        """Goes back to what ``snapshot`` returned, which stays as it is."""
         seen: dict[int, Any] = {}
         self.param_groups = [
             {**copy_structure(settings, seen), "params": list(group["params"])}
@@ -339,7 +339,7 @@ class DifferentiableOptimizer:
         return [[settings_of(g) for g in self.param_groups], self.state, self.shared]
 
     def _hold(self, params: list[Tensor], held: list[Any]) -> None:
-        """Takes over parameters, and what :meth:`_held` returns."""
+        """Takes over parameters, and what ``_held`` returns."""
         groups, self.state, self.shared = held
         self.param_groups = [
             {**settings, "params": [params[k] for k in positions]}

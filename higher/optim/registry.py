@@ -31,7 +31,7 @@ def register_optim(
         TypeError: the first is no ``torch.optim.Optimizer`` class or the second
             no ``DifferentiableOptimizer`` class.
 
-    Example:
+    Examples:
         >>> class Mine(torch.optim.SGD):
         ...     pass
         >>> higher.register_optim(Mine, higher.optim.DifferentiableSGD)
@@ -61,14 +61,14 @@ def get_diff_optim(
             order; all parameters of ``opt`` are among them.
         fmodel: the stateless module whose fast weights ``step`` updates.
         device: where the optimizer's state goes; by default it stays.
-        override: as in :func:`higher.innerloop_ctx`.
+        override: as in ``higher.innerloop_ctx``.
         track_higher_grads: ``False`` keeps no graph across steps.
         **kwargs: passed to the differentiable optimizer.
 
     Raises:
         ValueError: the type is unknown; the message says how to compile it.
 
-    Example:
+    Examples:
         >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
         >>> diffopt = higher.get_diff_optim(torch.optim.SGD([w], lr=0.5), [w])
         >>> (new,) = diffopt.step(w.square().sum(), params=[w])
@@ -114,14 +114,17 @@ def create_diff_optim(
         opt_kwargs: its settings.
         params: tensors, or parameter groups as ``opt_type`` takes them; only
             their shapes matter. Default: the fast weights of ``fmodel``.
-        fmodel, device, override, track_higher_grads, **kwargs: as in
-            :func:`get_diff_optim`.
+        fmodel: as for ``get_diff_optim``, like those below.
+        device: where the state goes.
+        override: settings, tensors perhaps.
+        track_higher_grads: False for a step without a graph.
+        **kwargs: the others of ``get_diff_optim``.
 
     Raises:
         ValueError: neither ``params`` nor ``fmodel`` is given, or the type is
             unknown.
 
-    Example:
+    Examples:
         >>> w = torch.tensor([1.0], requires_grad=True)
         >>> diffopt = higher.create_diff_optim(torch.optim.SGD, {"lr": 0.5}, params=[w])
         >>> (new,) = diffopt.step((2 * w).sum(), params=[w])

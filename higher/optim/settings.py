@@ -128,7 +128,7 @@ def get_trainable_opt_params(
         opt: an optimizer; it is not changed.
         device: where the tensors are made; default: the CPU.
 
-    Example:
+    Examples:
         >>> opt = torch.optim.SGD([torch.zeros(2)], lr=0.1, momentum=0.9)
         >>> override = higher.optim.get_trainable_opt_params(opt)
         >>> sorted(override)
@@ -171,7 +171,7 @@ def apply_trainable_opt_params(
     Raises:
         ValueError: a name that is no setting, or a wrong number of values.
 
-    Example:
+    Examples:
         >>> opt = torch.optim.SGD([torch.zeros(2)], lr=0.1)
         >>> higher.optim.apply_trainable_opt_params(opt, {"lr": [torch.tensor(0.25)]})
         >>> opt.param_groups[0]["lr"]
