@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from higher import _generated as generated
 import higher
 from codegen.arguments import parse
 from codegen.commands import rules_text
+from codegen.tools.passes import passes_text
 from codegen.tools.sections import section
 from higher import ops
 from higher.optim import registry
@@ -198,6 +202,41 @@ def test_the_front_page_is_short() -> None:
 def test_the_rules_are_those_of_the_compiler() -> None:
     renew = "python -m codegen --rules -o docs/rules.md"
     assert section(TEXTS["rules.md"], "rules") == rules_text().strip(), f"run: {renew}"
+
+
+def test_the_passes_are_those_of_the_compiler() -> None:
+    renew = "python -m codegen.tools.passes CONTRIBUTING.md"
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert section(text, "passes") == passes_text().strip(), f"run: {renew}"
+
+
+def test_the_passes_stand_in_the_order_in_which_they_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against what runs when an optimizer is translated."""
+    import codegen
+    from codegen import lower, pipeline
+
+    listed = re.findall(r"^\d+\. `(\w+)` \(", passes_text(), re.MULTILINE)
+    ran: list[str] = []
+    for module in lower, pipeline:
+        for name, found in list(vars(module).items()):
+            if inspect.isfunction(found) and name in listed:
+                monkeypatch.setattr(module, name, _telling(found, ran))
+    codegen.translate("torch.optim.SGD")
+    # some run again after each rule, or for each statement
+    once = [n for n in dict.fromkeys(ran) if ran.count(n) == listed.count(n) == 1]
+    assert len(once) > 10
+    assert [n for n in listed if n in once] == once
+
+
+def _telling(function: Callable[..., Any], ran: list[str]) -> Callable[..., Any]:
+    def called(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        ran.append(function.__name__)
+        return result
+
+    return called
 
 
 def test_the_table_has_a_row_for_each_optimizer() -> None:
