@@ -10,7 +10,7 @@ from typing import cast
 import libcst as cst
 
 from codegen.diagnostics import Origins, walk
-from codegen.liveness import Liveness, liveness
+from codegen.analysis.liveness import Liveness, liveness
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import libcst as cst
 
-from codegen.liveness import liveness
+from codegen.analysis.liveness import liveness
 from codegen.lower.blocks import NESTED, WHOLE, keep_comment
 from codegen.lower.callees import is_classmethod
 from codegen.lower.fold import UNKNOWN, Frame, known

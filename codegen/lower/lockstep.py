@@ -25,7 +25,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import walk
-from codegen.liveness import live_before
+from codegen.analysis.liveness import upward_exposed
 from codegen.lower.effects import draws, free_reads, is_path, written_by
 from codegen.lower.families import Family, lasts
 from codegen.lower.forms import (
@@ -166,7 +166,7 @@ class Lockstep:
 
     def run(self) -> Body:
         for number, node in enumerate(self.body):
-            self.needed = live_before(self.body[number + 1 :])
+            self.needed = upward_exposed(self.body[number + 1 :])
             self._statement(node)
         self.needed = set()
         self._flush()
@@ -203,7 +203,7 @@ class Lockstep:
     def _each(self, body: Body, after: set[str]) -> None:
         """Statements that stand inside another one, in its place."""
         for number, inner in enumerate(body):
-            self.needed = live_before(body[number + 1 :], after)
+            self.needed = upward_exposed(body[number + 1 :], after)
             self._statement(inner)
 
     def _begins(self, node: Statement) -> bool:

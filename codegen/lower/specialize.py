@@ -22,7 +22,7 @@ from codegen.constructor import attribute_function
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.evaluation import Evaluation
-from codegen.liveness import Liveness, liveness
+from codegen.analysis.liveness import Liveness, liveness
 from codegen.lower import facts
 from codegen.lower.blocks import (
     NESTED,

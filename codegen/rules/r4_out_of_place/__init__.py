@@ -14,7 +14,7 @@ import libcst as cst
 import torch
 
 from codegen.diagnostics import walk
-from codegen.liveness import Liveness, liveness
+from codegen.analysis.liveness import Liveness, liveness
 from codegen.places import Env, Kind, Value, analyse
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.dtypes import Dtypes

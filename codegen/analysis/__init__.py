@@ -1,0 +1,1 @@
+"""What is known about a body, statement by statement. Nothing here rewrites."""

@@ -1,0 +1,1 @@
+"""Control flow of a function's statements, and one solver over it."""
