@@ -1,0 +1,249 @@
+"""What names and slots denote at one point of a body."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from codegen.analysis.values import (
+    ANYTHING,
+    REST,
+    Kind,
+    Place,
+    Slot,
+    Value,
+    View,
+    is_many,
+    join,
+    join_all,
+    several,
+)
+
+EARLIER_GROUP = "an earlier group"
+
+
+@dataclass
+class Env:
+    """The heap before one statement.
+
+    ``maybe`` are slots that exist on some way here and not on another. ``exact`` are
+    containers of which every item has a slot, with their length (-1 for a dict).
+    ``origins`` are what an object that was found in a container may be, beside itself.
+    """
+
+    names: dict[str, Value] = field(default_factory=dict)
+    slots: dict[Slot, Value] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    maybe: set[Slot] = field(default_factory=set)
+    exact: dict[str, int] = field(default_factory=dict)
+    origins: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def fork(self) -> Env:
+        return Env(
+            dict(self.names),
+            dict(self.slots),
+            dict(self.texts),
+            set(self.maybe),
+            dict(self.exact),
+            dict(self.origins),
+        )
+
+    def joined(self, other: Env) -> Env:
+        """What holds where two ways meet."""
+        one_sided = {
+            s
+            for s in self.slots.keys() ^ other.slots.keys()
+            if is_constant_key(s.key) and not s.key.startswith(".")
+        }
+        exact = {
+            obj: length
+            for obj, length in {**self.exact, **other.exact}.items()
+            if all(e.exact.get(obj, length) == length for e in (self, other))
+            and all(obj in e.exact or not e.knows(obj) for e in (self, other))
+        }
+        # what has no length in common keeps its items as a summary, too
+        loose = (self.exact.keys() | other.exact.keys()) - exact.keys()
+        joined = Env(
+            _joined(self.names, other.names),
+            _joined(self.slots, other.slots),
+            {**other.texts, **self.texts},
+            self.maybe | other.maybe | one_sided,
+            exact,
+            {
+                obj: self.origins.get(obj, frozenset()) | other.origins.get(obj, _NONE)
+                for obj in {**self.origins, **other.origins}
+            },
+        )
+        for obj in loose:
+            joined.summarize(obj)
+        return joined
+
+    def knows(self, obj: str) -> bool:
+        """Whether anything here refers to an object."""
+        return any(obj in v.objects() for v in self.names.values()) or any(
+            s.container == obj or obj in v.objects() for s, v in self.slots.items()
+        )
+
+    # --- contents of containers ---------------------------------------------
+
+    def slots_of(self, obj: str) -> Iterator[tuple[Slot, Value]]:
+        return ((s, v) for s, v in self.slots.items() if s.container == obj)
+
+    def contents(self, value: Value) -> Value | None:
+        """A summary of what a container may hold; None if nothing is known to be in."""
+        found = None
+        tracked = [p.obj for p in value.places]
+        if not tracked or not all(obj in self.exact for obj in tracked):
+            found = value.item
+        return join_all(
+            iter([found, *(v for obj in tracked for _, v in self.slots_of(obj))])
+        )
+
+    def summarize(self, obj: str, more: Value | None = None) -> None:
+        """Which item of ``obj`` is where is not known any more; ``more`` may be in it."""
+        own = dict(self.slots_of(obj))
+        rest = join_all(iter([*own.values(), more]))
+        for slot in own:
+            del self.slots[slot]
+            self.maybe.discard(slot)
+        self.exact.pop(obj, None)
+        if rest is not None:
+            self.slots[Slot(obj, REST)] = rest
+
+    def blur(self, obj: str) -> None:
+        """An unknown item of ``obj`` was replaced, or is there no more."""
+        known = join_all(v for _, v in self.slots_of(obj))
+        if known is not None:
+            self.slots[Slot(obj, REST)] = known
+        self.exact.pop(obj, None)
+
+    # --- renaming -----------------------------------------------------------
+
+    def rename(self, change: Callable[[Place], Place]) -> None:
+        """Other names for objects, wherever they are referred to."""
+        self.names = {n: v.with_places(change) for n, v in self.names.items()}
+        slots: dict[Slot, Value] = {}
+        for slot, value in self.slots.items():
+            new = replace(slot, container=change(Place(slot.container)).obj)
+            held = value.with_places(change)
+            known = slots.get(new)
+            slots[new] = held if known is None else _sure(join(known, held))
+            if new != slot and slot in self.maybe:
+                self.maybe.discard(slot)
+                self.maybe.add(new)
+        self.slots = slots
+        self.exact = {
+            o: n for o, n in self.exact.items() if change(Place(o)).obj == o
+        }
+        self.origins = {
+            change(Place(o)).obj: frozenset(change(Place(f)).obj for f in found)
+            for o, found in self.origins.items()
+        }
+
+    def age(self, obj: str) -> None:
+        """What an expression made before is apart from what it makes now."""
+        if not self.knows(obj):
+            return
+        old = several(obj)
+        for slot, value in [*self.slots_of(obj)]:
+            if slot.key != REST:
+                del self.slots[slot]
+                self.maybe.discard(slot)
+                rest = Slot(obj, REST)
+                self.slots[rest] = _sure(join(self.slots.get(rest), value))
+        self.rename(lambda p: replace(p, obj=old) if p.obj == obj else p)
+
+    def forget_name(self, name: str) -> None:
+        """A variable is bound again: keys and views that read it say nothing now."""
+        for slot in [s for s in self.slots if name in variables(s.key)]:
+            del self.slots[slot]
+            self.maybe.discard(slot)
+
+        def dulled(place: Place) -> Place:
+            if not any(name in variables(v.text) for v in place.views):
+                return place
+            return replace(place, views=tuple(map(_dull(name), place.views)))
+
+        if any(name in variables(v.text) for v in self._views()):
+            self.rename(dulled)
+
+    def _views(self) -> Iterator[View]:
+        for value in (*self.names.values(), *self.slots.values()):
+            for place in value.places:
+                yield from place.views
+
+    # --- may-alias ----------------------------------------------------------
+
+    def may_alias(self, a: Value, b: Value) -> bool:
+        """Whether two values may be, or show, the same object."""
+        return bool(self._identities(a) & self._identities(b)) or bool(
+            ANYTHING.obj in a.objects() | b.objects() and a.places and b.places
+        )
+
+    def _identities(self, value: Value) -> set[str]:
+        found: set[str] = set()
+        pending = [place.obj for place in value.places]
+        while pending:
+            obj = pending.pop()
+            if obj not in found:
+                found.add(obj)
+                pending.extend(self.origins.get(obj, ()))
+        return found
+
+    def may_be_one_of(self, value: Value, obj: str) -> bool:
+        return self.may_alias(value, Value(Kind.TENSOR, frozenset({Place(obj)})))
+
+    # --- text ---------------------------------------------------------------
+
+    def slot_text(self, slot: Slot) -> str | None:
+        """How to write a slot here: through a name of its container, if there is one."""
+        if slot.key == REST:
+            return None
+        base = self.texts.get(slot.container)
+        if slot.key.startswith("."):
+            return None if base is None else f"{base}{slot.key}"
+        for name, value in self.names.items():
+            if value.place == Place(slot.container):
+                return f"{name}[{slot.key}]"
+        base = base or self._text_of(slot.container)
+        return None if base is None else f"{base}[{slot.key}]"
+
+    def _text_of(self, container: str) -> str | None:
+        """How to write a container that itself lies in a slot."""
+        for slot, value in self.slots.items():
+            if value.place == Place(container) and slot.container != container:
+                return self.slot_text(slot)
+        return None
+
+
+_NONE: frozenset[str] = frozenset()
+K = TypeVar("K")
+
+
+def _joined(a: dict[K, Value], b: dict[K, Value]) -> dict[K, Value]:
+    keys = [*a, *(k for k in b if k not in a)]
+    return {k: _sure(join(a.get(k), b.get(k))) for k in keys}
+
+
+def _sure(value: Value | None) -> Value:
+    assert value is not None
+    return value
+
+
+def _dull(name: str) -> Callable[[View], View]:
+    def dulled(view: View) -> View:
+        return View("opaque", "") if name in variables(view.text) else view
+
+    return dulled
+
+
+def variables(text: str) -> set[str]:
+    """Variables that a text reads: not ``.data``, nor words in strings."""
+    return set(re.findall(r"(?<![\"'\w.])[A-Za-z_]\w*(?![\"'\w=])", text))
+
+
+def is_constant_key(key: str) -> bool:
+    """Whether a key is the same wherever it is written: a string, a number."""
+    return key[:1] in "\"'." or key.isdigit() or key in ("True", "False", "None")

@@ -1,0 +1,174 @@
+"""The values of the heap analysis: objects, places, and what a name may denote.
+
+An *object* is named by what makes it (an expression, a slot that holds it when the step
+begins). A name ending in a prime stands for many: the objects that an expression made
+in earlier turns of a loop. A *place* is an object seen through views.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import libcst as cst
+
+
+class Kind(enum.Enum):
+    """What sort of thing an expression yields, as far as the rules must know."""
+
+    NONE = "None"
+    NUMBER = "number"
+    SETTING = "number that may be a tensor"
+    TENSOR = "tensor"
+    SEQUENCE = "list"
+    MAPPING = "dict"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
+CONTAINERS = (Kind.SEQUENCE, Kind.MAPPING)
+MAY_HOLD_TENSORS = (Kind.TENSOR, Kind.UNKNOWN, *CONTAINERS)
+
+
+@dataclass(frozen=True)
+class View:
+    """One step from an object to a part or another shape of it."""
+
+    how: str
+    """``transpose``, ``reshape``, ``index``, ``real``, ``complex`` or ``opaque``."""
+    text: str
+    """What is written after the base: ``.view(-1)``, ``[0]``; empty if not known."""
+    index: cst.BaseExpression | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """An object seen through views."""
+
+    obj: str
+    views: tuple[View, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether two expressions of this place surely denote the same memory."""
+        return not is_many(self.obj) and all(v.text for v in self.views)
+
+
+MANY = "'"
+"""Ends the name of an object that stands for several."""
+
+
+def is_many(obj: str) -> bool:
+    return obj.endswith(MANY)
+
+
+def several(obj: str) -> str:
+    return obj if is_many(obj) else f"{obj}{MANY}"
+
+
+ANYTHING = Place(f"anything{MANY}")
+"""Where something unknown may be, beside other places."""
+
+LONGEST_PATH = 4
+"""Views of views beyond this are one view of unknown make."""
+
+
+def seen_through(place: Place, view: View) -> Place:
+    if len(place.views) < LONGEST_PATH:
+        return replace(place, views=(*place.views, view))
+    return replace(place, views=(View("opaque", ""),))
+
+
+@dataclass(frozen=True)
+class Value:
+    """What an expression may denote: its kind, its possible places, and a summary of
+    the items that it had when it was made.
+
+    ``source`` is the slot that it was got from, if that exists; ``parameter`` whether
+    it is a parameter itself, and not just its memory.
+    """
+
+    kind: Kind
+    places: frozenset[Place] = frozenset()
+    item: Value | None = None
+    source: Slot | None = None
+    parameter: bool = False
+
+    @property
+    def place(self) -> Place | None:
+        """The one place that it surely denotes."""
+        if len(self.places) != 1:
+            return None
+        (place,) = self.places
+        return place if place.exact else None
+
+    def objects(self) -> frozenset[str]:
+        return frozenset(place.obj for place in self.places)
+
+    def with_places(self, change: Callable[[Place], Place]) -> Value:
+        """The value with its places, and those of its items, changed."""
+        places = frozenset(map(change, self.places))
+        item = self.item and self.item.with_places(change)
+        if places == self.places and item == self.item:
+            return self
+        return replace(self, places=places, item=item)
+
+    def through(self, view: View) -> Value:
+        """A part, or another shape, of a tensor."""
+        places = frozenset(seen_through(p, view) for p in self.places)
+        return Value(Kind.TENSOR, places)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An item of a container: ``state["exp_avg"]``, ``bufs[0]``, ``param.data``.
+
+    ``key`` is the text of the key; ``*`` stands for all that have no slot of their own.
+    """
+
+    container: str
+    key: str
+
+
+REST = "*"
+
+NOTHING = Value(Kind.NONE)
+NUMBER = Value(Kind.NUMBER)
+SETTING = Value(Kind.SETTING)
+OTHER = Value(Kind.OTHER)
+UNKNOWN = Value(Kind.UNKNOWN)
+
+
+def join_kind(a: Kind, b: Kind) -> Kind:
+    if a is b or b is Kind.NONE:
+        return a
+    if a is Kind.NONE:
+        return b
+    if {a, b} == {Kind.NUMBER, Kind.SETTING}:
+        return Kind.SETTING
+    return Kind.UNKNOWN
+
+
+def join(a: Value | None, b: Value | None) -> Value | None:
+    """What a name may denote after two branches; None says that it isn't bound."""
+    if a is None or b is None or a == b:
+        return a or b
+    sources = {v.source for v in (a, b) if v.kind is not Kind.NONE}
+    places = a.places | b.places
+    if any(v.kind is Kind.UNKNOWN and not v.places for v in (a, b)) and places:
+        places |= {ANYTHING}
+    return Value(
+        join_kind(a.kind, b.kind),
+        places,
+        join(a.item, b.item),
+        sources.pop() if len(sources) == 1 else None,
+        a.parameter or b.parameter,
+    )
+
+
+def join_all(values: Iterator[Value | None]) -> Value | None:
+    found: Value | None = None
+    for value in values:
+        found = join(found, value)
+    return found
