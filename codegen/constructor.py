@@ -9,7 +9,9 @@ import libcst as cst
 
 from codegen.diagnostics import walk
 from codegen.lower.facts import FALSE_SETTINGS
-from codegen.places import UNKNOWN, Env, Kind, Slot, Value, analyse, annotated, join
+from codegen.analysis.environment import Env
+from codegen.analysis.heap import analyse, annotated
+from codegen.analysis.values import UNKNOWN, Kind, Slot, Value, join
 from codegen.syntax import (
     all_params,
     assignment,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
-from codegen.places import Slot, Value
+from codegen.analysis.values import Slot, Value
 from codegen.upstream import Definition, Resolved
 
 

@@ -22,7 +22,9 @@ from higher import ops
 
 from codegen.context import Context
 from codegen.diagnostics import CodegenError
-from codegen.places import Env, Place, Value, analyse
+from codegen.analysis.environment import Env
+from codegen.analysis.heap import analyse
+from codegen.analysis.values import Place, Value
 from codegen.rules.r4_out_of_place import OutOfPlace
 from codegen.rules.r5_no_data import NoData
 from codegen.rules.r6_write_back import WriteBack

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -29,8 +29,10 @@ class Env:
     """The heap before one statement.
 
     ``maybe`` are slots that exist on some way here and not on another. ``exact`` are
-    containers of which every item has a slot, with their length (-1 for a dict).
-    ``origins`` are what an object that was found in a container may be, beside itself.
+    containers of which every item has a slot, with their length (-1 for a dict),
+    ``distinct`` those whose items are different objects. ``origins`` are what an object
+    that was found in a container may be, beside itself; ``keyed`` the variables that
+    the key under which it was found reads.
     """
 
     names: dict[str, Value] = field(default_factory=dict)
@@ -38,7 +40,9 @@ class Env:
     texts: dict[str, str] = field(default_factory=dict)
     maybe: set[Slot] = field(default_factory=set)
     exact: dict[str, int] = field(default_factory=dict)
+    distinct: frozenset[str] = frozenset()
     origins: dict[str, frozenset[str]] = field(default_factory=dict)
+    keyed: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def fork(self) -> Env:
         return Env(
@@ -47,7 +51,9 @@ class Env:
             dict(self.texts),
             set(self.maybe),
             dict(self.exact),
+            self.distinct,
             dict(self.origins),
+            dict(self.keyed),
         )
 
     def joined(self, other: Env) -> Env:
@@ -71,20 +77,44 @@ class Env:
             {**other.texts, **self.texts},
             self.maybe | other.maybe | one_sided,
             exact,
+            self._both_distinct(other),
             {
                 obj: self.origins.get(obj, frozenset()) | other.origins.get(obj, _NONE)
                 for obj in {**self.origins, **other.origins}
             },
+            {**other.keyed, **self.keyed},
         )
         for obj in loose:
             joined.summarize(obj)
         return joined
+
+    def _both_distinct(self, other: Env) -> frozenset[str]:
+        """A container that one way doesn't know is as distinct as on the other."""
+        sure = self.distinct & other.distinct
+        for one, two in ((self, other), (other, self)):
+            sure |= {obj for obj in one.distinct - two.distinct if not two.knows(obj)}
+        return sure
 
     def knows(self, obj: str) -> bool:
         """Whether anything here refers to an object."""
         return any(obj in v.objects() for v in self.names.values()) or any(
             s.container == obj or obj in v.objects() for s, v in self.slots.items()
         )
+
+    def keep_reachable(self) -> None:
+        """Forget what no name leads to."""
+        objects: set[str] = set()
+        pending = [o for v in self.names.values() for o in _all_objects(v)]
+        while pending:
+            obj = pending.pop()
+            if obj not in objects:
+                objects.add(obj)
+                pending += [
+                    o for _, v in self.slots_of(obj) for o in _all_objects(v)
+                ]
+        self.slots = {s: v for s, v in self.slots.items() if s.container in objects}
+        self.exact = {o: n for o, n in self.exact.items() if o in objects}
+        self.maybe = {s for s in self.maybe if s.container in objects}
 
     # --- contents of containers ---------------------------------------------
 
@@ -98,26 +128,19 @@ class Env:
         if not tracked or not all(obj in self.exact for obj in tracked):
             found = value.item
         return join_all(
-            iter([found, *(v for obj in tracked for _, v in self.slots_of(obj))])
+            [found, *(v for obj in tracked for _, v in self.slots_of(obj))]
         )
 
     def summarize(self, obj: str, more: Value | None = None) -> None:
         """Which item of ``obj`` is where is not known any more; ``more`` may be in it."""
         own = dict(self.slots_of(obj))
-        rest = join_all(iter([*own.values(), more]))
+        rest = join_all([*own.values(), more])
         for slot in own:
             del self.slots[slot]
             self.maybe.discard(slot)
         self.exact.pop(obj, None)
         if rest is not None:
             self.slots[Slot(obj, REST)] = rest
-
-    def blur(self, obj: str) -> None:
-        """An unknown item of ``obj`` was replaced, or is there no more."""
-        known = join_all(v for _, v in self.slots_of(obj))
-        if known is not None:
-            self.slots[Slot(obj, REST)] = known
-        self.exact.pop(obj, None)
 
     # --- renaming -----------------------------------------------------------
 
@@ -137,29 +160,34 @@ class Env:
         self.exact = {
             o: n for o, n in self.exact.items() if change(Place(o)).obj == o
         }
-        self.origins = {
-            change(Place(o)).obj: frozenset(change(Place(f)).obj for f in found)
-            for o, found in self.origins.items()
-        }
+        origins: dict[str, frozenset[str]] = {}
+        for obj, found in self.origins.items():
+            name = change(Place(obj)).obj
+            moved = frozenset(change(Place(f)).obj for f in found)
+            origins[name] = origins.get(name, _NONE) | moved
+        self.origins = origins
 
-    def age(self, obj: str) -> None:
-        """What an expression made before is apart from what it makes now."""
-        if not self.knows(obj):
+    def age(self, objects: Iterable[str]) -> None:
+        """What was made or found before is apart from what is made or found now."""
+        old = {obj for obj in objects if not is_many(obj) and self.knows(obj)}
+        if not old:
             return
-        old = several(obj)
-        for slot, value in [*self.slots_of(obj)]:
-            if slot.key != REST:
+        for slot, value in [*self.slots.items()]:
+            if slot.container in old and slot.key != REST:
                 del self.slots[slot]
                 self.maybe.discard(slot)
-                rest = Slot(obj, REST)
+                rest = replace(slot, key=REST)
                 self.slots[rest] = _sure(join(self.slots.get(rest), value))
-        self.rename(lambda p: replace(p, obj=old) if p.obj == obj else p)
+        self.distinct -= {o for o in old if self.knows(several(o))}
+        self.distinct = frozenset(several(o) if o in old else o for o in self.distinct)
+        self.rename(lambda p: replace(p, obj=several(p.obj)) if p.obj in old else p)
 
     def forget_name(self, name: str) -> None:
         """A variable is bound again: keys and views that read it say nothing now."""
         for slot in [s for s in self.slots if name in variables(s.key)]:
             del self.slots[slot]
             self.maybe.discard(slot)
+        self.age([obj for obj, reads in self.keyed.items() if name in reads])
 
         def dulled(place: Place) -> Place:
             if not any(name in variables(v.text) for v in place.views):
@@ -230,6 +258,12 @@ def _joined(a: dict[K, Value], b: dict[K, Value]) -> dict[K, Value]:
 def _sure(value: Value | None) -> Value:
     assert value is not None
     return value
+
+
+def _all_objects(value: Value | None) -> frozenset[str]:
+    if value is None:
+        return _NONE
+    return value.objects() | _all_objects(value.item)
 
 
 def _dull(name: str) -> Callable[[View], View]:

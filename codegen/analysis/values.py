@@ -8,8 +8,8 @@ in earlier turns of a loop. A *place* is an object seen through views.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import libcst as cst
 
@@ -27,6 +27,8 @@ class Kind(enum.Enum):
     UNKNOWN = "unknown"
 
 
+ANY_ITEM = "[*]"
+
 CONTAINERS = (Kind.SEQUENCE, Kind.MAPPING)
 MAY_HOLD_TENSORS = (Kind.TENSOR, Kind.UNKNOWN, *CONTAINERS)
 
@@ -38,8 +40,13 @@ class View:
     how: str
     """``transpose``, ``reshape``, ``index``, ``real``, ``complex`` or ``opaque``."""
     text: str
-    """What is written after the base: ``.view(-1)``, ``[0]``; empty if not known."""
-    index: cst.BaseExpression | None = None
+    """What is written after the base: ``.view(-1)``, ``[0]``; empty if not known, and
+    ``.chunk(2)[*]`` for any item."""
+    index: cst.BaseExpression | None = field(default=None, compare=False)
+
+    @property
+    def known(self) -> bool:
+        return self.text != "" and not self.text.endswith(ANY_ITEM)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Place:
     @property
     def exact(self) -> bool:
         """Whether two expressions of this place surely denote the same memory."""
-        return not is_many(self.obj) and all(v.text for v in self.views)
+        return not is_many(self.obj) and all(v.known for v in self.views)
 
 
 MANY = "'"
@@ -69,6 +76,8 @@ def several(obj: str) -> str:
 
 ANYTHING = Place(f"anything{MANY}")
 """Where something unknown may be, beside other places."""
+
+ANOTHERS = Place(f"something that another parameter's state holds, too{MANY}")
 
 LONGEST_PATH = 4
 """Views of views beyond this are one view of unknown make."""
@@ -167,7 +176,31 @@ def join(a: Value | None, b: Value | None) -> Value | None:
     )
 
 
-def join_all(values: Iterator[Value | None]) -> Value | None:
+def any_of(value: Value) -> Value:
+    """One of several parts: which, isn't known."""
+
+    def any_place(place: Place) -> Place:
+        if not place.views:
+            return place
+        return replace(place, views=(*place.views[:-1], View("opaque", "")))
+
+    return value.with_places(any_place)
+
+
+def numbered(value: Value, number: str) -> Value:
+    """The item at a position: of parts of one tensor, another part for each."""
+
+    def at(place: Place) -> Place:
+        if not place.views or not place.views[-1].text.endswith(ANY_ITEM):
+            return place
+        last = place.views[-1]
+        text = f"{last.text.removesuffix(ANY_ITEM)}[{number}]"
+        return replace(place, views=(*place.views[:-1], replace(last, text=text)))
+
+    return value.with_places(at)
+
+
+def join_all(values: Iterable[Value | None]) -> Value | None:
     found: Value | None = None
     for value in values:
         found = join(found, value)

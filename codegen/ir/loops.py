@@ -15,7 +15,7 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.syntax import bare, dotted, is_name, positional, string_key
+from codegen.syntax import dotted, is_name, positional, string_key
 
 
 class Walk(Enum):
@@ -49,7 +49,7 @@ class Loop:
         A head that is not understood is one item: its whole target, of its iterable.
         """
         target = cast(cst.BaseExpression, node.target)
-        source = cast(cst.BaseExpression, bare(node.iter))
+        source = node.iter
         position: cst.BaseExpression | None = None
         pair = _elements(target)
         if _is_call(source, "enumerate") and pair is not None and len(pair) == 2:

@@ -38,18 +38,18 @@ method (input, cls) view:opaque: as_subclass
 torch,method (input) view:opaque each cuts: detach
 
 method (input, *size) maybe:opaque: sum_to_size
-method (input, dtype/device/other, dtype, non_blocking, copy) maybe:opaque each converts: to
-method (input, dtype, non_blocking) maybe:opaque each own: type
-method (input, other) maybe:opaque each converts: type_as
-method (input) maybe:opaque each own: float double half bfloat16 cfloat cdouble chalf
-method (input) maybe:opaque cuts: bool byte char int long short
-method (input, *, memory_format) maybe:opaque each: contiguous
-method (input) maybe:opaque each: cpu
-method (input, device, non_blocking) maybe:opaque: cuda xpu pin_memory
-method (input) maybe:opaque: coalesce
-method (input, dtype, *, masked_grad) maybe:opaque: to_dense
-method (input, layout, *, blocksize, dense_dim) maybe:opaque: to_sparse
-method (input) maybe:opaque: to_sparse_coo
+method (input, dtype/device/other, dtype, non_blocking, copy) maybe:itself each converts: to
+method (input, dtype, non_blocking) maybe:itself each own: type
+method (input, other) maybe:itself each converts: type_as
+method (input) maybe:itself each own: float double half bfloat16 cfloat cdouble chalf
+method (input) maybe:itself cuts: bool byte char int long short
+method (input, *, memory_format) maybe:itself each: contiguous
+method (input) maybe:itself each: cpu
+method (input, device, non_blocking) maybe:itself: cuda xpu pin_memory
+method (input) maybe:itself: coalesce
+method (input, dtype, *, masked_grad) maybe:itself: to_dense
+method (input, layout, *, blocksize, dense_dim) maybe:itself: to_sparse
+method (input) maybe:itself: to_sparse_coo
 torch (data/obj, *, copy) maybe:opaque ops=tensor: asarray
 torch (data#) maybe:opaque own ops=tensor: as_tensor
 torch (*tensors) maybe:opaque: atleast_1d atleast_2d atleast_3d cartesian_prod

@@ -8,7 +8,8 @@ import libcst as cst
 
 from codegen import optable
 from codegen.optable import Operation, Parameter, Result
-from codegen.places import Env, Kind, Slot
+from codegen.analysis.environment import Env
+from codegen.analysis.values import Kind, Slot
 from codegen.rules.base import Example
 from codegen.rules.callables import arguments_of, called_parameters
 from codegen.rules.promoted import Promoted

@@ -8,7 +8,8 @@ from typing import cast
 import libcst as cst
 
 from codegen import optable
-from codegen.places import Env, Kind
+from codegen.analysis.environment import Env
+from codegen.analysis.values import Kind
 from codegen.rules.base import Example
 from codegen.rules.typed import TypedRule
 from codegen.syntax import (

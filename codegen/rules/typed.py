@@ -11,7 +11,9 @@ import libcst as cst
 
 from codegen import optable
 from codegen.optable import Operation
-from codegen.places import Analysis, Env, Kind, analyse
+from codegen.analysis.environment import Env
+from codegen.analysis.heap import Heap, analyse
+from codegen.analysis.values import Kind
 from codegen.rules.base import Rule
 from codegen.rules.callables import Callables
 from codegen.syntax import (
@@ -42,7 +44,7 @@ class TypedRule(Rule):
     """Rewrites expressions one by one, with the places table beside."""
 
     def apply(self, body: Body) -> Body:
-        self.places: Analysis = analyse(
+        self.places: Heap = analyse(
             body,
             self.context.annotations,
             self.context.sources(),

@@ -15,7 +15,10 @@ import torch
 
 from codegen.diagnostics import walk
 from codegen.analysis.liveness import Liveness, liveness
-from codegen.places import Env, Kind, Value, analyse
+from codegen.analysis.environment import Env
+from codegen.analysis.expressions import as_index
+from codegen.analysis.heap import analyse
+from codegen.analysis.values import Kind, Value
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.dtypes import Dtypes
 from codegen.rules.r4_out_of_place.hoist import hoist, mutates_place
@@ -537,9 +540,7 @@ def _index_expression(target: cst.Subscript) -> cst.BaseExpression:
     index = index_of(target)
     if index is not None:
         return index
-    from codegen.places import _as_index
-
-    parts = [_as_index(e.slice) for e in target.slice]
+    parts = [as_index(e.slice) for e in target.slice]
     if len(parts) == 1:
         return parts[0]
     return cst.Tuple(

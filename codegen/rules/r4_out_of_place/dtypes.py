@@ -15,7 +15,9 @@ from collections.abc import Iterable, Sequence
 import libcst as cst
 
 from codegen import optable
-from codegen.places import Analysis, Env, Kind
+from codegen.analysis.environment import Env
+from codegen.analysis.heap import Heap
+from codegen.analysis.values import Kind
 from codegen.syntax import (
     Statement,
     all_statements,
@@ -40,7 +42,7 @@ class Dtype(enum.Enum):
 class Dtypes:
     """Dtypes of the variables and slots of a body, as far as its text tells."""
 
-    def __init__(self, body: Sequence[Statement], places: Analysis) -> None:
+    def __init__(self, body: Sequence[Statement], places: Heap) -> None:
         self.places = places
         self._known: dict[str, Dtype] = {}
         pairs = [

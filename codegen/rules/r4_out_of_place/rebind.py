@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from codegen.places import EARLIER_GROUP, Analysis, Env, Kind, Place, Slot, Value, View
+from codegen.analysis.environment import EARLIER_GROUP, Env
+from codegen.analysis.heap import Heap
+from codegen.analysis.values import Kind, Place, Slot, Value, View
 from codegen.rules.base import Rule
 from codegen.syntax import (
     Statement,
@@ -37,7 +39,7 @@ class Scope:
 class MutationRule(Rule):
     """What the rebinder asks of its rule, and tells it."""
 
-    places: Analysis
+    places: Heap
     asked_identity = False
     """Whether the translation asks at run time which tensors are the same."""
 

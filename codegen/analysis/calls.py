@@ -1,0 +1,378 @@
+"""What a call may yield: from the table of operations, from containers, from functions
+with a source. What is in none of them yields anything at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import libcst as cst
+
+from codegen import optable
+from codegen.analysis.environment import Env, is_constant_key
+from codegen.analysis.expressions import Expressions
+from codegen.analysis.values import (
+    ANY_ITEM,
+    ANYTHING,
+    CONTAINERS,
+    NOTHING,
+    NUMBER,
+    OTHER,
+    REST,
+    SETTING,
+    UNKNOWN,
+    Kind,
+    Place,
+    Slot,
+    Value,
+    View,
+    join,
+    join_all,
+)
+from codegen.optable import Operation, Result
+from codegen.syntax import code, dotted, positional
+
+MODULES = ("torch", "ops", "math", "F", "operator", "copy", "itertools", "functools")
+
+
+class Calls:
+    """Evaluates calls; ``summaries`` tells what functions with a source return."""
+
+    def __init__(self, expressions: Expressions) -> None:
+        self.expressions = expressions
+        expressions.calls = self
+        self.nested: set[str] = set()
+
+    def value(self, node: cst.Call, env: Env) -> Value:
+        """What ``node`` may denote."""
+        name = dotted(node.func) or ""
+        root = name.partition(".")[0]
+        if "." in name and root in MODULES and root not in env.names:
+            return self._function(optable.function(name), node, env)
+        if isinstance(node.func, cst.Attribute):
+            return self._method(node, node.func, env)
+        if name and name not in env.names and name not in self.expressions.functions:
+            builtin = self._builtin(name, node, env)
+            if builtin is not None:
+                return builtin
+        return self._own_function(node, env)
+
+    # --- operations of the table
+
+    def _function(
+        self, operation: Operation | None, node: cst.Call, env: Env
+    ) -> Value:
+        bound = None if operation is None else operation.bind(node.args)
+        if operation is None or bound is None:
+            return self._unknown(node, env)
+        receiver = self._argument(operation, bound)
+        text = ""
+        if receiver is not None and node.args and receiver is node.args[0].value:
+            rest = ", ".join(code(a) for a in node.args[1:])
+            method = operation.name.rpartition(".")[2]
+            text = f".{method}({rest})"
+        return self._result(operation, bound, node.args, receiver, text, env)
+
+    def _argument(
+        self, operation: Operation, bound: Mapping[str, cst.BaseExpression]
+    ) -> cst.BaseExpression | None:
+        """The argument that the result is, or shows."""
+        if not operation.parameters:
+            return None
+        return bound.get(operation.parameters[operation.base].name)
+
+    def _result(
+        self,
+        operation: Operation,
+        bound: Mapping[str, cst.BaseExpression],
+        args: Sequence[cst.Arg],
+        receiver: cst.BaseExpression | None,
+        text: str,
+        env: Env,
+    ) -> Value:
+        result = operation.returned(bound)
+        if result is Result.SAME and "out" in bound:
+            receiver = bound["out"]
+        if result is Result.NEW_OR_SEVERAL:
+            result = self._one_or_several(bound[operation.several_if or ""], env)
+        base = UNKNOWN
+        if receiver is not None and not isinstance(receiver, cst.Tuple):
+            base = self.expressions.value(receiver, env)
+        if result is Result.COMPUTED:
+            values = [self._scalar(a.value, env) for a in args]
+            return self.expressions.fresh(self.expressions.arithmetic(values))
+        if result in (Result.ITEMS, Result.ONE_OF):
+            return self._of_items(result, args, env)
+        return self._shown(operation, result, base, text)
+
+    def _one_or_several(self, given: cst.BaseExpression, env: Env) -> Result:
+        """``torch.max(x, y)`` is one tensor, ``torch.max(x, 0)`` values and indices."""
+        kind = self.expressions.kind(given, env)
+        if kind is Kind.TENSOR:
+            return Result.NEW
+        return Result.SEVERAL if kind is Kind.NUMBER else Result.NEW_OR_SEVERAL
+
+    def _shown(
+        self, operation: Operation, result: Result, base: Value, text: str
+    ) -> Value:
+        """A result that doesn't depend on the kinds of arguments."""
+        made = self.expressions.fresh(Kind.TENSOR)
+        view = View(operation.how, text)
+        if result in (Result.NUMBER, Result.SETTING):
+            return NUMBER if result is Result.NUMBER else SETTING
+        if result is Result.METADATA:
+            sizes = operation.name.endswith((".shape", ".size", ".stride"))
+            return Value(Kind.SEQUENCE, item=NUMBER) if sizes else OTHER
+        if result is Result.NOTHING:
+            return NOTHING
+        if result is Result.SAME:
+            return base
+        if result is Result.VIEW:
+            return base.through(view)
+        if result is Result.MAYBE:
+            seen = base if operation.how == "itself" else base.through(view)
+            return Value(Kind.TENSOR, seen.places | made.places)
+        if result is Result.NEW_OR_SEVERAL:
+            return Value(Kind.UNKNOWN, made.places)
+        if result in (Result.SEVERAL, Result.VIEWS):
+            item = Value(Kind.TENSOR, frozenset({self.expressions.new(" item'")}))
+            if result is Result.VIEWS:
+                item = base.through(View("opaque", text and f"{text}{ANY_ITEM}"))
+            return Value(Kind.SEQUENCE, frozenset({self.expressions.new()}), item)
+        return made
+
+    def _of_items(
+        self, result: Result, args: Sequence[cst.Arg], env: Env
+    ) -> Value:
+        """A container of what the arguments hold, or one of those."""
+        values = [self.expressions.value(a.value, env) for a in args]
+        held = join_all(
+            env.contents(v) if v.kind in CONTAINERS else v for v in values
+        )
+        if result is Result.ITEMS:
+            made = frozenset({self.expressions.new()})
+            return Value(Kind.SEQUENCE, made, held)
+        return held or UNKNOWN
+
+    def _scalar(self, node: cst.BaseExpression, env: Env) -> Value:
+        value = self.expressions.value(node, env)
+        if value.kind is Kind.SEQUENCE:
+            return env.contents(value) or value
+        return value
+
+    def _unknown(self, node: cst.Call, env: Env) -> Value:
+        """Nobody knows what it yields: anything that it can reach."""
+        values = [self.expressions.value(a.value, env) for a in node.args]
+        if isinstance(node.func, cst.Attribute):
+            values.append(self.expressions.value(node.func.value, env))
+        places = frozenset[Place]().union(*(v.places for v in values))
+        return Value(Kind.UNKNOWN, places | {self.expressions.new(), ANYTHING})
+
+    def of_attribute(
+        self, operation: Operation, node: cst.Attribute, base: Value
+    ) -> Value:
+        """``x.T``, ``x.shape`` of a tensor, or of something that may be one."""
+        if base.kind is Kind.UNKNOWN and not base.places:
+            if operation.result not in (Result.METADATA, Result.NUMBER):
+                return UNKNOWN
+        return self._shown(operation, operation.result, base, f".{node.attr.value}")
+
+    # --- methods
+
+    def _method(self, node: cst.Call, func: cst.Attribute, env: Env) -> Value:
+        method = func.attr.value
+        base = self.expressions.value(func.value, env)
+        if base.kind in CONTAINERS:
+            return self._container_method(method, base, node, env)
+        if base.kind is Kind.OTHER and method in ("format", "join", "startswith"):
+            return OTHER
+        operation = optable.method(method)
+        bound = None
+        if operation is not None:
+            bound = operation.bind(node.args, func.value)
+        if operation is None or bound is None:
+            return self._unknown(node, env)
+        if operation.result is Result.SETTING:
+            return SETTING
+        if method in ("size", "stride") and node.args:
+            return NUMBER
+        if method == "to" and _is_true(bound.get("copy")):
+            return self.expressions.fresh(Kind.TENSOR)
+        text = code(node)[len(code(func.value)) :]
+        receiver = self._argument(operation, bound)
+        return self._result(operation, bound, node.args, receiver, text, env)
+
+    def _container_method(
+        self, method: str, base: Value, node: cst.Call, env: Env
+    ) -> Value:
+        args = positional(node)
+        if method in ("get", "pop", "setdefault") and args:
+            if base.kind is Kind.MAPPING:
+                return self._get(base, args, env)
+        item = env.contents(base)
+        made = frozenset({self.expressions.new()})
+        if method == "values":
+            return Value(Kind.SEQUENCE, made, item or UNKNOWN)
+        if method == "items":
+            pair = Value(Kind.SEQUENCE, item=join(item or UNKNOWN, OTHER))
+            return Value(Kind.SEQUENCE, made, pair)
+        if method == "keys":
+            return Value(Kind.SEQUENCE, made, OTHER)
+        if method == "copy":
+            return Value(base.kind, made, item)
+        if method in ("pop", "popleft", "popitem", "__getitem__"):
+            return self._popped(base, args, env)
+        if method in ("index", "count", "__len__"):
+            return NUMBER
+        return OTHER if optable.container_method(method) else UNKNOWN
+
+    def _popped(
+        self, base: Value, args: Sequence[cst.BaseExpression], env: Env
+    ) -> Value:
+        place = base.place
+        length = -1 if place is None else env.exact.get(place.obj, -1)
+        position = code(args[0]) if args else str(length - 1)
+        if place is not None and length > 0 and position.isdigit():
+            held = env.slots.get(Slot(place.obj, position))
+            if held is not None:
+                return held
+        return env.contents(base) or UNKNOWN
+
+    def _get(
+        self, base: Value, args: Sequence[cst.BaseExpression], env: Env
+    ) -> Value:
+        default = NOTHING
+        if len(args) > 1:
+            default = self.expressions.value(args[1], env)
+        if base.place is None:
+            return cast(Value, join(env.contents(base) or UNKNOWN, default))
+        key = self.expressions.key_text(args[0], base.place.obj, env)
+        slot = Slot(base.place.obj, key)
+        if base.place == Place("group") and slot not in env.slots:
+            if self.expressions.slot_kinds.get(slot) is not Kind.TENSOR:
+                return SETTING
+        if slot not in env.slots:
+            if slot.container in env.exact and is_constant_key(key):
+                return default  # it isn't there
+            env.maybe.add(slot)  # that is why it is asked for with get
+        found = self.expressions.slot_value(slot, base, env)
+        return cast(Value, join(replace(found, source=slot), default))
+
+    # --- functions
+
+    def _builtin(self, name: str, node: cst.Call, env: Env) -> Value | None:
+        """Python's own functions, as far as they are known."""
+        args = positional(node)
+        if name in ("max", "min", "sum", "abs", "round", "pow", "float", "complex"):
+            return self._numeric(name, args, env)
+        if name in ("list", "tuple", "sorted", "reversed", "deque", "zip", "iter"):
+            return self._copied(name, args, env)
+        if name in ("dict", "defaultdict", "OrderedDict"):
+            return self._new_dict(node, env)
+        operation = optable.function(name)
+        if operation is None:
+            return None
+        if name in ("len", "isinstance", "hasattr", "id", "hash", "bool", "int"):
+            return NUMBER
+        if name == "range":
+            return Value(Kind.SEQUENCE, frozenset({self.expressions.new()}), NUMBER)
+        if name == "getattr":
+            return UNKNOWN
+        bound = operation.bind(node.args)
+        if bound is None:
+            return self._unknown(node, env)
+        receiver = self._argument(operation, bound)
+        return self._result(operation, bound, node.args, receiver, "", env)
+
+    def _numeric(
+        self, name: str, args: Sequence[cst.BaseExpression], env: Env
+    ) -> Value:
+        values = [self._scalar(a, env) for a in args]
+        found = self.expressions.fresh(self.expressions.arithmetic(values))
+        if name not in ("max", "min") or not any(v.places for v in values):
+            return found
+        # one of them, and no copy
+        places = frozenset[Place]().union(*(v.places for v in values))
+        return replace(found, places=places)
+
+    def _copied(
+        self, name: str, args: Sequence[cst.BaseExpression], env: Env
+    ) -> Value:
+        """Another container of the same items."""
+        made = self.expressions.new().obj
+        values = [self.expressions.value(a, env) for a in args]
+        if not values and name in ("list", "tuple", "deque"):
+            env.exact[made] = 0
+            env.distinct |= {made}
+            return Value(Kind.SEQUENCE, frozenset({Place(made)}))
+        if not values:
+            return OTHER
+        items = [
+            v.through(View("opaque", "")) if v.kind is Kind.TENSOR else env.contents(v)
+            for v in values
+        ]
+        item = join_all(items)
+        if name == "zip":
+            item = Value(Kind.SEQUENCE, item=item)
+        self._copy_slots(name, values[0], made, env)
+        return Value(Kind.SEQUENCE, frozenset({Place(made)}), item)
+
+    def _copy_slots(self, name: str, base: Value, made: str, env: Env) -> None:
+        place = base.place
+        if name not in ("list", "tuple", "deque") or place is None:
+            return
+        if place.obj in env.exact and base.kind is Kind.SEQUENCE:
+            env.exact[made] = env.exact[place.obj]
+            for slot, value in [*env.slots_of(place.obj)]:
+                env.slots[replace(slot, container=made)] = value
+        if place.obj in env.distinct:
+            env.distinct |= {made}
+
+    def _new_dict(self, node: cst.Call, env: Env) -> Value:
+        made = self.expressions.new().obj
+        item: Value | None = None
+        whole = dotted(node.func) != "defaultdict"
+        for arg in node.args:
+            value = self.expressions.value(arg.value, env)
+            if arg.keyword is None or arg.star:
+                item, whole = join(item, env.contents(value)), False
+                continue
+            item = join(item, value)
+            env.slots[Slot(made, f'"{arg.keyword.value}"')] = value
+        if whole:
+            env.exact[made] = -1
+        else:
+            env.summarize(made, item)
+        return Value(Kind.MAPPING, frozenset({Place(made)}), item)
+
+    def _own_function(self, node: cst.Call, env: Env) -> Value:
+        """A helper may hand back an argument, a part of one, or something new."""
+        summary = self.returned_by(node, env)
+        if summary is not None:
+            return summary
+        places = {self.expressions.new()}
+        kinds = {Kind.NUMBER}
+        for arg in node.args:
+            value = self.expressions.value(arg.value, env)
+            kinds.add(value.kind)
+            places |= value.places
+            held = env.contents(value)
+            if held is not None:
+                kinds.add(held.kind)
+                places |= held.places
+        if dotted(node.func) in self.nested:
+            kinds.add(Kind.TENSOR)
+        plain = {Kind.NUMBER, Kind.SETTING, Kind.OTHER, Kind.SEQUENCE, Kind.NONE}
+        if kinds <= plain:
+            return SETTING
+        return Value(Kind.UNKNOWN, frozenset(places))
+
+    def returned_by(self, node: cst.Call, env: Env) -> Value | None:
+        """What a function with a source returns; None if it has none."""
+        return None
+
+
+def _is_true(node: cst.BaseExpression | None) -> bool:
+    return isinstance(node, cst.Name) and node.value == "True"

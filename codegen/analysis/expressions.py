@@ -1,0 +1,493 @@
+"""What an expression may denote in an environment.
+
+    m = state["m"]      the object in the slot "m" of the state
+    m[0]                the same, through a view
+    m + 1               an object of its own, named by this expression
+    m if c else v       one of two
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import libcst as cst
+
+from codegen import optable
+from codegen.analysis.environment import Env, is_constant_key, variables
+from codegen.analysis.values import (
+    CONTAINERS,
+    NOTHING,
+    NUMBER,
+    OTHER,
+    REST,
+    SETTING,
+    UNKNOWN,
+    Kind,
+    Place,
+    Slot,
+    Value,
+    View,
+    any_of,
+    join,
+    join_all,
+    numbered,
+    several,
+)
+from codegen.ir.loops import Loop, Walk
+from codegen.syntax import bare, code, dotted, index_of, string_key
+
+if TYPE_CHECKING:
+    from codegen.analysis.calls import Calls
+
+CURRENT_STATE = "self.state[group_idx][p_idx]"
+CURRENT_GRADS = ("grads[p_idx]", "group_grads[p_idx]")
+ANY_PARAMETER = "a parameter'"
+
+
+class Expressions:
+    """Evaluates expressions; it adds to an environment what reading a slot shows.
+
+    ``slot_kinds`` are kinds of what slots hold when a step begins, ``stored`` what a
+    constructor leaves there, ``sharing`` which of them may be one tensor (see ``heap``).
+    """
+
+    calls: Calls
+
+    def __init__(
+        self,
+        slot_kinds: Mapping[Slot, Kind],
+        stored: Mapping[Slot, Value],
+        sharing: Mapping[str, frozenset[str]],
+        functions: Iterable[str],
+        first: bool = False,
+    ) -> None:
+        self.slot_kinds = dict(slot_kinds)
+        self.stored = stored
+        self.sharing = sharing
+        self.functions = frozenset(functions)
+        self.first = first
+        self.sites: dict[cst.CSTNode | None, int] = {}
+        self.site: cst.CSTNode | None = None
+        self.prefix = "#"
+
+    def value(self, node: cst.BaseExpression, env: Env) -> Value:
+        """What an expression may denote."""
+        outer, self.site = self.site, node
+        try:
+            return self._value(node, env)
+        finally:
+            self.site = outer
+
+    def kind(self, node: cst.BaseExpression, env: Env) -> Kind:
+        return self.value(node, env).kind
+
+    def _value(self, node: cst.BaseExpression, env: Env) -> Value:
+        node = cast(cst.BaseExpression, bare(node))
+        if isinstance(node, cst.Name):
+            return self._name(node, env)
+        if isinstance(node, (cst.Integer, cst.Float, cst.Imaginary)):
+            return NUMBER
+        if isinstance(node, cst.Comparison):
+            return self._comparison(node, env)
+        if isinstance(node, (cst.SimpleString, cst.FormattedString, cst.Lambda)):
+            return OTHER
+        if isinstance(node, cst.Subscript):
+            return self._subscript(node, env)
+        if isinstance(node, cst.Attribute):
+            return self._attribute(node, env)
+        if isinstance(node, cst.Call):
+            return self.calls.value(node, env)
+        if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation)):
+            return self._operation(node, env)
+        if isinstance(node, (cst.IfExp, cst.BooleanOperation)):
+            return self._either(node, env)
+        if isinstance(node, cst.NamedExpr):
+            return self.value(node.value, env)
+        return self._display(node, env)
+
+    def _name(self, node: cst.Name, env: Env) -> Value:
+        if node.value in ("True", "False"):
+            return NUMBER
+        if node.value == "None":
+            return NOTHING
+        if node.value == "group":
+            return Value(Kind.MAPPING, frozenset({Place("group")}))
+        if node.value not in env.names and node.value in self.functions:
+            return OTHER
+        return env.names.get(node.value, UNKNOWN)
+
+    # --- operators ----------------------------------------------------------
+
+    def _operation(
+        self, node: cst.BinaryOperation | cst.UnaryOperation, env: Env
+    ) -> Value:
+        if isinstance(node, cst.UnaryOperation):
+            if isinstance(node.operator, cst.Not):
+                return NUMBER
+            operands = [self.value(node.expression, env)]
+        else:
+            operands = [self.value(node.left, env), self.value(node.right, env)]
+        made = self.fresh(self.arithmetic(operands))
+        if made.kind is Kind.SEQUENCE:
+            return replace(made, item=join_all(env.contents(v) for v in operands))
+        return made
+
+    def arithmetic(self, operands: Iterable[Value]) -> Kind:
+        """The kind of a result of operators and of functions like ``max``."""
+        kinds = {v.kind for v in operands}
+        if self.first and Kind.NONE in kinds:
+            return Kind.TENSOR if Kind.TENSOR in kinds else Kind.NONE
+        for kind in (Kind.TENSOR, Kind.UNKNOWN, Kind.SEQUENCE, Kind.SETTING):
+            if kind in kinds:
+                return kind
+        return Kind.NUMBER if kinds <= {Kind.NUMBER} else Kind.UNKNOWN
+
+    def _comparison(self, node: cst.Comparison, env: Env) -> Value:
+        """Tensors are compared element by element; identity and membership are not."""
+        by_element = (
+            cst.Equal,
+            cst.NotEqual,
+            cst.LessThan,
+            cst.LessThanEqual,
+            cst.GreaterThan,
+            cst.GreaterThanEqual,
+        )
+        if not all(isinstance(c.operator, by_element) for c in node.comparisons):
+            return NUMBER
+        operands = [node.left, *(c.comparator for c in node.comparisons)]
+        kinds = {self.kind(o, env) for o in operands}
+        if Kind.TENSOR in kinds:
+            return self.fresh(Kind.TENSOR)
+        return NUMBER
+
+    def _either(self, node: cst.IfExp | cst.BooleanOperation, env: Env) -> Value:
+        if isinstance(node, cst.IfExp):
+            parts = node.body, node.orelse
+        else:
+            parts = node.left, node.right
+        known, maybe = set(env.slots), set(env.maybe)
+        pair = self.value(parts[0], env), self.value(parts[1], env)
+        env.maybe = maybe | (env.slots.keys() - known)
+        return cast(Value, join(*pair))
+
+    # --- displays -----------------------------------------------------------
+
+    def _display(self, node: cst.BaseExpression, env: Env) -> Value:
+        if isinstance(node, (cst.List, cst.Tuple, cst.Set)):
+            return self._sequence(node, env)
+        if isinstance(node, (cst.ListComp, cst.GeneratorExp, cst.SetComp)):
+            inside = env.fork()
+            self.bind_comprehension(node.for_in, inside)
+            made = self.new()
+            item = self.value(node.elt, inside)
+            if _is_made(item, self.prefix) and node.for_in.inner_for_in is None:
+                env.distinct |= {made.obj}
+            return Value(Kind.SEQUENCE, frozenset({made}), _each(item, env))
+        if isinstance(node, cst.Dict):
+            return self._dict(node, env)
+        if isinstance(node, cst.DictComp):
+            inside = env.fork()
+            self.bind_comprehension(node.for_in, inside)
+            item = self.value(node.value, inside)
+            return Value(Kind.MAPPING, frozenset({self.new()}), _each(item, env))
+        return UNKNOWN
+
+    def _sequence(self, node: cst.List | cst.Tuple | cst.Set, env: Env) -> Value:
+        made = self.new().obj
+        values = [self.value(e.value, env) for e in node.elements]
+        starred = [isinstance(e, cst.StarredElement) for e in node.elements]
+        items = [env.contents(v) if s else v for v, s in zip(values, starred)]
+        if not any(starred) and not isinstance(node, cst.Set):
+            env.exact[made] = len(values)
+            for number, value in enumerate(values):
+                env.slots[Slot(made, str(number))] = value
+        apart = not any(
+            env.may_alias(a, b) for n, a in enumerate(values) for b in values[:n]
+        )
+        if apart and not any(starred):
+            env.distinct |= {made}
+        return Value(Kind.SEQUENCE, frozenset({Place(made)}), join_all(items))
+
+    def _dict(self, node: cst.Dict, env: Env) -> Value:
+        made = self.new().obj
+        items: list[Value | None] = []
+        whole = True
+        for element in node.elements:
+            value = self.value(element.value, env)
+            if not isinstance(element, cst.DictElement):
+                items.append(env.contents(value))
+                whole = False
+                continue
+            items.append(value)
+            key = code(element.key)
+            whole = whole and is_constant_key(key)
+            if whole:
+                env.slots[Slot(made, key)] = value
+        if whole:
+            env.exact[made] = -1
+        else:
+            env.summarize(made)
+        return Value(Kind.MAPPING, frozenset({Place(made)}), join_all(items))
+
+    def bind_comprehension(self, node: cst.CompFor, env: Env) -> None:
+        """The loops of a comprehension bind variables of its own."""
+        loop = Loop.of(node)
+        walk = loop.walk
+        for item in loop.items:
+            value = self.item_of(item.source, env)
+            if walk is Walk.GROUPS:
+                value = UNKNOWN if item.source is not loop.items[0].source else OTHER
+            self._bind_own(item.target, value, env)
+        if loop.position is not None:
+            self._bind_own(loop.position, NUMBER, env)
+        if node.inner_for_in is not None:
+            self.bind_comprehension(node.inner_for_in, env)
+
+    def _bind_own(self, target: cst.BaseExpression, value: Value, env: Env) -> None:
+        if isinstance(target, cst.Name):
+            env.names[target.value] = value
+        elif isinstance(target, (cst.Tuple, cst.List)):
+            part = env.contents(value) or UNKNOWN
+            for element in target.elements:
+                self._bind_own(element.value, part, env)
+
+    def item_of(self, source: cst.BaseExpression, env: Env) -> Value:
+        """Any item of what a loop walks."""
+        if string_key(source) == "params":
+            return Value(Kind.TENSOR, frozenset({Place(ANY_PARAMETER)}))
+        value = self.value(source, env)
+        if isinstance(source, cst.Call) and dotted(source.func) == "range":
+            return NUMBER
+        if value.kind is Kind.TENSOR:
+            # rows: views without a text, nobody can say where a new value goes
+            return value.through(View("opaque", ""))
+        if value.kind is Kind.MAPPING:
+            return OTHER
+        found = env.contents(value)
+        if found is None:
+            return UNKNOWN
+        return any_of(found) if found.places else found
+
+    # --- slots --------------------------------------------------------------
+
+    def slot(self, node: cst.Subscript, env: Env) -> Slot | None:
+        """The slot that ``container[key]`` is; None for a part of a tensor."""
+        key = index_of(node)
+        if key is None:
+            return None
+        if code(node) == CURRENT_STATE:
+            return None
+        base = self.value(node.value, env)
+        if base.kind not in CONTAINERS or base.place is None:
+            return None
+        return Slot(base.place.obj, self.key_text(key, base.place.obj, env))
+
+    def key_text(self, key: cst.BaseExpression, container: str, env: Env) -> str:
+        """The text of a key; ``-1`` counted from the start, where that is known."""
+        text = code(bare(key))
+        length = env.exact.get(container, -1)
+        if text.startswith("-") and text[1:].isdigit() and length >= int(text[1:]):
+            return str(length - int(text[1:]))
+        return text
+
+    def _subscript(self, node: cst.Subscript, env: Env) -> Value:
+        if code(node) == CURRENT_STATE:
+            return Value(Kind.MAPPING, frozenset({Place("state")}))
+        if code(node) in CURRENT_GRADS:
+            return env.slots.get(Slot("grads", "p_idx"), UNKNOWN)
+        base = self.value(node.value, env)
+        if base.place == Place("group") and base.kind is Kind.MAPPING:
+            return self._setting(node, env)
+        slot = self.slot(node, env)
+        if slot is not None:
+            env.maybe.discard(slot)  # else this raised
+            return self.slot_value(slot, base, env)
+        if base.kind is Kind.SETTING:
+            return base
+        if base.kind is Kind.SEQUENCE:
+            return self._of_sequence(node, base, env)
+        if base.kind is Kind.TENSOR:
+            return self._part(node, base, env)
+        if base.kind is Kind.MAPPING:
+            return env.contents(base) or UNKNOWN
+        if dotted(node.value) == "self.defaults":
+            return SETTING
+        return Value(Kind.UNKNOWN, base.places)
+
+    def _of_sequence(self, node: cst.Subscript, base: Value, env: Env) -> Value:
+        """An item of one of several lists, or a slice: a list of the same items."""
+        item = env.contents(base)
+        if index_of(node) is not None:
+            return item or UNKNOWN
+        return Value(Kind.SEQUENCE, frozenset({self.new()}), item)
+
+    def _setting(self, node: cst.Subscript, env: Env) -> Value:
+        slot = Slot("group", code(index_of(node) or node))
+        env.maybe.discard(slot)  # else this raised
+        if slot in env.slots:
+            return env.slots[slot]
+        if string_key(node) == "params":
+            param = Value(Kind.TENSOR, frozenset({Place(ANY_PARAMETER)}))
+            return Value(Kind.SEQUENCE, frozenset({Place("params")}), param)
+        known = self.slot_kinds.get(slot)
+        if known is Kind.TENSOR:
+            return Value(known, frozenset({Place(f"group[{slot.key}]")}))
+        return Value(Kind.SETTING, frozenset({Place(f"setting {string_key(node)}")}))
+
+    def slot_value(self, slot: Slot, base: Value, env: Env) -> Value:
+        """What a slot holds; reading one makes it known."""
+        if slot in env.slots:
+            return env.slots[slot]
+        rest = env.slots.get(Slot(slot.container, REST))
+        value = self._found(slot, base, rest, env)
+        env.slots[slot] = value
+        text = env.slot_text(slot)
+        if text is not None:
+            env.texts.setdefault(f"{slot.container}[{slot.key}]", text)
+        return value
+
+    def _found(self, slot: Slot, base: Value, rest: Value | None, env: Env) -> Value:
+        """What lies under a key that nothing was stored under here."""
+        constant = is_constant_key(slot.key)
+        if constant and slot.container in env.exact:
+            return UNKNOWN  # there is no such item
+        held = None if constant else join_all(v for _, v in env.slots_of(slot.container))
+        inside = join(rest, held)
+        kind = self.slot_kinds.get(slot)
+        if kind is None and (base.item or inside) is not None:
+            kind = cast(Value, join(base.item, inside)).kind
+        elif kind is None:
+            kind = Kind.NONE if self.first else Kind.UNKNOWN
+        if kind in (Kind.NUMBER, Kind.SETTING):
+            return SETTING
+        if kind is Kind.NONE:
+            return NOTHING
+        return self._object_in(slot, kind, base, inside, env)
+
+    def _object_in(
+        self, slot: Slot, kind: Kind, base: Value, inside: Value | None, env: Env
+    ) -> Value:
+        """The object under a key. Of what may be there it is one: its origins."""
+        name = f"{slot.container}[{slot.key}]"
+        begin = not slot.container.startswith(self.prefix)
+        found = set(self.sharing.get(name, ()))
+        parts = [p for v in (base.item, inside) if v is not None for p in v.places]
+        if any(p.views for p in parts):
+            # parts of one tensor
+            item = Value(kind, frozenset(parts))
+            return numbered(item, slot.key) if slot.key.isdigit() else any_of(item)
+        found |= {p.obj for p in parts}
+        if not is_constant_key(slot.key):
+            env.keyed[name] = frozenset(variables(slot.key))
+            found.add(f"{slot.container}[{REST}]")
+        elif begin:
+            self._tell_keyed(slot.container, name, env)
+        env.origins[name] = env.origins.get(name, frozenset()) | found - {name}
+        stored = self.stored.get(slot)
+        item = None
+        if stored is not None and stored.kind is kind and stored.item is not None:
+            held = Place(several(f"in {name}"))
+            item = stored.item.with_places(lambda _: held)
+        if item is None and base.item is not None:
+            item = base.item.item
+        return Value(kind, frozenset({Place(name)}), item)
+
+    def _tell_keyed(self, container: str, name: str, env: Env) -> None:
+        """What was found under a key that isn't constant may be the item found now."""
+        for obj, found in env.origins.items():
+            if f"{container}[{REST}]" in found:
+                env.origins[obj] = found | {name}
+
+    # --- parts and attributes -----------------------------------------------
+
+    def _part(self, node: cst.Subscript, base: Value, env: Env) -> Value:
+        """Basic indexing is a view; indexing with tensors and lists makes a copy."""
+        ways = {self._is_view(e.slice, env) for e in node.slice}
+        if False in ways:
+            return self.fresh(Kind.TENSOR)
+        text = code(node)[len(code(node.value)) :]
+        index = cst.Tuple([cst.Element(as_index(e.slice)) for e in node.slice])
+        single = as_index(node.slice[0].slice) if len(node.slice) == 1 else index
+        seen = base.through(View("index", text, single))
+        if None in ways:
+            return replace(seen, places=seen.places | {self.new()})
+        return seen
+
+    def _is_view(self, node: cst.BaseSlice, env: Env) -> bool | None:
+        """Whether an index shows a part; None where it may also copy one."""
+        if not isinstance(node, cst.Index):
+            return True
+        inner = bare(node.value)
+        if isinstance(inner, (cst.List, cst.ListComp)):
+            return False
+        if isinstance(inner, cst.Ellipsis):
+            return True
+        value = self.value(node.value, env)
+        if value.kind is Kind.TENSOR:
+            return False
+        if value.kind in (Kind.SEQUENCE, Kind.UNKNOWN):
+            return None
+        if value.kind is Kind.SETTING and not isinstance(inner, cst.Name):
+            return True
+        truth = isinstance(inner, cst.Comparison) or code(inner) in ("True", "False")
+        return None if truth else True
+
+    def _attribute(self, node: cst.Attribute, env: Env) -> Value:
+        name, path = node.attr.value, dotted(node) or ""
+        if path == "self.shared":
+            return Value(Kind.MAPPING, frozenset({Place("shared")}))
+        if path.startswith("self."):
+            return UNKNOWN
+        root = path.partition(".")[0]
+        if root not in env.names and root in ("torch", "math", "F", "ops"):
+            return OTHER
+        base = self.value(node.value, env)
+        if name == "data":
+            return base
+        known = optable.attribute(name)
+        if base.kind not in (Kind.TENSOR, Kind.UNKNOWN) or known is None:
+            return UNKNOWN if base.kind is Kind.UNKNOWN else OTHER
+        return self.calls.of_attribute(known, node, base)
+
+    # --- objects ------------------------------------------------------------
+
+    def new(self, part: str = "") -> Place:
+        """The object that the expression at hand makes: one name per expression."""
+        site = self.sites.setdefault(self.site, len(self.sites) + 1)
+        return Place(f"{self.prefix}{site}{part}")
+
+    def fresh(self, kind: Kind) -> Value:
+        """Something new, which nothing else shows."""
+        if kind in (Kind.NUMBER, Kind.SETTING):
+            return NUMBER if kind is Kind.NUMBER else SETTING
+        return Value(kind, frozenset({self.new()}))
+
+
+def _each(value: Value, env: Env) -> Value:
+    """What a comprehension makes in each of its turns: many, where it makes any."""
+
+    def each(place: Place) -> Place:
+        made = not env.knows(place.obj) and place.obj not in ("param", "grad", "state")
+        return replace(place, obj=several(place.obj)) if made else place
+
+    return any_of(value.with_places(each))
+
+
+def _is_made(value: Value, prefix: str) -> bool:
+    """Whether an expression surely made the tensor that it yields."""
+    place = value.place
+    return place is not None and place.obj.startswith(prefix) and not place.views
+
+
+def as_index(node: cst.BaseSlice) -> cst.BaseExpression:
+    """``slice(a, b)`` for ``a:b``."""
+    if isinstance(node, cst.Index):
+        return node.value
+    assert isinstance(node, cst.Slice)
+    bounds = [node.lower, node.upper]
+    if node.step is not None:
+        bounds.append(node.step)
+    args = [cst.Arg(b if b is not None else cst.Name("None")) for b in bounds]
+    return cst.Call(cst.Name("slice"), args)
