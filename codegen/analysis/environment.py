@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from codegen.analysis.values import (
+    ANY_PARAMETER,
     ANYTHING,
+    MAY_HOLD_TENSORS,
     REST,
     Kind,
     Place,
@@ -18,6 +20,7 @@ from codegen.analysis.values import (
     is_many,
     join,
     join_all,
+    of_another,
     several,
 )
 
@@ -32,7 +35,8 @@ class Env:
     containers of which every item has a slot, with their length (-1 for a dict),
     ``distinct`` those whose items are different objects. ``origins`` are what an object
     that was found in a container may be, beside itself; ``keyed`` the variables that
-    the key under which it was found reads.
+    the key under which it was found reads; ``sharing`` what slots may share when the
+    step begins.
     """
 
     names: dict[str, Value] = field(default_factory=dict)
@@ -43,6 +47,7 @@ class Env:
     distinct: frozenset[str] = frozenset()
     origins: dict[str, frozenset[str]] = field(default_factory=dict)
     keyed: dict[str, frozenset[str]] = field(default_factory=dict)
+    sharing: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def fork(self) -> Env:
         return Env(
@@ -54,6 +59,7 @@ class Env:
             self.distinct,
             dict(self.origins),
             dict(self.keyed),
+            self.sharing,
         )
 
     def joined(self, other: Env) -> Env:
@@ -83,10 +89,37 @@ class Env:
                 for obj in {**self.origins, **other.origins}
             },
             {**other.keyed, **self.keyed},
+            self.sharing,
         )
+        for slot in one_sided:
+            joined.found_or_stored(slot, other if slot in self.slots else self)
         for obj in loose:
             joined.summarize(obj)
         return joined
+
+    def found_or_stored(self, slot: Slot, other: Env) -> None:
+        """A slot that one way stores to holds, on the other, what it held before.
+
+        An object that was made for this slot alone stands for both.
+        """
+        if slot.container.startswith("#"):
+            return
+        value = self.slots[slot]
+        name = f"{slot.container}[{slot.key}]"
+        place = value.place
+        if place is not None and place.obj.startswith("#") and not place.views:
+            holders = [s for s, v in self.slots.items() if place.obj in v.objects()]
+            if holders == [slot] and not other.knows(place.obj):
+                self._may_be(place.obj, self.sharing.get(name, _NONE))
+                return
+        if value.kind in MAY_HOLD_TENSORS and place != Place(name):
+            before = replace(value, places=frozenset({Place(name)}), parameter=False)
+            self.slots[slot] = _sure(join(value, before))
+            self._may_be(name, self.sharing.get(name, _NONE))
+
+    def _may_be(self, obj: str, others: frozenset[str]) -> None:
+        if others:
+            self.origins[obj] = self.origins.get(obj, _NONE) | others
 
     def _both_distinct(self, other: Env) -> frozenset[str]:
         """A container that one way doesn't know is as distinct as on the other."""
@@ -167,9 +200,11 @@ class Env:
             origins[name] = origins.get(name, _NONE) | moved
         self.origins = origins
 
-    def age(self, objects: Iterable[str]) -> None:
+    def age(
+        self, objects: Iterable[str], new: Callable[[str], str] = several
+    ) -> None:
         """What was made or found before is apart from what is made or found now."""
-        old = {obj for obj in objects if not is_many(obj) and self.knows(obj)}
+        old = {obj for obj in objects if new(obj) != obj}
         if not old:
             return
         for slot, value in [*self.slots.items()]:
@@ -178,9 +213,9 @@ class Env:
                 self.maybe.discard(slot)
                 rest = replace(slot, key=REST)
                 self.slots[rest] = _sure(join(self.slots.get(rest), value))
-        self.distinct -= {o for o in old if self.knows(several(o))}
-        self.distinct = frozenset(several(o) if o in old else o for o in self.distinct)
-        self.rename(lambda p: replace(p, obj=several(p.obj)) if p.obj in old else p)
+        self.distinct -= {o for o in old if self.knows(new(o))}
+        self.distinct = frozenset(new(o) if o in old else o for o in self.distinct)
+        self.rename(lambda p: replace(p, obj=new(p.obj)) if p.obj in old else p)
 
     def forget_name(self, name: str) -> None:
         """A variable is bound again: keys and views that read it say nothing now."""
@@ -206,11 +241,18 @@ class Env:
 
     def may_alias(self, a: Value, b: Value) -> bool:
         """Whether two values may be, or show, the same object."""
-        return bool(self._identities(a) & self._identities(b)) or bool(
-            ANYTHING.obj in a.objects() | b.objects() and a.places and b.places
-        )
+        one, two = self.identities(a), self.identities(b)
+        if one & two:
+            return True
+        for any_of, other in ((one, two), (two, one)):
+            if ANYTHING.obj in any_of and other:
+                return True
+            if ANY_PARAMETER.obj in any_of and other & _PARAMETERS:
+                return True
+        return False
 
-    def _identities(self, value: Value) -> set[str]:
+    def identities(self, value: Value) -> set[str]:
+        """The objects that a value may be, and those that they were found among."""
         found: set[str] = set()
         pending = [place.obj for place in value.places]
         while pending:
@@ -219,9 +261,6 @@ class Env:
                 found.add(obj)
                 pending.extend(self.origins.get(obj, ()))
         return found
-
-    def may_be_one_of(self, value: Value, obj: str) -> bool:
-        return self.may_alias(value, Value(Kind.TENSOR, frozenset({Place(obj)})))
 
     # --- text ---------------------------------------------------------------
 
@@ -247,6 +286,7 @@ class Env:
 
 
 _NONE: frozenset[str] = frozenset()
+_PARAMETERS = frozenset({"param", of_another("param")})
 K = TypeVar("K")
 
 

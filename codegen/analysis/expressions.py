@@ -17,6 +17,7 @@ import libcst as cst
 from codegen import optable
 from codegen.analysis.environment import Env, is_constant_key, variables
 from codegen.analysis.values import (
+    ANY_PARAMETER,
     CONTAINERS,
     NOTHING,
     NUMBER,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 CURRENT_STATE = "self.state[group_idx][p_idx]"
 CURRENT_GRADS = ("grads[p_idx]", "group_grads[p_idx]")
-ANY_PARAMETER = "a parameter'"
 
 
 class Expressions:
@@ -256,7 +256,7 @@ class Expressions:
     def item_of(self, source: cst.BaseExpression, env: Env) -> Value:
         """Any item of what a loop walks."""
         if string_key(source) == "params":
-            return Value(Kind.TENSOR, frozenset({Place(ANY_PARAMETER)}))
+            return Value(Kind.TENSOR, frozenset({ANY_PARAMETER}))
         value = self.value(source, env)
         if isinstance(source, cst.Call) and dotted(source.func) == "range":
             return NUMBER
@@ -329,7 +329,7 @@ class Expressions:
         if slot in env.slots:
             return env.slots[slot]
         if string_key(node) == "params":
-            param = Value(Kind.TENSOR, frozenset({Place(ANY_PARAMETER)}))
+            param = Value(Kind.TENSOR, frozenset({ANY_PARAMETER}))
             return Value(Kind.SEQUENCE, frozenset({Place("params")}), param)
         known = self.slot_kinds.get(slot)
         if known is Kind.TENSOR:

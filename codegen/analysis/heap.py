@@ -24,7 +24,7 @@ import libcst as cst
 from codegen import optable
 from codegen.analysis.calls import Calls
 from codegen.analysis.environment import EARLIER_GROUP, Env, is_constant_key
-from codegen.analysis.expressions import ANY_PARAMETER, Expressions
+from codegen.analysis.expressions import Expressions
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.values import (
     CONTAINERS,
@@ -35,7 +35,7 @@ from codegen.analysis.values import (
     SETTING,
     UNKNOWN,
     ANOTHERS,
-    MANY,
+    OF_ANOTHER,
     Kind,
     Place,
     Slot,
@@ -46,6 +46,9 @@ from codegen.analysis.values import (
     join,
     join_kind,
     numbered,
+    of_another,
+    of_another_group,
+    of_any,
 )
 from codegen.diagnostics import walk
 from codegen.ir.cfg import Edge, Graph, Node, control_flow
@@ -89,6 +92,7 @@ class Heap:
         self.returned: Value | None = None
         self.sharing: Sharing = {}
         self.live: Liveness = Liveness()
+        self.insides: dict[cst.For, set[cst.CSTNode]] = {}
 
     def value(self, node: cst.BaseExpression, env: Env) -> Value:
         return self.expressions.value(node, env)
@@ -147,7 +151,7 @@ class Heap:
         sites = self.expressions.sites
         own = {sites[n] for n in walk(head) if n in sites}
         if own:
-            env.age(o for o in _objects(env) if _site_of(o) in own)
+            env.age([o for o in _objects(env) if _made_at(o) in own and not is_many(o)])
 
     # --- loops
 
@@ -163,12 +167,21 @@ class Heap:
             live = self.live.at_head.get(node, frozenset())
             env.names = {n: v for n, v in env.names.items() if n in live}
             _leave_item(env)
+            sites, within = self.expressions.sites, self._inside(node)
+            inside = {number for made, number in sites.items() if made in within}
+            whose = of_another if walk is Walk.PARAMETERS else of_another_group
+            env.age([o for o in _objects(env) if _made_at(o) in inside], whose)
         if walk is Walk.GROUPS:
             _leave_group(env)
         if loop.position is not None:
             self._bind(loop.position, NUMBER, env)
         for number, item in enumerate(loop.items):
             self._bind_item(item.target, item.source, walk, number, env)
+
+    def _inside(self, node: cst.For) -> set[cst.CSTNode]:
+        if node not in self.insides:
+            self.insides[node] = set(walk(node))
+        return self.insides[node]
 
     def _bind_item(
         self,
@@ -184,8 +197,7 @@ class Heap:
             env.slots[Slot("param", ".data")] = replace(param, parameter=False)
             env.texts["param"] = target.value
             env.texts["state"] = "self.state[group_idx][p_idx]"
-            shared = self.expressions.sharing.get("param", frozenset())
-            env.origins["param"] = shared | {ANY_PARAMETER}
+            env.origins["param"] = self.expressions.sharing.get("param", frozenset())
         elif is_name(source, "grads") or is_name(source, "group_grads"):
             if walk is Walk.PARAMETERS:
                 grad = Value(Kind.TENSOR, frozenset({Place("grad")}))
@@ -484,7 +496,7 @@ class Heap:
             self._compare(one, a, two, b, env)
 
     def _compare(self, one: Slot, a: Value, two: Slot, b: Value, env: Env) -> None:
-        outside = [is_many(s.container) for s in (one, two)]
+        outside = [s.container.endswith(OF_ANOTHER) for s in (one, two)]
         if all(outside):
             return
         if any(outside):
@@ -494,7 +506,7 @@ class Heap:
             return
         if {one.container, two.container} & {"shared"}:
             # it may hold what belongs to any parameter
-            a, b = a.with_places(_of_any), b.with_places(_of_any)
+            a, b = a.with_places(of_any), b.with_places(of_any)
         if env.may_alias(a, b):
             self._share(_name_of(one), _name_of(two))
             self._share(_name_of(two), _name_of(one))
@@ -618,15 +630,17 @@ def _holds_objects(value: Value, env: Env) -> bool:
 
 
 def _objects(env: Env) -> set[str]:
-    found = {s.container for s in env.slots}
+    found = {s.container for s in env.slots} | env.origins.keys()
+    found = found.union(*env.origins.values())
     for value in (*env.names.values(), *env.slots.values()):
         found |= value.objects()
     return found
 
 
-def _site_of(obj: str) -> int | None:
+def _made_at(obj: str) -> int | None:
+    """The number of the expression that made an object."""
     match = re.match(r"#(\d+)", obj)
-    return int(match[1]) if match and not is_many(obj) else None
+    return int(match[1]) if match else None
 
 
 def _name_of(slot: Slot) -> str:
@@ -634,16 +648,12 @@ def _name_of(slot: Slot) -> str:
     return "param" if slot.container == "param" else f"{slot.container}[{slot.key}]"
 
 
-def _of_any(place: Place) -> Place:
-    return replace(place, obj=place.obj.removesuffix(MANY))
-
-
 def _is_kept(slot: Slot, env: Env) -> bool:
     """Whether a slot outlives the step: in the state or in what is shared, at any depth."""
     pending, seen = [slot.container], set[str]()
     while pending:
         obj = pending.pop()
-        if obj.removesuffix(MANY) in ("state", "shared", "param"):
+        if of_any(Place(obj)).obj in ("state", "shared", "param"):
             return True
         if obj not in seen:
             seen.add(obj)
@@ -653,11 +663,12 @@ def _is_kept(slot: Slot, env: Env) -> bool:
 
 def _leave_item(env: Env) -> None:
     """What is held of the last parameter is none of the next one's."""
-    env.age(o for o in _objects(env) if _of_item(o))
+    env.age([o for o in _objects(env) if _of_item(o)], of_another)
 
 
 def _of_item(obj: str) -> bool:
     return obj in ("param", "grad", "state") or obj.startswith("state[")
+
 
 
 def _leave_group(env: Env) -> None:
@@ -670,7 +681,7 @@ def _leave_group(env: Env) -> None:
     objects = set().union(*(env.slots[s].objects() for s in own), set())
 
     if earlier == EARLIER_GROUP:
-        env.age(objects)
+        env.age(objects, of_another_group)
     else:
         env.age(f"earlier {obj}" for obj in objects)
 
@@ -709,7 +720,7 @@ def analyse(
     while True:
         expressions = Expressions(kinds, stored or {}, sharing, functions, first)
         heap = Heap(expressions, sources)
-        heap.solve(body, start.fork())
+        heap.solve(body, replace(start.fork(), sharing=sharing))
         found = {s: k for s, k in expressions.slot_kinds.items()}
         if first:
             found = {s: k for s, k in found.items() if k is not Kind.NONE}

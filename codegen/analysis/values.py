@@ -77,6 +77,35 @@ def several(obj: str) -> str:
 ANYTHING = Place(f"anything{MANY}")
 """Where something unknown may be, beside other places."""
 
+OF_ANOTHER = f" of another{MANY}"
+"""Ends the name of what belongs to a parameter that was walked before."""
+
+
+OF_GROUP = f" of another group{MANY}"
+"""Ends the name of what belongs to a group that was walked before."""
+
+
+def of_another(obj: str) -> str:
+    return obj if obj.endswith((OF_ANOTHER, OF_GROUP)) else f"{_one(obj)}{OF_ANOTHER}"
+
+
+def of_another_group(obj: str) -> str:
+    return f"{_one(obj)}{OF_GROUP}"
+
+
+def of_any(place: Place) -> Place:
+    """The place without what tells apart whose it is."""
+    return replace(place, obj=_one(place.obj))
+
+
+def _one(obj: str) -> str:
+    for ending in (OF_GROUP, OF_ANOTHER, MANY):
+        obj = obj.removesuffix(ending)
+    return obj
+
+
+ANY_PARAMETER = Place(f"a parameter{MANY}")
+
 ANOTHERS = Place(f"something that another parameter's state holds, too{MANY}")
 
 LONGEST_PATH = 4

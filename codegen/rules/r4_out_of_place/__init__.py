@@ -249,12 +249,12 @@ class OutOfPlace(MutationRule):
 
     def _rebinder(self, node: Statement, env: Env) -> Rebinder:
         live = self.live.after.get(node, frozenset())
-        later = frozenset(self._mutated_later(node))
+        later = tuple(self._mutated_later(node))
         return Rebinder(self, Scope(env, live, self.rereads, later))
 
-    def _mutated_later(self, node: Statement) -> Iterator[str]:
-        """Objects that are mutated after a statement, or in the next round of a loop
-        that it stands in."""
+    def _mutated_later(self, node: Statement) -> Iterator[Value]:
+        """What is mutated after a statement, or in the next round of a loop that it
+        stands in."""
         # statements of nested functions are not in the order: all counts as later
         start = self.order.index(node) + 1 if node in self.order else 0
         for loop in self.order[:start]:
@@ -268,7 +268,7 @@ class OutOfPlace(MutationRule):
             if inner is not None and later is not node:
                 env = self.places.before.get(later, Env())
                 for found in mutated(inner):
-                    yield from self.places.value(found, env).objects()
+                    yield self.places.value(found, env)
 
     def _expression(
         self, node: Statement, value: cst.BaseExpression, env: Env

@@ -9,7 +9,19 @@ import libcst as cst
 
 from codegen.analysis.environment import EARLIER_GROUP, Env
 from codegen.analysis.heap import Heap
-from codegen.analysis.values import Kind, Place, Slot, Value, View
+from codegen.analysis.values import (
+    ANOTHERS,
+    ANYTHING,
+    CONTAINERS,
+    REST,
+    Kind,
+    Place,
+    Slot,
+    Value,
+    View,
+    is_many,
+    of_any,
+)
 from codegen.rules.base import Rule
 from codegen.syntax import (
     Statement,
@@ -28,12 +40,12 @@ from codegen.syntax import (
 @dataclass
 class Scope:
     """What holds before a mutation: places, live names, whether grads are read again,
-    and objects that are mutated afterwards."""
+    and what is mutated afterwards."""
 
     env: Env
     live: frozenset[str]
     grads_read_later: bool = False
-    mutated_later: frozenset[str] = frozenset()
+    mutated_later: tuple[Value, ...] = ()
 
 
 class MutationRule(Rule):
@@ -63,32 +75,111 @@ class Rebinder:
     ) -> list[Statement]:
         """``root`` (which denotes ``value``) becomes ``new``; so do ``extra`` targets."""
         self.source = value.source
-        for slot, held in self.env.slots.items():
-            if slot.container == EARLIER_GROUP and held.objects() & value.objects():
-                self._unknown_alias(root, f"{EARLIER_GROUP}'s {slot.key}")
-                return []
-        if not value.places:
-            self._unknown_alias(root, "something that the compiler can't see")
+        lost = self._out_of_reach(value)
+        if lost is not None:
+            self._unknown_alias(root, lost)
             return []
         if value.place is None:
             return self._rebind_one_of(root, value, new, extra)
         if value.place.views:
-            return self._rebind_view(root, value.place, new, extra)
-        return self._rebind_object(root, value.place, new, extra)
+            return self._rebind_view(root, value, new, extra)
+        return self._rebind_object(root, value, new, extra)
+
+    def _out_of_reach(self, value: Value) -> str | None:
+        """Who may hold what is mutated where no statement could give it a new value."""
+        identities = self.env.identities(value)
+        if not value.places or ANYTHING.obj in identities:
+            return "something that the compiler can't see"
+        if ANOTHERS.obj in identities:
+            return "the state of another parameter"
+        if any(place.obj.startswith("argument ") for place in value.places):
+            return "the caller"
+        for slot, held in self.env.slots.items():
+            if slot.container == EARLIER_GROUP and self.env.may_alias(held, value):
+                return f"{EARLIER_GROUP}'s {slot.key}"
+            if slot.key != REST and not is_many(slot.container):
+                continue
+            if self._may_be_in_rest(slot, held, value):
+                return self._text_of_container(slot.container)
+        for container, held in self._summaries():
+            if self.env.may_alias(held, value) and not self._sure_item(container, value):
+                return self._text_of_container(container)
+        return None
+
+    def _may_be_in_rest(self, slot: Slot, held: Value, value: Value) -> bool:
+        """Whether an item that has no slot of its own may be what is mutated."""
+        if not self.env.may_alias(held, value) or not self._matters(slot.container):
+            return False
+        return not self._sure_item(slot.container, value)
+
+    def _sure_item(self, container: str, value: Value) -> bool:
+        """Whether a slot surely holds it, of a container whose items are all different."""
+        if container not in self.env.distinct and container.startswith("#"):
+            return False
+        if value.place is None:
+            return False
+        slots = self.env.slots_of(container)
+        return any(held.place == Place(value.place.obj) for _, held in slots)
+
+    def _is_another_item(self, slot: Slot, held: Value, value: Value) -> bool:
+        """Whether a slot holds something else, for another one of its container holds
+        the very object."""
+        if value.place is None or held.place == Place(value.place.obj):
+            return False
+        return self._sure_item(slot.container, value)
+
+    def _summaries(self) -> Iterator[tuple[str, Value]]:
+        """Containers of which not every item is known, with what may be in them."""
+        values = [v for n, v in self.env.names.items() if n in self.live]
+        values += [
+            v
+            for s, v in self.env.slots.items()
+            if v.kind in CONTAINERS and self._matters(s.container)
+        ]
+        for value in values:
+            for place in value.places:
+                if value.item is not None and place.obj not in self.env.exact:
+                    yield place.obj, value.item
+
+    def _matters(self, container: str) -> bool:
+        """Whether what a container holds may still be read."""
+        pending, seen = [container], set[str]()
+        while pending:
+            obj = pending.pop()
+            kept = of_any(Place(obj)).obj
+            if kept in _KEPT or obj in self.env.texts:
+                return True
+            if obj in seen:
+                continue
+            seen.add(obj)
+            for name, value in self.env.names.items():
+                if name in self.live and obj in value.objects():
+                    return True
+            holders = self.env.slots.items()
+            pending += [s.container for s, v in holders if obj in v.objects()]
+        return False
+
+    def _text_of_container(self, container: str) -> str:
+        for name, value in self.env.names.items():
+            if container in value.objects():
+                return name
+        return "a container" if container[0] == "#" else of_any(Place(container)).obj
 
     # --- a whole object
 
     def _rebind_object(
         self,
         root: cst.BaseExpression,
-        place: Place,
+        value: Value,
         new: cst.BaseExpression,
         extra: tuple[cst.BaseExpression, ...],
     ) -> list[Statement]:
+        place = value.place
+        assert place is not None
         targets = self._holders(place, root)
         targets += [e for e in extra if not any(same(e, t) for t in targets)]
-        maybe = list(self._may_hold(place, targets))
-        after = self._recompute_views(place, targets, root)
+        maybe = list(self._may_hold(value, root))
+        after = self._recompute_views(value, targets, root)
         if not targets:
             self._refuse_lost(place, root)
             return after
@@ -132,7 +223,7 @@ class Rebinder:
         """Whether storing to ``node`` puts a tensor back: not where it was a copy
         (``x[mask]``) or a view (``x.T``)."""
         if isinstance(node, cst.Subscript):
-            return self.rule.places.slot(node, self.env) is not None
+            return self.rule.places.value(node.value, self.env).kind in CONTAINERS
         if isinstance(node, cst.Attribute):
             return self.rule.places.value(node.value, self.env).kind is not Kind.TENSOR
         return isinstance(node, cst.Name)
@@ -140,56 +231,64 @@ class Rebinder:
     def _slot_matters(self, slot: Slot) -> bool:
         if slot.container == "grads":
             return self.scope.grads_read_later
-        if slot.container in ("state", "param", "group", "shared", "params"):
-            return True
-        holders = [
-            n for n, v in self.env.names.items() if v.place == Place(slot.container)
-        ]
-        if any(n in self.live for n in holders) or slot.container in self.env.texts:
-            return True
-        return any(
-            value.place == Place(slot.container) and self._slot_matters(outer)
-            for outer, value in self.env.slots.items()
-            if outer.container != slot.container
-        )
+        return self._matters(slot.container)
+
+    def _related(
+        self, value: Value
+    ) -> Iterator[tuple[cst.BaseExpression, Value, Slot | None]]:
+        """Live names and slots that may denote what ``value`` does, or show it."""
+        for slot, held in self.env.slots.items():
+            if slot.key == REST or not self.env.may_alias(held, value):
+                continue
+            if not self._slot_matters(slot) or self._is_another_item(slot, held, value):
+                continue
+            text = self.env.slot_text(slot)
+            if text is not None:
+                yield expr(text), held, slot
+            elif not is_many(slot.container):
+                self._unknown_alias(expr("x"), self._text_of_container(slot.container))
+        for name, held in self.env.names.items():
+            if name in self.live and held.kind not in CONTAINERS:
+                if self.env.may_alias(held, value):
+                    yield cst.Name(name), held, None
 
     def _may_hold(
-        self, place: Place, sure: list[cst.BaseExpression]
+        self, value: Value, root: cst.BaseExpression
     ) -> Iterator[cst.BaseExpression]:
         """Live names and slots that hold this object or another one."""
-        for name, value in self.env.names.items():
-            if len(value.places) > 1 and place.obj in value.objects():
-                if name in self.live:
-                    yield cst.Name(name)
-        for slot, value in self.env.slots.items():
-            missing = slot in self.env.maybe and slot != self.source
-            unsure = len(value.places) > 1 or missing
-            if unsure and place.obj in value.objects():
-                text = self.env.slot_text(slot)
-                if text is not None and self._slot_matters(slot):
-                    yield expr(text)
+        whole = Place(value.place.obj) if value.place is not None else None
+        for holder, held, slot in self._related(value):
+            if slot in self.env.maybe and slot != self.source:
+                yield holder
+            elif held.place is not None and held.place.obj == getattr(whole, "obj", ""):
+                continue  # it is one, or shows one
+            elif any(p.views for p in held.places):
+                self._unknown_alias(root, code(holder))
+            elif not same(holder, root):
+                yield holder
 
     def _recompute_views(
         self,
-        place: Place,
+        value: Value,
         targets: list[cst.BaseExpression],
         root: cst.BaseExpression,
         but: Place | None = None,
     ) -> list[Statement]:
-        """Live names that see the object through views see its new value."""
+        """Live names and slots that see the object through views see its new value."""
+        place = value.place
+        assert place is not None
         result: list[Statement] = []
-        for name, value in self.env.names.items():
-            seen = value.place
-            if name not in self.live or seen is None or seen == but:
+        for holder, held, _ in self._related(value):
+            seen = held.place
+            if seen is None or seen.obj != place.obj or not seen.views:
                 continue
-            if seen.obj != place.obj or not seen.views or seen == place:
+            if seen in (but, place):
                 continue
-            base = targets[0] if targets else None
-            if base is None or any(not v.text for v in seen.views):
-                self._unknown_alias(root, name)
+            if not targets:
+                self._unknown_alias(root, code(holder))
                 continue
-            text = code(base) + "".join(v.text for v in seen.views)
-            result.append(assign([cst.Name(name)], expr(text)))
+            text = code(targets[0]) + "".join(v.text for v in seen.views)
+            result.append(assign([holder], expr(text)))
         return result
 
     # --- one of several objects
@@ -202,7 +301,8 @@ class Rebinder:
         extra: tuple[cst.BaseExpression, ...],
     ) -> list[Statement]:
         """Which object it is shows at run time only: ask with ``is``."""
-        others = [o for o in self._candidates(value) if not same(o, root)]
+        related = [(o, v) for o, v, _ in self._related(value) if not same(o, root)]
+        others = [o for o, _ in related]
         self.rule.asked_identity = bool(others) or self.rule.asked_identity
         targets = [root] if self._can_hold(root) else []
         if isinstance(root, cst.Name) and root.value not in self.live:
@@ -215,6 +315,9 @@ class Rebinder:
             self._refuse_again(root, value, others)
             tests = self._write_parts(others, root, updated)
         else:
+            for other, held in related:
+                if any(p.views for p in held.places):
+                    self._unknown_alias(root, code(other))
             tests = [self._test(o, root, updated) for o in others]
         last = [assign(targets, updated)] if targets else []
         return [assign([updated], new), *tests, *last]
@@ -233,7 +336,7 @@ class Rebinder:
         slots_apart = len(others) > 1 and any(map(self._may_be_missing, others))
         if not slots_apart and not any(p.views for v in held for p in v.places):
             return
-        if value.objects() & self.scope.mutated_later:
+        if any(self.env.may_alias(value, later) for later in self.scope.mutated_later):
             self.rule.refuse(
                 root,
                 f"mutates what may be a view that `{code(others[0])}` shows too, and "
@@ -241,40 +344,37 @@ class Rebinder:
                 "clone it first, or assign the result back",
             )
 
-    def _candidates(self, value: Value) -> Iterator[cst.BaseExpression]:
-        for slot, held in self.env.slots.items():
-            if held.objects() & value.objects() and self._slot_matters(slot):
-                text = self.env.slot_text(slot)
-                if text is not None:
-                    yield expr(text)
-        for name, held in self.env.names.items():
-            if held.objects() & value.objects() and name in self.live:
-                yield cst.Name(name)
-
     # --- a view of an object
 
     def _rebind_view(
         self,
         root: cst.BaseExpression,
-        place: Place,
+        value: Value,
         new: cst.BaseExpression,
         extra: tuple[cst.BaseExpression, ...],
     ) -> list[Statement]:
+        place = value.place
+        assert place is not None
         whole = Place(place.obj)
         bases = self._holders(whole, None)
+        if not bases and self._shown_elsewhere(value, place):
+            # nobody reads the whole any more, but other parts of it
+            bases = self._named(whole)
         names: list[cst.BaseExpression] = [
             cst.Name(n)
             for n, v in self.env.names.items()
             if v.place == place and n in self.live
         ]
         names += [e for e in extra if not any(same(e, n) for n in names)]
-        if list(self._may_hold(place, bases)):
-            self._unknown_alias(root, code(root))
+        for holder in self._may_hold(value, root):
+            self._unknown_alias(root, code(holder))
         if not bases:
             self._refuse_lost(whole, root)
+            if self._shown_elsewhere(value, place):
+                self._unknown_alias(root, "another part of it")
         result: list[Statement] = []
         if bases and any(v.how == "opaque" for v in place.views):
-            return self._write_through(root, place, new, bases, names)
+            return self._write_through(root, value, new, bases, names)
         if names:
             result.append(assign(names, new))
             new = names[0]
@@ -282,7 +382,7 @@ class Rebinder:
         if bases and old is not None:
             undone = self._undo(place.views, old, new, root)
             result.append(assign(bases, undone))
-            result += self._recompute_views(whole, bases, root, but=place)
+            result += self._recompute_views(value, bases, root, but=place)
         elif bases:
             self._unknown_alias(root, code(bases[0]))
         return result
@@ -290,12 +390,14 @@ class Rebinder:
     def _write_through(
         self,
         root: cst.BaseExpression,
-        place: Place,
+        value: Value,
         new: cst.BaseExpression,
         bases: list[cst.BaseExpression],
         names: list[cst.BaseExpression],
     ) -> list[Statement]:
         """A view whose inverse isn't known writes through its strides."""
+        place = value.place
+        assert place is not None
         self.rule.asked_identity = True
         updated = cst.Name("updated")
         base = self._old_base(Place(place.obj), root, place)
@@ -308,8 +410,19 @@ class Rebinder:
             result.append(assign(names, updated))
         return [
             *result,
-            *self._recompute_views(Place(place.obj), bases, root, but=place),
+            *self._recompute_views(value, bases, root, but=place),
         ]
+
+    def _shown_elsewhere(self, value: Value, place: Place) -> bool:
+        """Whether anybody sees another part of the object."""
+        return any(
+            held.place != place and any(p.obj == place.obj for p in held.places)
+            for _, held, _ in self._related(value)
+        )
+
+    def _named(self, whole: Place) -> list[cst.BaseExpression]:
+        names = self.env.names.items()
+        return [cst.Name(n) for n, v in names if v.place == whole][:1]
 
     def _old_base(
         self, whole: Place, root: cst.BaseExpression, place: Place
@@ -406,6 +519,10 @@ class Rebinder:
             f"mutates a tensor that `{other}` may share memory with",
             "clone it first, or assign the result back",
         )
+
+
+_KEPT = ("state", "param", "group", "shared", "params")
+"""What the step doesn't make: it is there for the next one."""
 
 
 def _got(slot: cst.BaseExpression) -> str:
