@@ -26,6 +26,9 @@ from codegen.analysis.values import (
 
 EARLIER_GROUP = "an earlier group"
 
+Fact = tuple[str, bool]
+"""The text of a condition, and whether it holds."""
+
 
 @dataclass
 class Env:
@@ -36,7 +39,8 @@ class Env:
     ``distinct`` those whose items are different objects. ``origins`` are what an object
     that was found in a container may be, beside itself; ``keyed`` the variables that
     the key under which it was found reads; ``sharing`` what slots may share when the
-    step begins.
+    step begins. ``facts`` are conditions that hold here, ``guarded`` what names denote
+    wherever one of them holds again.
     """
 
     names: dict[str, Value] = field(default_factory=dict)
@@ -48,6 +52,8 @@ class Env:
     origins: dict[str, frozenset[str]] = field(default_factory=dict)
     keyed: dict[str, frozenset[str]] = field(default_factory=dict)
     sharing: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    facts: frozenset[Fact] = frozenset()
+    guarded: dict[Fact, dict[str, Value]] = field(default_factory=dict)
 
     def fork(self) -> Env:
         return Env(
@@ -60,6 +66,8 @@ class Env:
             dict(self.origins),
             dict(self.keyed),
             self.sharing,
+            self.facts,
+            dict(self.guarded),
         )
 
     def joined(self, other: Env) -> Env:
@@ -90,12 +98,61 @@ class Env:
             },
             {**other.keyed, **self.keyed},
             self.sharing,
+            self.facts & other.facts,
+            self._guards(other),
         )
         for slot in one_sided:
             joined.found_or_stored(slot, other if slot in self.slots else self)
         for obj in loose:
             joined.summarize(obj)
         return joined
+
+    # --- conditions that are asked twice ------------------------------------
+
+    def assume(self, fact: Fact) -> None:
+        """A condition holds here: names denote what they did where it held before."""
+        self.names.update(self.guarded.get(fact, {}))
+        other = (fact[0], not fact[1])
+        self.guarded = {f: n for f, n in self.guarded.items() if f not in (fact, other)}
+        self.facts = self.facts - {other} | {fact}
+
+    def _guards(self, other: Env) -> dict[Fact, dict[str, Value]]:
+        met = {f for f in self.facts if (f[0], not f[1]) in other.facts}
+        asked = {*self.guarded, *other.guarded, *met, *((t, not b) for t, b in met)}
+        found: dict[Fact, dict[str, Value]] = {}
+        for fact in asked:
+            one, two = self._where(fact), other._where(fact)
+            if one is None or two is None:
+                names = one if two is None else two
+            else:
+                names = {n: _sure(join(one[n], two[n])) for n in one if n in two}
+            joined = {
+                n: v
+                for n, v in (names or {}).items()
+                if n not in self.names
+                or n not in other.names
+                or v != join(self.names[n], other.names[n])
+            }
+            if joined:
+                found[fact] = joined
+        return found
+
+    def _where(self, fact: Fact) -> dict[str, Value] | None:
+        """What names denote here where ``fact`` holds; None if it can't."""
+        if fact in self.facts:
+            return self.names
+        if (fact[0], not fact[1]) in self.facts:
+            return None
+        return self.names | self.guarded.get(fact, {})
+
+    def drop_conditions(self, reading: str) -> None:
+        """Conditions that read ``reading`` may come out otherwise from now on."""
+        self.facts = frozenset(f for f in self.facts if reading not in variables(f[0]))
+        self.guarded = {
+            f: n for f, n in self.guarded.items() if reading not in variables(f[0])
+        }
+
+    # --- slots that one way doesn't know --------------------------------------
 
     def found_or_stored(self, slot: Slot, other: Env) -> None:
         """A slot that one way stores to holds, on the other, what it held before.
@@ -180,6 +237,10 @@ class Env:
     def rename(self, change: Callable[[Place], Place]) -> None:
         """Other names for objects, wherever they are referred to."""
         self.names = {n: v.with_places(change) for n, v in self.names.items()}
+        self.guarded = {
+            f: {n: v.with_places(change) for n, v in names.items()}
+            for f, names in self.guarded.items()
+        }
         slots: dict[Slot, Value] = {}
         for slot, value in self.slots.items():
             new = replace(slot, container=change(Place(slot.container)).obj)
@@ -219,6 +280,11 @@ class Env:
 
     def forget_name(self, name: str) -> None:
         """A variable is bound again: keys and views that read it say nothing now."""
+        self.drop_conditions(name)
+        self.guarded = {
+            f: {n: v for n, v in names.items() if n != name}
+            for f, names in self.guarded.items()
+        }
         for slot in [s for s in self.slots if name in variables(s.key)]:
             del self.slots[slot]
             self.maybe.discard(slot)

@@ -59,6 +59,7 @@ from codegen.syntax import (
     all_statements,
     code,
     dotted,
+    is_constant,
     is_name,
     positional,
     read_names,
@@ -92,7 +93,7 @@ class Heap:
         self.returned: Value | None = None
         self.sharing: Sharing = {}
         self.live: Liveness = Liveness()
-        self.insides: dict[cst.For, set[cst.CSTNode]] = {}
+        self.within: dict[Walk, set[cst.CSTNode]] = {}
 
     def value(self, node: cst.BaseExpression, env: Env) -> Value:
         return self.expressions.value(node, env)
@@ -105,6 +106,7 @@ class Heap:
     def solve(self, body: Sequence[cst.CSTNode], env: Env) -> Env:
         """Find the environment before each statement of ``body``; the last one."""
         self.live = liveness(body)
+        self.within = {kind: _inside(kind, body) for kind in (Walk.PARAMETERS, Walk.GROUPS)}
         graph = control_flow(body)
         found = forward(graph, env, self._transfer, Env.joined)
         for node in graph.nodes:
@@ -126,6 +128,8 @@ class Heap:
         elif isinstance(statement, (cst.If, cst.While)):
             self.value(statement.test, env)
             self._walrus(statement.test, env)
+            if isinstance(statement, cst.If) and _is_steady(statement.test):
+                env.assume((code(statement.test), edge is Edge.TRUE))
         elif isinstance(statement, cst.With):
             for item in statement.items:
                 if item.asname is not None:
@@ -157,31 +161,33 @@ class Heap:
 
     def _loop(self, node: cst.For, edge: Edge, env: Env) -> None:
         loop = Loop.of(node)
-        if edge is not Edge.ITEM:
-            self.value(node.iter, env)
-            return
         walk = loop.walk
         if walk is Walk.PARAMETERS:
             self._note_sharing(env)
+            self._leave_turn(walk, env)
+        if edge is not Edge.ITEM:
+            self.value(node.iter, env)
+            return
+        if walk is Walk.GROUPS:
+            self._leave_turn(walk, env)
         if walk in (Walk.PARAMETERS, Walk.GROUPS):
             live = self.live.at_head.get(node, frozenset())
             env.names = {n: v for n, v in env.names.items() if n in live}
-            _leave_item(env)
-            sites, within = self.expressions.sites, self._inside(node)
-            inside = {number for made, number in sites.items() if made in within}
-            whose = of_another if walk is Walk.PARAMETERS else of_another_group
-            env.age([o for o in _objects(env) if _made_at(o) in inside], whose)
-        if walk is Walk.GROUPS:
-            _leave_group(env)
         if loop.position is not None:
             self._bind(loop.position, NUMBER, env)
         for number, item in enumerate(loop.items):
             self._bind_item(item.target, item.source, walk, number, env)
 
-    def _inside(self, node: cst.For) -> set[cst.CSTNode]:
-        if node not in self.insides:
-            self.insides[node] = set(walk(node))
-        return self.insides[node]
+    def _leave_turn(self, walk: Walk, env: Env) -> None:
+        """What the turn of a parameter, or of a group, made and held is another's now."""
+        _leave_item(env)
+        if walk is Walk.GROUPS:
+            env.drop_conditions("group")
+            _leave_group(env)
+        within, sites = self.within[walk], self.expressions.sites
+        own = {number for made, number in sites.items() if made in within}
+        whose = of_another if walk is Walk.PARAMETERS else of_another_group
+        env.age([o for o in _objects(env) if _made_at(o) in own], whose)
 
     def _bind_item(
         self,
@@ -310,6 +316,8 @@ class Heap:
                     env.summarize(place.obj)
                     self._add(place.obj, join(value, env.contents(value)), env)
             return
+        if slot.container == "group":
+            env.drop_conditions("group")
         self._weaken(slot, value, env)
         env.slots[slot] = value
         env.maybe.discard(slot)
@@ -659,6 +667,26 @@ def _is_kept(slot: Slot, env: Env) -> bool:
             seen.add(obj)
             pending += [s.container for s, v in env.slots.items() if obj in v.objects()]
     return False
+
+
+def _is_steady(node: cst.CSTNode) -> bool:
+    """Whether a condition comes out the same until a variable in it is bound again."""
+    if isinstance(node, cst.Subscript):
+        return is_name(node.value, "group") and string_key(node) is not None
+    if isinstance(node, cst.Comparison):
+        parts = [node.left, *(c.comparator for c in node.comparisons)]
+        return all(map(_is_steady, parts))
+    if isinstance(node, cst.BooleanOperation):
+        return _is_steady(node.left) and _is_steady(node.right)
+    if isinstance(node, cst.UnaryOperation):
+        return _is_steady(node.expression)
+    return isinstance(node, cst.Name) or is_constant(node)
+
+
+def _inside(kind: Walk, body: Sequence[cst.CSTNode]) -> set[cst.CSTNode]:
+    """All nodes inside loops that walk groups, or parameters."""
+    loops = (n for n in all_statements(body) if isinstance(n, cst.For))
+    return {n for loop in loops if Loop.of(loop).walk is kind for n in walk(loop)}
 
 
 def _leave_item(env: Env) -> None:

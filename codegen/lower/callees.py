@@ -26,28 +26,26 @@ def is_torchs(found: Definition) -> bool:
 
 
 def calls_through(decorator: cst.FunctionDef) -> bool:
-    """Whether a decorator's function calls what it decorates, once, and otherwise
-    touches no parameters."""
-    inner = [n for n in walk(decorator.body) if isinstance(n, cst.FunctionDef)]
-    params = [p.name.value for p in decorator.params.params]
-    given = params[:1] if params else []
-    for function in inner:
-        given += [p.name.value for p in function.params.params[:1]]
-    called = [
-        n
-        for n in walk(decorator.body)
-        if isinstance(n, cst.Call) and dotted(n.func) in given
-    ]
+    """Whether a decorator's function hands its arguments to what it decorates, as they
+    are and once, and does nothing else with them."""
+    inner = [n for n in statements(decorator.body) if isinstance(n, cst.FunctionDef)]
+    params = [p.name.value for p in all_params(decorator.params)]
+    if len(inner) != 1 or len(params) != 1:
+        return False
+    (wrapper,) = inner
+    made = [n for n in calls(wrapper.body) if dotted(n.func) == params[0]]
     repeats = any(
-        isinstance(n, (cst.For, cst.While, cst.If, cst.IfExp))
-        for n in walk(decorator.body)
+        isinstance(n, (cst.For, cst.While, cst.If, cst.IfExp, cst.Try, cst.Lambda))
+        for n in walk(wrapper.body)
     )
-    touches = any(
-        isinstance(n, cst.Attribute)
-        and (n.attr.value in ("grad", "param_groups", "state", "data"))
-        for n in walk(decorator.body)
-    )
-    return len(called) == 1 and not repeats and not touches
+    if len(made) != 1 or repeats:
+        return False
+    own = [p.name.value for p in all_params(wrapper.params)]
+    handed = [n.value for n in made[0].args]
+    if [dotted(value) for value in handed] != own:
+        return False
+    read = [n for n in walk(wrapper.body) if isinstance(n, cst.Name) and n.value in own]
+    return all(any(n is value for value in handed) for n in read)
 
 
 def asks_about_number(call: cst.Call, definition: Definition) -> bool:

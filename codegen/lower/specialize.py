@@ -44,6 +44,7 @@ from codegen.lower.inline import Inliner
 from codegen.lower.lists import walk_selection
 from codegen.lower.names import hidden_names, rename
 from codegen.lower.own import Own, mangled, set_attribute
+from codegen.lower.spelling import spelled
 from codegen.lower.tuples import flatten_tuple, split_tuple
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -150,6 +151,11 @@ class Specializer:
         """A function's statements, its names apart from those around it."""
         body = statements(without_docstring(node.body))
         params = {p.name.value for p in all_params(node.params)}
+
+        def resolve(named: cst.CSTNode) -> str | None:
+            return None if read_names(named) & params else frame.full_name(named)
+
+        body = spelled(body, self.context, resolve)
         body = rename(body, hidden_names(body) - params, self.origins)
         own = bound_names(block(body)) | params | frame.local
         body = tuple(
