@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import TypeVar
 
 from codegen.analysis.values import (
     ANY_PARAMETER,
     ANYTHING,
     MAY_HOLD_TENSORS,
+    REPEATS,
     REST,
     Kind,
     Place,
@@ -36,7 +38,8 @@ class Env:
 
     ``maybe`` are slots that exist on some way here and not on another. ``exact`` are
     containers of which every item has a slot, with their length (-1 for a dict),
-    ``distinct`` those whose items are different objects. ``origins`` are what an object
+    ``distinct`` those whose items are different objects, but for what was stored under
+    constant keys. ``origins`` are what an object
     that was found in a container may be, beside itself; ``keyed`` the variables that
     the key under which it was found reads; ``sharing`` what slots may share when the
     step begins. ``facts`` are conditions that hold here, ``guarded`` what names denote
@@ -168,6 +171,7 @@ class Env:
             holders = [s for s, v in self.slots.items() if place.obj in v.objects()]
             if holders == [slot] and not other.knows(place.obj):
                 self._may_be(place.obj, self.sharing.get(name, _NONE))
+                self.exact.pop(place.obj, None)
                 return
         if value.kind in MAY_HOLD_TENSORS and place != Place(name):
             before = replace(value, places=frozenset({Place(name)}), parameter=False)
@@ -175,6 +179,9 @@ class Env:
             self._may_be(name, self.sharing.get(name, _NONE))
 
     def _may_be(self, obj: str, others: frozenset[str]) -> None:
+        if REPEATS in others:
+            self.distinct -= {obj}
+            others -= {REPEATS}
         if others:
             self.origins[obj] = self.origins.get(obj, _NONE) | others
 
@@ -231,6 +238,13 @@ class Env:
         self.exact.pop(obj, None)
         if rest is not None:
             self.slots[Slot(obj, REST)] = rest
+
+    def has_no_twins(self, obj: str) -> bool:
+        """Whether no two items of a container are one object."""
+        known = [v for s, v in self.slots_of(obj) if is_constant_key(s.key)]
+        return obj in self.distinct and not any(
+            self.may_alias(a, b) for a, b in combinations(known, 2)
+        )
 
     # --- renaming -----------------------------------------------------------
 

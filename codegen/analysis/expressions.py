@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import combinations
 from typing import TYPE_CHECKING, cast
 
 import libcst as cst
@@ -22,6 +23,7 @@ from codegen.analysis.values import (
     NOTHING,
     NUMBER,
     OTHER,
+    REPEATS,
     REST,
     SETTING,
     UNKNOWN,
@@ -203,9 +205,7 @@ class Expressions:
             env.exact[made] = len(values)
             for number, value in enumerate(values):
                 env.slots[Slot(made, str(number))] = value
-        apart = not any(
-            env.may_alias(a, b) for n, a in enumerate(values) for b in values[:n]
-        )
+        apart = not any(env.may_alias(a, b) for a, b in combinations(values, 2))
         if apart and not any(starred):
             env.distinct |= {made}
         return Value(Kind.SEQUENCE, frozenset({Place(made)}), join_all(items))
@@ -225,9 +225,13 @@ class Expressions:
             whole = whole and is_constant_key(key)
             if whole:
                 env.slots[Slot(made, key)] = value
+        values = [v for v in items if v is not None]
+        if all(not env.may_alias(a, b) for a, b in combinations(values, 2)):
+            env.distinct |= {made}
         if whole:
             env.exact[made] = -1
         else:
+            env.distinct -= {made} if items else frozenset()
             env.summarize(made)
         return Value(Kind.MAPPING, frozenset({Place(made)}), join_all(items))
 
@@ -384,7 +388,9 @@ class Expressions:
             found.add(f"{slot.container}[{REST}]")
         elif begin:
             self._tell_keyed(slot.container, name, env)
-        env.origins[name] = env.origins.get(name, frozenset()) | found - {name}
+        if kind in CONTAINERS and REPEATS not in found:
+            env.distinct |= {name}
+        env.origins[name] = env.origins.get(name, frozenset()) | found - {name, REPEATS}
         stored = self.stored.get(slot)
         item = None
         if stored is not None and stored.kind is kind and stored.item is not None:

@@ -31,6 +31,7 @@ from codegen.analysis.values import (
     MAY_HOLD_TENSORS,
     NUMBER,
     OTHER,
+    REPEATS,
     REST,
     SETTING,
     UNKNOWN,
@@ -332,7 +333,7 @@ class Heap:
             if other != slot and not apart and other.key != REST:
                 env.slots[other] = cast(Value, join(held, value))
         held = env.contents(Value(Kind.SEQUENCE, frozenset({Place(slot.container)})))
-        if held is not None and env.may_alias(held, value):
+        if not constant and held is not None and env.may_alias(held, value):
             env.distinct -= {slot.container}
         if constant and slot.container in env.exact:
             if env.exact[slot.container] == -1 or slot in env.slots:
@@ -500,6 +501,9 @@ class Heap:
             for s, v in env.slots.items()
             if _is_kept(s, env) and v.kind in MAY_HOLD_TENSORS and v.places
         ]
+        for slot, value in kept:
+            if value.kind in CONTAINERS and not all(map(env.has_no_twins, value.objects())):
+                self._share(_name_of(slot), REPEATS)
         for (one, a), (two, b) in combinations(kept, 2):
             self._compare(one, a, two, b, env)
 

@@ -104,6 +104,9 @@ def _one(obj: str) -> str:
     return obj
 
 
+REPEATS = "one of its items twice"
+"""What a container may share with itself."""
+
 ANY_PARAMETER = Place(f"a parameter{MANY}")
 
 ANOTHERS = Place(f"something that another parameter's state holds, too{MANY}")

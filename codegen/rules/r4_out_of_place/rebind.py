@@ -114,9 +114,7 @@ class Rebinder:
 
     def _sure_item(self, container: str, value: Value) -> bool:
         """Whether a slot surely holds it, of a container whose items are all different."""
-        if container not in self.env.distinct and container.startswith("#"):
-            return False
-        if value.place is None:
+        if container not in self.env.distinct or value.place is None:
             return False
         slots = self.env.slots_of(container)
         return any(held.place == Place(value.place.obj) for _, held in slots)
@@ -126,7 +124,8 @@ class Rebinder:
         the very object."""
         if value.place is None or held.place == Place(value.place.obj):
             return False
-        return self._sure_item(slot.container, value)
+        twins = not self.env.has_no_twins(slot.container)
+        return not twins and self._sure_item(slot.container, value)
 
     def _summaries(self) -> Iterator[tuple[str, Value]]:
         """Containers of which not every item is known, with what may be in them."""
@@ -238,7 +237,9 @@ class Rebinder:
     ) -> Iterator[tuple[cst.BaseExpression, Value, Slot | None]]:
         """Live names and slots that may denote what ``value`` does, or show it."""
         for slot, held in self.env.slots.items():
-            if slot.key == REST or not self.env.may_alias(held, value):
+            if slot.key == REST or slot.container == "params":
+                continue  # no two parameters are one: p.data is the slot of this one
+            if not self.env.may_alias(held, value):
                 continue
             if not self._slot_matters(slot) or self._is_another_item(slot, held, value):
                 continue
