@@ -31,6 +31,7 @@ from codegen.source_module import Resolved as Resolved
 from codegen.source_module import SourceModule as SourceModule
 from codegen.source_module import bind
 from codegen.source_tree import SourceTree
+from codegen.substitution import substitute
 from codegen.syntax import dotted, statements
 
 BASE = "torch.optim.optimizer.Optimizer"
@@ -361,6 +362,7 @@ class Upstream:
     cls: Definition
     lineage: list[Definition]
     reads: dict[str, cst.CSTNode] = field(default_factory=dict)
+    of_self: dict[cst.CSTNode, cst.FunctionDef] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -374,8 +376,23 @@ class Upstream:
         for cls in lineage:
             for node in statements(cast(cst.ClassDef, cls.node).body):
                 if isinstance(node, cst.FunctionDef) and node.name.value == name:
-                    return Definition(cls.module, f"{cls.name}.{name}", node)
+                    found = self._of_self(node)
+                    return Definition(cls.module, f"{cls.name}.{name}", found)
         return None
+
+    def _of_self(self, node: cst.FunctionDef) -> cst.FunctionDef:
+        """A class method's ``cls`` is read through ``self``, which finds the same."""
+        if not any(dotted(d.decorator) == "classmethod" for d in node.decorators):
+            return node
+        if node not in self.of_self:
+            first = (*node.params.posonly_params, *node.params.params)[0].name.value
+            origins = self.library.origins
+            named = {first: cst.Name("self")}
+            body = cast(cst.BaseSuite, substitute(node.body, named, origins))
+            new = node.with_changes(body=body)
+            origins.inherit(new, node)
+            self.of_self[node] = new
+        return self.of_self[node]
 
     def read(self, definition: Definition) -> cst.FunctionDef:
         """Note that a function was read: the header's hash covers exactly those."""
