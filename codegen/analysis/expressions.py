@@ -451,7 +451,7 @@ class Expressions:
             return OTHER
         base = self.value(node.value, env)
         if name == "data":
-            return base
+            return replace(base, parameter=False)
         known = optable.attribute(name)
         if base.kind not in (Kind.TENSOR, Kind.UNKNOWN) or known is None:
             return UNKNOWN if base.kind is Kind.UNKNOWN else OTHER

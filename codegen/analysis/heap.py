@@ -303,6 +303,17 @@ class Heap:
             self._bind(target.value, value, env)
         elif isinstance(target, cst.Subscript):
             self._store(target, value, env)
+        elif isinstance(target, cst.Attribute) and target.attr.value == "data":
+            self._share_memory(target, value, env)
+
+    def _share_memory(self, target: cst.Attribute, value: Value, env: Env) -> None:
+        """``p.data = x``: the parameter, by all its names, shows the memory of x."""
+        held = self.value(target.value, env)
+        memory = replace(value, kind=Kind.TENSOR, parameter=False, source=None)
+        env.slots[Slot("param", ".data")] = memory
+        for name, known in [*env.names.items()]:
+            if known.parameter and known.places & held.places:
+                env.names[name] = replace(memory, parameter=True)
 
     def _store(self, target: cst.Subscript, value: Value, env: Env) -> None:
         base = self.value(target.value, env)

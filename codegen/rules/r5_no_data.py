@@ -7,6 +7,9 @@ from typing import cast
 
 import libcst as cst
 
+from codegen import optable
+from codegen.diagnostics import walk
+from codegen.optable import Result
 from codegen.rules.base import Example, Rule
 from codegen.syntax import (
     Body,
@@ -51,15 +54,22 @@ class NoData(Rule):
     )
 
     def apply(self, body: Body) -> Body:
-        body = tuple(self._unwrap(body))
-        return self.rewrite(self.rewrite(body, self._store), self._replace)
+        body = self.rewrite(tuple(self._unwrap(body)), self._store)
+        nodes = [n for s in body for n in walk(s)]
+        # whoever shares a parameter's memory keeps it when the parameter gets another
+        self._kept = set[cst.CSTNode]()
+        if any(isinstance(n, cst.AssignTarget) and _is_data(n.target) for n in nodes):
+            lines = [n for n in nodes if isinstance(n, cst.Assign)]
+            self._kept = {n.value for n in lines if _is_data(n.value)}
+            self._kept |= {t.target for n in lines for t in n.targets}
+        return self.rewrite(body, self._replace)
 
     def _store(self, node: cst.CSTNode) -> cst.CSTNode | None:
-        """``p.data = x`` gives p new values: ``p.copy_(x)``."""
+        """``p.data = x`` gives p new values: ``p.copy_(x)``, where x is surely new."""
         pair = assignment(node)
         if pair is None or not isinstance(pair[0], cst.Attribute):
             return None
-        if pair[0].attr.value != "data":
+        if pair[0].attr.value != "data" or not _is_new(pair[1]):
             return None
         copy = method(pair[0].value, "copy_", [cst.Arg(pair[1])])
         return with_comments(
@@ -67,8 +77,8 @@ class NoData(Rule):
         )
 
     def _replace(self, node: cst.CSTNode) -> cst.CSTNode | None:
-        if isinstance(node, cst.Attribute) and node.attr.value == "data":
-            return parenthesize(node.value)
+        if _is_data(node) and node not in self._kept:
+            return parenthesize(cast(cst.Attribute, node).value)
         if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
             return self._method(node, node.func)
         return None
@@ -118,6 +128,22 @@ class NoData(Rule):
                 inner = block(self._unwrap(statements(orelse.body)))
                 node = node.with_changes(orelse=orelse.with_changes(body=inner))
         return node
+
+
+def _is_data(node: cst.CSTNode) -> bool:
+    return isinstance(node, cst.Attribute) and node.attr.value == "data"
+
+
+def _is_new(node: cst.BaseExpression) -> bool:
+    """Whether an expression surely makes a tensor that nothing else shows."""
+    if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation)):
+        return True
+    if not isinstance(node, cst.Call):
+        return False
+    operation = optable.function(dotted(node.func) or "")
+    if operation is None and isinstance(node.func, cst.Attribute):
+        operation = optable.method(node.func.attr.value)
+    return operation is not None and operation.result is Result.NEW
 
 
 def _is_grad_mode(node: cst.BaseExpression) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 import libcst as cst
-import torch
 
 from codegen.diagnostics import walk
 from codegen.analysis.liveness import Liveness, liveness
@@ -31,6 +30,7 @@ from codegen.rules.r4_out_of_place.inplace import (
     inplace_function,
     inplace_method,
 )
+from codegen.rules.r4_out_of_place.opaque import Opaque
 from codegen.rules.r4_out_of_place.rebind import MutationRule, Rebinder, Scope
 from codegen.rules.r4_out_of_place.twins import (
     out_of_place,
@@ -131,6 +131,7 @@ class OutOfPlace(MutationRule):
             self.context.sources(),
             self.context.stored,
         )
+        self.opaque = Opaque(self.context, self.places, self.refuse)
         self.order = list(all_statements(body))
         self.dtypes = Dtypes(body, self.places)
         self.live: Liveness = liveness(body)
@@ -165,16 +166,18 @@ class OutOfPlace(MutationRule):
             return self._simple(node)
         if isinstance(node, cst.FunctionDef):
             self._refuse_captured(node)
-        return [self._heads(map_bodies(node, self._block))]
+        env = self.places.before.get(node, Env())
+        return [self._heads(map_bodies(node, self._block), env)]
 
-    def _heads(self, node: Statement) -> Statement:
+    def _heads(self, node: Statement, env: Env) -> Statement:
         """Tests and iterables mutate temporaries at most."""
         for field in ("test", "iter"):
             head = getattr(node, field, None)
             if isinstance(head, cst.BaseExpression):
+                self.opaque.check(head, env)
                 node = node.with_changes(**{field: replace_temporaries(head, self)})
         if isinstance(node, cst.If) and isinstance(node.orelse, cst.If):
-            node = node.with_changes(orelse=self._heads(node.orelse))
+            node = node.with_changes(orelse=self._heads(node.orelse, env))
         return node
 
     def _refuse_captured(self, node: cst.FunctionDef) -> None:
@@ -193,8 +196,8 @@ class OutOfPlace(MutationRule):
     def _simple(self, node: Statement) -> list[Statement]:
         inner = small(node)
         env = self.places.before.get(node, Env())
-        if not isinstance(inner, cst.Raise):
-            self._refuse_opaque(node, env)
+        if inner is not None and not isinstance(inner, cst.Raise):
+            self.opaque.check(inner, env)
         if isinstance(inner, cst.Expr):
             return self._expression(node, inner.value, env)
         if isinstance(inner, cst.Assign):
@@ -203,49 +206,8 @@ class OutOfPlace(MutationRule):
             return self._augmented(node, inner, env)
         return [replace_temporaries(node, self)]
 
-    def _refuse_opaque(self, node: Statement, env: Env) -> None:
-        """Methods of objects that nobody knows may change the tensors they get, or
-        hand back views of them."""
-        for inner in calls(node):
-            func = inner.func
-            if isinstance(func, cst.Name) and self._is_unknown(func, env):
-                self._refuse_call(inner, env)
-            if not isinstance(func, cst.Attribute) or self._is_function(func):
-                continue
-            known = hasattr(torch.Tensor, func.attr.value) or func.attr.value in (
-                *CONTAINER_METHODS,
-                "format",
-            )
-            if known or self.kind(func.value, env) in (Kind.MAPPING, Kind.SEQUENCE):
-                continue
-            self._refuse_call(inner, env)
-
-    def _is_unknown(self, func: cst.Name, env: Env) -> bool:
-        """A variable that holds neither a lambda nor a function of the step's own."""
-        return func.value in env.names and env.names[func.value].kind is not Kind.OTHER
-
-    def _refuse_call(self, node: cst.Call, env: Env) -> None:
-        kinds = {self.kind(a.value, env) for a in node.args}
-        if kinds & {Kind.TENSOR, Kind.UNKNOWN, Kind.SEQUENCE, Kind.MAPPING}:
-            self.refuse(
-                node,
-                f"what `{code(node.func)}` does to the tensors that it is handed can't "
-                "be seen",
-                "make it a function of the module, or write it out",
-            )
-
     def kind(self, node: cst.BaseExpression, env: Env) -> Kind:
         return self.places.value(node, env).kind
-
-    def _is_function(self, func: cst.Attribute) -> bool:
-        """``module.function``, not a method of some object."""
-        name = dotted(func)
-        if name is None:
-            return False
-        root = name.partition(".")[0]
-        return root in ("torch", "ops", "math", "self", "F") or (
-            root in self.context.globals
-        )
 
     def _rebinder(self, node: Statement, env: Env) -> Rebinder:
         live = self.live.after.get(node, frozenset())
@@ -282,6 +244,8 @@ class OutOfPlace(MutationRule):
 
     def _assign(self, node: Statement, inner: cst.Assign, env: Env) -> list[Statement]:
         target = inner.targets[0].target
+        if isinstance(target, cst.Attribute) and target.attr.value == "data":
+            return self._data_store(node, target, inner.value, env)
         if len(inner.targets) == 1 and isinstance(target, cst.Subscript):
             stored = self._item_store(node, target, inner.value, env)
             if stored is not None:
@@ -290,6 +254,37 @@ class OutOfPlace(MutationRule):
             targets = tuple(cast(cst.BaseExpression, t.target) for t in inner.targets)
             return self._mutation(node, cast(cst.Call, inner.value), env, targets)
         return [replace_temporaries(node, self)]
+
+    def _data_store(
+        self,
+        node: Statement,
+        target: cst.Attribute,
+        value: cst.BaseExpression,
+        env: Env,
+    ) -> list[Statement]:
+        """``p.data = x``: from now on p and x are one memory. Where nothing else shows
+        x, p gets its values."""
+        held = self.places.value(target.value, env)
+        if not held.parameter:
+            self.refuse(
+                target,
+                f"`{code(target.value)}` is no parameter of the loop around it",
+                "write x.copy_(y)",
+            )
+            return []
+        given = self.places.value(value, env)
+        rebinder = self._rebinder(node, env)
+        if not rebinder.is_shown(given):
+            copy = method(target.value, "copy_", [cst.Arg(value)])
+            return self._mutation(node, copy, env, ())
+        names = [
+            cst.Name(n)
+            for n, v in env.names.items()
+            if v.parameter and v.places == held.places and n in rebinder.live
+        ]
+        result: list[Statement] = [assign([target, *names], value)]
+        self._fire(node, result)
+        return result
 
     def _mutation(
         self,

@@ -106,6 +106,12 @@ class Rebinder:
                 return self._text_of_container(container)
         return None
 
+    def is_shown(self, value: Value) -> bool:
+        """Whether anything that is still read may be, or show, what ``value`` denotes."""
+        if not value.places or self._out_of_reach(value) is not None:
+            return True
+        return any(True for _ in self._related(value))
+
     def _may_be_in_rest(self, slot: Slot, held: Value, value: Value) -> bool:
         """Whether an item that has no slot of its own may be what is mutated."""
         if not self.env.may_alias(held, value) or not self._matters(slot.container):
@@ -192,7 +198,8 @@ class Rebinder:
 
     def _refuse_lost(self, place: Place, root: cst.BaseExpression) -> None:
         """The parameter outlives the step: its new value must go somewhere."""
-        if place.obj == "param":
+        kept = self.env.slots.get(Slot("param", ".data"))
+        if place.obj == "param" and kept is not None and "param" in kept.objects():
             self._unknown_alias(root, "the parameter")
 
     def _holders(
