@@ -20,11 +20,11 @@ import pytest
 import torch
 from higher import ops
 
-from codegen.context import Context
 from codegen.diagnostics import CodegenError
 from codegen.analysis.environment import Env
 from codegen.analysis.heap import analyse
 from codegen.analysis.values import Place, Value
+from codegen.rules.base import example_context
 from codegen.rules.r4_out_of_place import OutOfPlace
 from codegen.rules.r5_no_data import NoData
 from codegen.rules.r6_write_back import WriteBack
@@ -73,7 +73,7 @@ def in_loop(snippet: str) -> str:
 
 def translated(source: str) -> str:
     """A step in the README's shape, after the rules about mutation."""
-    context = Context()
+    context = example_context()
     module = cst.parse_module(source)
     context.origins.read(module, "case.py")
     body = statements(module.body)

@@ -104,6 +104,9 @@ class Env:
             self.facts & other.facts,
             self._guards(other),
         )
+        for slot in self.slots.keys() ^ other.slots.keys():
+            if not is_constant_key(slot.key) and slot.key != REST:
+                del joined.slots[slot]  # on one way its key means nothing
         for slot in one_sided:
             joined.found_or_stored(slot, other if slot in self.slots else self)
         for obj in loose:

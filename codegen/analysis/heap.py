@@ -328,6 +328,9 @@ class Heap:
                     env.summarize(place.obj)
                     self._add(place.obj, join(value, env.contents(value)), env)
             return
+        self._put(slot, value, env)
+
+    def _put(self, slot: Slot, value: Value, env: Env) -> None:
         if slot.container == "group":
             env.drop_conditions("group")
         self._weaken(slot, value, env)
@@ -468,19 +471,32 @@ class Heap:
             env.slots.pop(slot, None)
             env.maybe.discard(slot)
         elif method == "setdefault" and len(args) > 1:
-            held = env.slots.get(slot)
+            before = Value(args[1].kind, frozenset({Place(f"{obj}[{key}]")}))
+            held = env.slots.get(slot, before)
             self._weaken(slot, args[1], env)
-            env.slots[slot] = args[1] if held is None else cast(Value, join(held, args[1]))
-            if held is None:
-                env.slots[slot] = cast(
-                    Value, join(args[1], Value(Kind.TENSOR, frozenset({Place(f"{obj}[{key}]")})))
-                )
+            env.slots[slot] = cast(Value, join(held, args[1]))
+        elif method == "update":
+            self._update(obj, node, env)
         else:
-            given = [a.keyword.value for a in node.args if a.keyword is not None]
-            for name, value in zip(given, args[len(args) - len(given) :]):
-                env.slots[Slot(obj, f'"{name}"')] = value
-            more = env.contents(args[0]) if args and len(given) < len(args) else None
-            env.summarize(obj, more)
+            env.summarize(obj)
+
+    def _update(self, obj: str, node: cst.Call, env: Env) -> None:
+        """``d.update(k=v)``, ``d.update({"k": v})``; of another dict, any key."""
+        for arg in node.args:
+            value = self.value(arg.value, env)
+            place = value.place
+            if arg.keyword is not None and not arg.star:
+                self._put(Slot(obj, f'"{arg.keyword.value}"'), value, env)
+            elif place is not None and place.obj in env.exact:
+                for slot, held in [*env.slots_of(place.obj)]:
+                    self._put(replace(slot, container=obj), held, env)
+            else:
+                more = env.contents(value) or UNKNOWN
+                for slot, held in [*env.slots_of(obj)]:
+                    env.slots[slot] = cast(Value, join(held, more))
+                self._add(obj, more, env)
+                env.exact.pop(obj, None)
+                env.distinct -= {obj}
 
     # --- functions
 
@@ -510,7 +526,8 @@ class Heap:
         kept = [
             (s, v)
             for s, v in env.slots.items()
-            if _is_kept(s, env) and v.kind in MAY_HOLD_TENSORS and v.places
+            if v.kind in MAY_HOLD_TENSORS and v.places and _is_kept(s, env)
+            if s.key == REST or is_constant_key(s.key)
         ]
         for slot, value in kept:
             if value.kind in CONTAINERS and not all(map(env.has_no_twins, value.objects())):

@@ -147,8 +147,21 @@ class Inliner:
             given[params.star_kwarg.name.value] = cst.Dict(further)
         for param in all_params(params):
             if param.default is not None and param.name.value not in given:
+                self._refuse_kept(param)
                 given[param.name.value] = self._default(param.default, inner)
         return given
+
+    def _refuse_kept(self, param: cst.Param) -> None:
+        """A list or dict that is made once, when the function is, keeps what calls put
+        into it."""
+        if isinstance(param.default, (cst.List, cst.Dict, cst.Set, cst.Call)):
+            self.context.refuse(
+                "lower",
+                param,
+                f"the default of {param.name.value!r} is made once, and kept from call "
+                "to call",
+                "default to None and make it inside, or keep it in self.state",
+            )
 
     def _default(self, node: cst.BaseExpression, inner: Frame) -> cst.BaseExpression:
         """A default, which reads names of the callee's module."""

@@ -33,7 +33,7 @@ RUNTIME = frozenset({"ops", "grouped_grads", "self", "kwargs", "Any"}) | {
     "GroupedGrads",
 }
 """What the module around a step and its signature bind."""
-WRITTEN = RUNTIME | {"group_grads", "group_idx", "p_idx", "updated"}
+WRITTEN = RUNTIME | {"group_grads", "group_idx", "p_idx", "updated", "old"}
 """What the rules write into a step."""
 
 

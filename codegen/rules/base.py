@@ -11,6 +11,7 @@ from typing import ClassVar, cast
 import libcst as cst
 
 from codegen.context import Context
+from codegen.source_module import Definition, SourceModule
 from codegen.syntax import (
     Body,
     Statement,
@@ -78,9 +79,19 @@ _NO_TENSORS = frozenset(
 """Names in examples that stand for something else than a tensor."""
 
 
+def example_context() -> Context:
+    """Where ``use`` is a function that reads its arguments."""
+    use = cst.ensure_type(cst.parse_statement("def use(*values): pass"), cst.FunctionDef)
+    module = SourceModule("examples", "example.py", cst.Module([]))
+    return Context(
+        float_settings=frozenset({"lr", "weight_decay", "beta"}),
+        globals={"use": Definition(module, "use", use)},
+    )
+
+
 def run_example(rule: type[Rule], source: str) -> str:
     """Apply one rule to a snippet; used by tests and by ``--rules``."""
-    context = Context(float_settings=frozenset({"lr", "weight_decay", "beta"}))
+    context = example_context()
     module = cst.parse_module(textwrap.dedent(source).strip() + "\n")
     context.origins.read(module, "example.py")
     body = statements(module.body)

@@ -94,8 +94,14 @@ class GroupedGrads(Rule):
     def _loop(self, node: cst.For, item: str | None) -> cst.For:
         kind = _walks(node.iter)
         if kind == "groups":
-            new = self._group_loop(node)
+            new = self._group_loop(node, item)
         elif kind == "params":
+            if item is not None:
+                self.refuse(
+                    node,
+                    "parameters are walked inside a walk over parameters",
+                    "compute what needs all of them before, in a loop of its own",
+                )
             new = self._param_loop(node)
         else:
             inner = self._statements(statements(node.body), item)
@@ -107,11 +113,11 @@ class GroupedGrads(Rule):
         )
         return new
 
-    def _group_loop(self, node: cst.For) -> cst.For:
+    def _group_loop(self, node: cst.For, item: str | None) -> cst.For:
         index, target = _loop_names(node)
         body = tuple(statements(node.body))
         body = _rename(body, {index: "group_idx"} if index else {}, self)
-        inner = self._statements(body, None)
+        inner = self._statements(body, item)
         beside = _walked_beside(node)
         lists = "".join(f", {code(source)}" for source, _ in beside)
         names = "".join(f", {code(name)}" for _, name in beside)

@@ -17,7 +17,7 @@ from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.environment import Env
 from codegen.analysis.expressions import as_index
 from codegen.analysis.heap import analyse
-from codegen.analysis.values import Kind, Value
+from codegen.analysis.values import Kind, Place, Value
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.dtypes import Dtypes
 from codegen.rules.r4_out_of_place.hoist import hoist, mutates_place
@@ -445,12 +445,21 @@ class OutOfPlace(MutationRule):
         new = cst.BinaryOperation(
             _operand(target, operator), operator(), _operand(right, operator)
         )
+        if isinstance(target, cst.Subscript) and self._is_copied(target, value, env):
+            return self._item_store(node, target, new, env) or [node]
         if value.kind in (Kind.NUMBER, Kind.SETTING):
             result: list[Statement] = [assign([target], new)]
         else:
             result = self._augmented_tensor(node, inner, value, new, env)
         self._fire(node, result)
         return result
+
+    def _is_copied(self, target: cst.Subscript, value: Value, env: Env) -> bool:
+        """Whether ``x[i]`` may be a copy of a part of x, which ``x[i] += y`` stores."""
+        base = self.places.value(target.value, env)
+        if base.kind is not Kind.TENSOR or self.places.slot(target, env) is not None:
+            return False
+        return any(place not in _shown(base, value) for place in value.places)
 
     def _augmented_tensor(
         self,
@@ -514,6 +523,11 @@ class OutOfPlace(MutationRule):
     def _fire(self, node: Statement, new: Sequence[Statement]) -> None:
         after = "\n".join(code(s).strip() for s in new)
         self.context.fired(self.name, node, code(node).strip(), after)
+
+
+def _shown(base: Value, part: Value) -> set[Place]:
+    """The places of ``part`` that are views of ``base``."""
+    return {p for p in part.places if p.views and p.obj in base.objects()}
 
 
 _WALKS = ("group_idx, (", "p_idx, (")

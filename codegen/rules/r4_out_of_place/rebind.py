@@ -190,11 +190,23 @@ class Rebinder:
             return after
         if not maybe:
             return [assign(targets, new), *after]
-        old = targets[0]
         self.rule.asked_identity = True
         updated = cst.Name("updated")
+        named, old = self._old(targets[0], place)
         tests = [self._test(m, old, updated) for m in maybe]
-        return [assign([updated], new), *tests, assign(targets, updated), *after]
+        lines = [assign([updated], new), *named, *tests]
+        return [*lines, assign(targets, updated), *after]
+
+    def _old(
+        self, holder: cst.BaseExpression, place: Place | None
+    ) -> tuple[list[Statement], cst.BaseExpression]:
+        """A variable that denotes the old object while slots get the new one."""
+        if isinstance(holder, cst.Name):
+            return [], holder
+        for name, held in self.env.names.items():
+            if place is not None and held.place == place:
+                return [], cst.Name(name)
+        return [assign([cst.Name("old")], holder)], cst.Name("old")
 
     def _refuse_lost(self, place: Place, root: cst.BaseExpression) -> None:
         """The parameter outlives the step: its new value must go somewhere."""
@@ -319,16 +331,17 @@ class Rebinder:
         if not others:
             return [assign(targets, new)] if targets else []
         updated = cst.Name("updated")
+        named, old = self._old(root, value.place)
         if any(p.views for p in value.places):
             self._refuse_again(root, value, others)
-            tests = self._write_parts(others, root, updated)
+            tests = self._write_parts(others, old, updated)
         else:
             for other, held in related:
                 if any(p.views for p in held.places):
                     self._unknown_alias(root, code(other))
-            tests = [self._test(o, root, updated) for o in others]
+            tests = [self._test(o, old, updated) for o in others]
         last = [assign(targets, updated)] if targets else []
-        return [assign([updated], new), *tests, *last]
+        return [assign([updated], new), *named, *tests, *last]
 
     def _refuse_again(
         self,
