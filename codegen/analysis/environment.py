@@ -41,7 +41,7 @@ class Env:
     ``distinct`` those whose items are different objects, but for what was stored under
     constant keys. ``origins`` are what an object
     that was found in a container may be, beside itself; ``keyed`` the variables that
-    the key under which it was found reads; ``sharing`` what slots may share when the
+    the key under which it was found reads, ``found`` the slot; ``sharing`` what slots may share when the
     step begins. ``facts`` are conditions that hold here, ``guarded`` what names denote
     wherever one of them holds again.
     """
@@ -54,6 +54,7 @@ class Env:
     distinct: frozenset[str] = frozenset()
     origins: dict[str, frozenset[str]] = field(default_factory=dict)
     keyed: dict[str, frozenset[str]] = field(default_factory=dict)
+    found: dict[str, Slot] = field(default_factory=dict)
     sharing: Mapping[str, frozenset[str]] = field(default_factory=dict)
     facts: frozenset[Fact] = frozenset()
     guarded: dict[Fact, dict[str, Value]] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class Env:
             self.distinct,
             dict(self.origins),
             dict(self.keyed),
+            dict(self.found),
             self.sharing,
             self.facts,
             dict(self.guarded),
@@ -100,6 +102,7 @@ class Env:
                 for obj in {**self.origins, **other.origins}
             },
             {**other.keyed, **self.keyed},
+            {**other.found, **self.found},
             self.sharing,
             self.facts & other.facts,
             self._guards(other),
@@ -324,20 +327,36 @@ class Env:
 
     def may_alias(self, a: Value, b: Value) -> bool:
         """Whether two values may be, or show, the same object."""
-        one, two = self.identities(a), self.identities(b)
-        if one & two:
+        return any(
+            self._may_be_one(one, two) for one in a.objects() for two in b.objects()
+        )
+
+    def _may_be_one(self, a: str, b: str) -> bool:
+        if a != b and self._are_siblings(a, b):
+            return False
+        one, two = self._origins_of([a]), self._origins_of([b])
+        if one & two or ANYTHING.obj in one | two:
             return True
-        for any_of, other in ((one, two), (two, one)):
-            if ANYTHING.obj in any_of and other:
-                return True
-            if ANY_PARAMETER.obj in any_of and other & _PARAMETERS:
-                return True
-        return False
+        return (ANY_PARAMETER.obj in one and bool(two & _PARAMETERS)) or (
+            ANY_PARAMETER.obj in two and bool(one & _PARAMETERS)
+        )
+
+    def _are_siblings(self, a: str, b: str) -> bool:
+        """Whether they were found under different keys of a container whose items are
+        all different."""
+        one, two = self.found.get(a), self.found.get(b)
+        if one is None or two is None or one.container != two.container:
+            return False
+        keys = (one.key, two.key)
+        return one.container in self.distinct and all(map(is_constant_key, keys))
 
     def identities(self, value: Value) -> set[str]:
         """The objects that a value may be, and those that they were found among."""
+        return self._origins_of(place.obj for place in value.places)
+
+    def _origins_of(self, objects: Iterable[str]) -> set[str]:
         found: set[str] = set()
-        pending = [place.obj for place in value.places]
+        pending = list(objects)
         while pending:
             obj = pending.pop()
             if obj not in found:

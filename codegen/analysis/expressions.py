@@ -383,6 +383,7 @@ class Expressions:
             item = Value(kind, frozenset(parts))
             return numbered(item, slot.key) if slot.key.isdigit() else any_of(item)
         found |= {p.obj for p in parts}
+        env.found[name] = slot
         if not is_constant_key(slot.key):
             env.keyed[name] = frozenset(variables(slot.key))
             found.add(f"{slot.container}[{REST}]")

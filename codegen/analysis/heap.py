@@ -333,11 +333,14 @@ class Heap:
     def _put(self, slot: Slot, value: Value, env: Env) -> None:
         if slot.container == "group":
             env.drop_conditions("group")
+        known = env.slots.get(slot)
+        if known is not None and known.place is not None and known.place == value.place:
+            return  # it is there already
         self._weaken(slot, value, env)
         env.slots[slot] = value
         env.maybe.discard(slot)
-        known = self.expressions.slot_kinds.get(slot, Kind.NONE)
-        self.expressions.slot_kinds[slot] = join_kind(known, value.kind)
+        kind = self.expressions.slot_kinds.get(slot, Kind.NONE)
+        self.expressions.slot_kinds[slot] = join_kind(kind, value.kind)
 
     def _weaken(self, slot: Slot, value: Value, env: Env) -> None:
         """Slots that may be the one that is stored to may hold the new value."""

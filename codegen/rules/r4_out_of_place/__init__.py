@@ -396,7 +396,7 @@ class OutOfPlace(MutationRule):
         for link in chain_links(value)[1:]:
             for part in (n for arg in link.args for n in walk(arg)):
                 if isinstance(part, (cst.Name, cst.Subscript, cst.Attribute)):
-                    if self.places.value(part, env).objects() & place.objects():
+                    if env.may_alias(self.places.value(part, env), place):
                         return True
         return False
 

@@ -90,6 +90,9 @@ class Rebinder:
         identities = self.env.identities(value)
         if not value.places or ANYTHING.obj in identities:
             return "something that the compiler can't see"
+        for place in value.places:
+            if not all(view.known for view in place.views):
+                return self._text_of_container(place.obj)
         if ANOTHERS.obj in identities:
             return "the state of another parameter"
         if any(place.obj.startswith("argument ") for place in value.places):
