@@ -33,7 +33,8 @@ class Context:
     ``attributes``, ``globals`` what module-level names mean, ``annotations`` those of the
     function at hand. ``jumps`` are settings at whose zero the update itself jumps,
     ``whole_lists`` those that loops over parameters fill to be read as a whole,
-    ``taken`` variables, whose names no new one may get. ``converts`` says whether the
+    ``taken`` variables, whose names no new one may get. ``arguments_are_local`` says
+    that nobody outside holds the annotated arguments (in examples). ``converts`` says whether the
     step converts to short floats, ``copies`` that these are taken for copies.
     """
 
@@ -51,6 +52,7 @@ class Context:
     jumps: frozenset[str] = frozenset()
     whole_lists: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
+    arguments_are_local: bool = False
     converts: bool = False
     copies: bool = False
 

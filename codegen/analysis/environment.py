@@ -207,13 +207,13 @@ class Env:
     def keep_reachable(self) -> None:
         """Forget what no name leads to."""
         objects: set[str] = set()
-        pending = [o for v in self.names.values() for o in _all_objects(v)]
+        pending = [o for v in self.names.values() for o in all_objects(v)]
         while pending:
             obj = pending.pop()
             if obj not in objects:
                 objects.add(obj)
                 pending += [
-                    o for _, v in self.slots_of(obj) for o in _all_objects(v)
+                    o for _, v in self.slots_of(obj) for o in all_objects(v)
                 ]
         self.slots = {s: v for s, v in self.slots.items() if s.container in objects}
         self.exact = {o: n for o, n in self.exact.items() if o in objects}
@@ -402,10 +402,11 @@ def _sure(value: Value | None) -> Value:
     return value
 
 
-def _all_objects(value: Value | None) -> frozenset[str]:
+def all_objects(value: Value | None) -> frozenset[str]:
+    """What a value may denote, and what may be in it."""
     if value is None:
         return _NONE
-    return value.objects() | _all_objects(value.item)
+    return value.objects() | all_objects(value.item)
 
 
 def _dull(name: str) -> Callable[[View], View]:

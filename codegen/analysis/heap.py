@@ -23,7 +23,12 @@ import libcst as cst
 
 from codegen import optable
 from codegen.analysis.calls import Calls
-from codegen.analysis.environment import EARLIER_GROUP, Env, is_constant_key
+from codegen.analysis.environment import (
+    EARLIER_GROUP,
+    Env,
+    all_objects,
+    is_constant_key,
+)
 from codegen.analysis.expressions import Expressions
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.values import (
@@ -676,7 +681,7 @@ def _objects(env: Env) -> set[str]:
     found = {s.container for s in env.slots} | env.origins.keys()
     found = found.union(*env.origins.values())
     for value in (*env.names.values(), *env.slots.values()):
-        found |= value.objects()
+        found |= all_objects(value)
     return found
 
 

@@ -65,9 +65,12 @@ class Loop:
 
     @property
     def walk(self) -> Walk:
+        """In the README's form: ``for group_idx, (group, grads) in enumerate(…)``."""
         source = self.items[0].source if self.items else None
         if source is None or _is_call(source, "range"):
             return Walk.RANGE
+        if self.position is None:
+            return Walk.ITEMS  # the step's own walks count; one inside them only reads
         if dotted(source) == "self.param_groups":
             return Walk.GROUPS
         return Walk.PARAMETERS if string_key(source) == "params" else Walk.ITEMS

@@ -86,6 +86,7 @@ def example_context() -> Context:
     return Context(
         float_settings=frozenset({"lr", "weight_decay", "beta"}),
         globals={"use": Definition(module, "use", use)},
+        arguments_are_local=True,
     )
 
 

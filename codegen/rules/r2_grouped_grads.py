@@ -93,15 +93,11 @@ class GroupedGrads(Rule):
 
     def _loop(self, node: cst.For, item: str | None) -> cst.For:
         kind = _walks(node.iter)
-        if kind == "groups":
-            new = self._group_loop(node, item)
+        if kind is not None and item is not None:
+            new = self._inner_loop(node, kind)
+        elif kind == "groups":
+            new = self._group_loop(node)
         elif kind == "params":
-            if item is not None:
-                self.refuse(
-                    node,
-                    "parameters are walked inside a walk over parameters",
-                    "compute what needs all of them before, in a loop of its own",
-                )
             new = self._param_loop(node)
         else:
             inner = self._statements(statements(node.body), item)
@@ -113,11 +109,11 @@ class GroupedGrads(Rule):
         )
         return new
 
-    def _group_loop(self, node: cst.For, item: str | None) -> cst.For:
+    def _group_loop(self, node: cst.For) -> cst.For:
         index, target = _loop_names(node)
         body = tuple(statements(node.body))
         body = _rename(body, {index: "group_idx"} if index else {}, self)
-        inner = self._statements(body, item)
+        inner = self._statements(body, None)
         beside = _walked_beside(node)
         lists = "".join(f", {code(source)}" for source, _ in beside)
         names = "".join(f", {code(name)}" for _, name in beside)
@@ -125,6 +121,42 @@ class GroupedGrads(Rule):
             target=_target(f"group_idx, ({target}, {self.grads}{names})"),
             iter=expr(f"enumerate(zip(self.param_groups, grouped_grads{lists}))"),
             body=block(inner),
+        )
+
+    def _inner_loop(self, node: cst.For, kind: str) -> cst.For:
+        """A walk inside a walk over parameters: its variables are names of its own, and
+        what it walks is read."""
+        index, item = _loop_names(node)
+        if index is not None and index in read_names(node.body):
+            self.refuse(
+                node,
+                "a walk over parameters inside another counts them",
+                "compute what needs all of them before, in a loop of its own",
+            )
+        if kind == "groups":
+            grads = self.context.fresh("grads")
+            outer, self.grads = self.grads, grads
+            inner = self._statements(statements(node.body), item)
+            self.grads = outer
+            return node.with_changes(
+                target=_target(f"{item}, {grads}"),
+                iter=expr("zip(self.param_groups, grouped_grads)"),
+                body=block(inner),
+            )
+        grad = self.context.fresh("grad")
+        named = cst.Name(grad)
+        inner = self._statements(statements(node.body), item)
+
+        def replace(part: cst.CSTNode) -> cst.CSTNode | None:
+            is_gradient = isinstance(part, cst.Attribute) and code(part) == f"{item}.grad"
+            return named.deep_clone() if is_gradient else None
+
+        origins = self.context.origins
+        body = [cast(Statement, replace_nodes(s, replace, origins)) for s in inner]
+        return node.with_changes(
+            target=_target(f"{item}, {grad}"),
+            iter=expr(f"zip({code(_source(node.iter))}, {self.grads})"),
+            body=block(body),
         )
 
     def _param_loop(self, node: cst.For) -> cst.For:

@@ -49,7 +49,7 @@ class NoData(Rule):
             "p.add_(grad)",
         ),
         Example("values = grad._values()", "values = grad.values()"),
-        Example("p.data = x", "p.copy_(x)"),
+        Example("p.data = p.data - x", "p.copy_(p - x)"),
         Example("size = p.shape"),
     )
 

@@ -95,8 +95,9 @@ class Rebinder:
                 return self._text_of_container(place.obj)
         if ANOTHERS.obj in identities:
             return "the state of another parameter"
-        if any(place.obj.startswith("argument ") for place in value.places):
-            return "the caller"
+        if not self.rule.context.arguments_are_local:
+            if any(place.obj.startswith("argument ") for place in value.places):
+                return "the caller"
         for slot, held in self.env.slots.items():
             if slot.container == EARLIER_GROUP and self.env.may_alias(held, value):
                 return f"{EARLIER_GROUP}'s {slot.key}"
