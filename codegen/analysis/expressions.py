@@ -393,12 +393,12 @@ class Expressions:
             env.distinct |= {name}
         env.origins[name] = env.origins.get(name, frozenset()) | found - {name, REPEATS}
         stored = self.stored.get(slot)
-        item = None
+        item: Value | None = None
         if stored is not None and stored.kind is kind and stored.item is not None:
             held = Place(several(f"in {name}"))
             item = stored.item.with_places(lambda _: held)
-        if item is None and base.item is not None:
-            item = base.item.item
+        for held_in in (base.item, inside):
+            item = item or (held_in and held_in.item)
         return Value(kind, frozenset({Place(name)}), item)
 
     def _tell_keyed(self, container: str, name: str, env: Env) -> None:

@@ -42,6 +42,7 @@ from codegen.analysis.values import (
     UNKNOWN,
     ANOTHERS,
     OF_ANOTHER,
+    PART,
     Kind,
     Place,
     Slot,
@@ -406,13 +407,13 @@ class Heap:
             return [self.expressions.slot_value(s, value, env) for s in slots]
         whole = env.contents(value)
         if whole is None:
-            return [Value(Kind.UNKNOWN, value.places)] * count
+            return [Value(Kind.UNKNOWN, _unseen(value))] * count
         if any(stars):
             rest = Value(Kind.SEQUENCE, frozenset({self.expressions.new()}), whole)
             return [rest if s else any_of(whole) for s in stars]
         if not all(p.views for p in whole.places):
             # of what isn't seen through
-            return [Value(Kind.UNKNOWN, any_of(whole).places)] * count
+            return [Value(Kind.UNKNOWN, whole.places | _unseen(value))] * count
         return [numbered(whole, str(n)) for n in range(count)]
 
     # --- what methods of containers do
@@ -663,6 +664,11 @@ def _played(
     else:
         return False
     return True
+
+
+def _unseen(value: Value) -> frozenset[Place]:
+    """What may lie in a container that isn't seen through."""
+    return frozenset(Place(f"{p.obj}{PART}") for p in value.places)
 
 
 def _holds_objects(value: Value, env: Env) -> bool:

@@ -111,6 +111,9 @@ ANY_PARAMETER = Place(f"a parameter{MANY}")
 
 ANOTHERS = Place(f"something that another parameter's state holds, too{MANY}")
 
+PART = f" part{MANY}"
+"""Ends the name of what lies in a container that isn't seen through."""
+
 LONGEST_PATH = 4
 """Views of views beyond this are one view of unknown make."""
 

@@ -13,6 +13,7 @@ from codegen.analysis.values import (
     ANOTHERS,
     ANYTHING,
     CONTAINERS,
+    PART,
     REST,
     Kind,
     Place,
@@ -91,7 +92,7 @@ class Rebinder:
         if not value.places or ANYTHING.obj in identities:
             return "something that the compiler can't see"
         for place in value.places:
-            if not all(view.known for view in place.views):
+            if not all(view.known for view in place.views) or place.obj.endswith(PART):
                 return self._text_of_container(place.obj)
         if ANOTHERS.obj in identities:
             return "the state of another parameter"
