@@ -7,11 +7,13 @@ from typing import cast
 
 import libcst as cst
 
+from codegen import optable
 from codegen.diagnostics import walk
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.analysis.environment import Env
 from codegen.analysis.heap import analyse, annotated
 from codegen.analysis.values import UNKNOWN, Kind, Slot, Value, join
+from codegen.optable import Result
 from codegen.syntax import (
     all_params,
     assignment,
@@ -39,6 +41,46 @@ def stored_values(upstream: Upstream) -> dict[Slot, Value]:
             found[slot] = cast(Value, join(found.get(slot), value))
         init = upstream.method("__init__", after=_owner(upstream, init))
     return {slot: v for slot, v in found.items() if v.kind is not Kind.UNKNOWN}
+
+
+def shared_values(upstream: Upstream) -> dict[str, frozenset[str]]:
+    """Slots that may hold one tensor, or a parameter's memory, after the constructor:
+    those that are given anything but a tensor of their own."""
+    names: list[str] = []
+    init = upstream.method("__init__")
+    while init is not None:
+        node = cast(cst.FunctionDef, init.node)
+        made = [pair for n in walk(node) if (pair := assignment(n)) is not None]
+        for slot, value in _stores(node):
+            if not _is_own(value, made):
+                names.append(f"{slot.container}[{slot.key}]")
+        init = upstream.method("__init__", after=_owner(upstream, init))
+    alike = frozenset({"param", *names})
+    return {name: alike - {name} for name in alike} if names else {}
+
+
+_OWN = (Result.NEW, Result.COMPUTED, Result.NUMBER, Result.SETTING, Result.METADATA)
+
+
+def _is_own(
+    node: cst.BaseExpression,
+    made: list[tuple[cst.BaseExpression, cst.BaseExpression]],
+) -> bool:
+    """Whether a constructor's value is no tensor, or one that nothing else shows."""
+    if isinstance(node, cst.Name):
+        values = [value for target, value in made if is_name(target, node.value)]
+        stored = [value for _, value in made if is_name(value, node.value)]
+        if not values:
+            return True  # an argument: a setting
+        return len(stored) == 1 and all(_is_own(v, []) for v in values)
+    if isinstance(node, cst.Call):
+        operation = optable.function(dotted(node.func) or "")
+        if operation is None and isinstance(node.func, cst.Attribute):
+            operation = optable.method(node.func.attr.value)
+        return operation is not None and operation.result in _OWN
+    if isinstance(node, (cst.Attribute, cst.Subscript)):
+        return "data" not in code(node) and "param" not in code(node)
+    return True
 
 
 def _sort(value: Value) -> Value:

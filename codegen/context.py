@@ -30,7 +30,7 @@ class Context:
     ``carried`` are the optimizer's own attributes that the step reads,
     ``constructor_settings`` those that it takes from the constructor's defaults
     whatever a group says, ``stored`` what the constructor leaves in the state and in
-    ``attributes``, ``globals`` what module-level names mean, ``annotations`` those of the
+    ``attributes``, ``shared_before`` which of it may be one tensor, ``globals`` what module-level names mean, ``annotations`` those of the
     function at hand. ``jumps`` are settings at whose zero the update itself jumps,
     ``whole_lists`` those that loops over parameters fill to be read as a whole,
     ``taken`` variables, whose names no new one may get. ``arguments_are_local`` says
@@ -47,6 +47,7 @@ class Context:
     globals: dict[str, Resolved] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     stored: dict[Slot, Value] = field(default_factory=dict)
+    shared_before: dict[str, frozenset[str]] = field(default_factory=dict)
     attributes: frozenset[str] = frozenset()
     float_settings: frozenset[str] = frozenset()
     jumps: frozenset[str] = frozenset()

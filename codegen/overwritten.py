@@ -93,7 +93,9 @@ class _DeadStores:
         """Items that evaluating ``node`` surely doesn't read."""
         if not items:
             return items
-        bases = {n.value for n in walk(node) if isinstance(n, cst.Subscript)}
+        bases: set[cst.CSTNode] = {
+            n.value for n in walk(node) if isinstance(n, cst.Subscript)
+        }
         bases |= {node} if base else set()
         attributes = {n.value for n in walk(node) if isinstance(n, cst.Attribute)}
         for inner in walk(node):
@@ -104,7 +106,9 @@ class _DeadStores:
                 return NONE
             looked = isinstance(inner, cst.Subscript) and not (base and inner is node)
             if looked and self._reaches(cast(cst.Subscript, inner).value):
-                items = frozenset(i for i in items if not _may_read(cast(cst.Subscript, inner), i))
+                items = frozenset(
+                    i for i in items if not _may_read(cast(cst.Subscript, inner), i)
+                )
         return items
 
     def _reaches(self, node: cst.CSTNode) -> bool:
@@ -154,11 +158,16 @@ def _aliases(body: Body, names: set[str]) -> set[str]:
         before = len(found)
         for node in all_statements(body):
             if isinstance(node, cst.FunctionDef):
-                if any(isinstance(n, cst.Name) and n.value in found for n in walk(node)):
+                if any(
+                    isinstance(n, cst.Name) and n.value in found for n in walk(node)
+                ):
                     found.add(node.name.value)
                 continue
             inner = small(node)
-            if isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
+            if (
+                isinstance(inner, (cst.Assign, cst.AnnAssign))
+                and inner.value is not None
+            ):
                 if _hands_on(inner.value, found):
                     found |= bound_names(inner)
         if len(found) == before:
@@ -186,7 +195,11 @@ def _mentions(node: cst.CSTNode, names: set[str]) -> bool:
     tensor's attributes."""
     if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation, cst.Comparison)):
         return False
-    if isinstance(node, cst.Attribute) and node.attr.value in ("shape", "dtype", "ndim"):
+    if isinstance(node, cst.Attribute) and node.attr.value in (
+        "shape",
+        "dtype",
+        "ndim",
+    ):
         return False
     if isinstance(node, cst.Name):
         return node.value in names

@@ -18,7 +18,7 @@ import libcst as cst
 from codegen import emit
 from codegen.carry import Carrier
 from codegen.command_line import command
-from codegen.constructor import attributes, stored_values
+from codegen.constructor import attributes, shared_values, stored_values
 from codegen.context import Change, Context
 from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
 from codegen.elementwise import is_elementwise
@@ -132,6 +132,7 @@ def _with_copies(
 def _translate(upstream: Upstream, context: Context) -> Translation:
     context.float_settings = frozenset(float_settings(upstream))
     context.stored = stored_values(upstream)
+    context.shared_before = shared_values(upstream)
     context.attributes = attributes(upstream)
     if context.jumps:
         names = ", ".join(sorted(context.jumps))
@@ -277,7 +278,7 @@ def _declarations(
     if update.constructor_settings:
         names = ", ".join(f'"{name}"' for name in update.constructor_settings)
         yield f"_constructor_settings = ({names},)"
-    if _fills_state_early(upstream):
+    if _fills_state_early(upstream) and _makes_state(text):
         yield "_state_from_constructor = True"
 
 
@@ -350,6 +351,13 @@ def _fills_state_early(upstream: Upstream) -> bool:
     return init is not None and any(
         isinstance(n, cst.Subscript) and dotted(n.value) == "self.state"
         for n in walk(init.node)
+    )
+
+
+def _makes_state(text: str) -> bool:
+    """Whether an update makes the state where there is none."""
+    return (
+        "len(state) == 0" in text or re.search(r'"\w+" not in state', text) is not None
     )
 
 

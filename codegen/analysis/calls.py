@@ -61,9 +61,7 @@ class Calls:
 
     # --- operations of the table
 
-    def _function(
-        self, operation: Operation | None, node: cst.Call, env: Env
-    ) -> Value:
+    def _function(self, operation: Operation | None, node: cst.Call, env: Env) -> Value:
         bound = None if operation is None else operation.bind(node.args)
         if operation is None or bound is None:
             return self._unknown(node, env)
@@ -143,14 +141,10 @@ class Calls:
             return Value(Kind.SEQUENCE, frozenset({self.expressions.new()}), item)
         return made
 
-    def _of_items(
-        self, result: Result, args: Sequence[cst.Arg], env: Env
-    ) -> Value:
+    def _of_items(self, result: Result, args: Sequence[cst.Arg], env: Env) -> Value:
         """A container of what the arguments hold, or one of those."""
         values = [self.expressions.value(a.value, env) for a in args]
-        held = join_all(
-            env.contents(v) if v.kind in CONTAINERS else v for v in values
-        )
+        held = join_all(env.contents(v) if v.kind in CONTAINERS else v for v in values)
         if result is Result.ITEMS:
             made = frozenset({self.expressions.new()})
             return Value(Kind.SEQUENCE, made, held)
@@ -240,9 +234,7 @@ class Calls:
                 return held
         return env.contents(base) or UNKNOWN
 
-    def _get(
-        self, base: Value, args: Sequence[cst.BaseExpression], env: Env
-    ) -> Value:
+    def _get(self, base: Value, args: Sequence[cst.BaseExpression], env: Env) -> Value:
         default = NOTHING
         if len(args) > 1:
             default = self.expressions.value(args[1], env)
@@ -297,9 +289,7 @@ class Calls:
         places = frozenset[Place]().union(*(v.places for v in values))
         return replace(found, places=places)
 
-    def _copied(
-        self, name: str, args: Sequence[cst.BaseExpression], env: Env
-    ) -> Value:
+    def _copied(self, name: str, args: Sequence[cst.BaseExpression], env: Env) -> Value:
         """Another container of the same items."""
         made = self.expressions.new().obj
         values = [self.expressions.value(a, env) for a in args]

@@ -212,9 +212,7 @@ class Env:
             obj = pending.pop()
             if obj not in objects:
                 objects.add(obj)
-                pending += [
-                    o for _, v in self.slots_of(obj) for o in all_objects(v)
-                ]
+                pending += [o for _, v in self.slots_of(obj) for o in all_objects(v)]
         self.slots = {s: v for s, v in self.slots.items() if s.container in objects}
         self.exact = {o: n for o, n in self.exact.items() if o in objects}
         self.maybe = {s for s in self.maybe if s.container in objects}
@@ -230,9 +228,7 @@ class Env:
         tracked = [p.obj for p in value.places]
         if not tracked or not all(obj in self.exact for obj in tracked):
             found = value.item
-        return join_all(
-            [found, *(v for obj in tracked for _, v in self.slots_of(obj))]
-        )
+        return join_all([found, *(v for obj in tracked for _, v in self.slots_of(obj))])
 
     def summarize(self, obj: str, more: Value | None = None) -> None:
         """Which item of ``obj`` is where is not known any more; ``more`` may be in it."""
@@ -271,9 +267,7 @@ class Env:
                 self.maybe.discard(slot)
                 self.maybe.add(new)
         self.slots = slots
-        self.exact = {
-            o: n for o, n in self.exact.items() if change(Place(o)).obj == o
-        }
+        self.exact = {o: n for o, n in self.exact.items() if change(Place(o)).obj == o}
         origins: dict[str, frozenset[str]] = {}
         for obj, found in self.origins.items():
             name = change(Place(obj)).obj
@@ -281,9 +275,7 @@ class Env:
             origins[name] = origins.get(name, _NONE) | moved
         self.origins = origins
 
-    def age(
-        self, objects: Iterable[str], new: Callable[[str], str] = several
-    ) -> None:
+    def age(self, objects: Iterable[str], new: Callable[[str], str] = several) -> None:
         """What was made or found before is apart from what is made or found now."""
         old = {obj for obj in objects if new(obj) != obj}
         if not old:

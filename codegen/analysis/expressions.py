@@ -1,9 +1,9 @@
 """What an expression may denote in an environment.
 
-    m = state["m"]      the object in the slot "m" of the state
-    m[0]                the same, through a view
-    m + 1               an object of its own, named by this expression
-    m if c else v       one of two
+m = state["m"]      the object in the slot "m" of the state
+m[0]                the same, through a view
+m + 1               an object of its own, named by this expression
+m if c else v       one of two
 """
 
 from __future__ import annotations
@@ -357,7 +357,9 @@ class Expressions:
         constant = is_constant_key(slot.key)
         if constant and slot.container in env.exact:
             return UNKNOWN  # there is no such item
-        held = None if constant else join_all(v for _, v in env.slots_of(slot.container))
+        held = (
+            None if constant else join_all(v for _, v in env.slots_of(slot.container))
+        )
         inside = join(rest, held)
         kind = self.slot_kinds.get(slot)
         if kind is None and (base.item or inside) is not None:
@@ -380,8 +382,8 @@ class Expressions:
         parts = [p for v in (base.item, inside) if v is not None for p in v.places]
         if any(p.views for p in parts):
             # parts of one tensor
-            item = Value(kind, frozenset(parts))
-            return numbered(item, slot.key) if slot.key.isdigit() else any_of(item)
+            part = Value(kind, frozenset(parts))
+            return numbered(part, slot.key) if slot.key.isdigit() else any_of(part)
         found |= {p.obj for p in parts}
         env.found[name] = slot
         if not is_constant_key(slot.key):
@@ -397,8 +399,7 @@ class Expressions:
         if stored is not None and stored.kind is kind and stored.item is not None:
             held = Place(several(f"in {name}"))
             item = stored.item.with_places(lambda _: held)
-        for held_in in (base.item, inside):
-            item = item or (held_in and held_in.item)
+        item = item or (base.item and base.item.item) or (inside and inside.item)
         return Value(kind, frozenset({Place(name)}), item)
 
     def _tell_keyed(self, container: str, name: str, env: Env) -> None:

@@ -79,6 +79,7 @@ Sharing = dict[str, frozenset[str]]
 
 _GROUP_BY_NUMBER = "which group it is"
 
+
 class Heap:
     """The environment before each statement of a body.
 
@@ -113,7 +114,9 @@ class Heap:
     def solve(self, body: Sequence[cst.CSTNode], env: Env) -> Env:
         """Find the environment before each statement of ``body``; the last one."""
         self.live = liveness(body)
-        self.within = {kind: _inside(kind, body) for kind in (Walk.PARAMETERS, Walk.GROUPS)}
+        self.within = {
+            kind: _inside(kind, body) for kind in (Walk.PARAMETERS, Walk.GROUPS)
+        }
         graph = control_flow(body)
         found = forward(graph, env, self._transfer, Env.joined)
         for node in graph.nodes:
@@ -355,8 +358,8 @@ class Heap:
             apart = constant and is_constant_key(other.key)
             if other != slot and not apart and other.key != REST:
                 env.slots[other] = cast(Value, join(held, value))
-        held = env.contents(Value(Kind.SEQUENCE, frozenset({Place(slot.container)})))
-        if not constant and held is not None and env.may_alias(held, value):
+        whole = env.contents(Value(Kind.SEQUENCE, frozenset({Place(slot.container)})))
+        if not constant and whole is not None and env.may_alias(whole, value):
             env.distinct -= {slot.container}
         if constant and slot.container in env.exact:
             if env.exact[slot.container] == -1 or slot in env.slots:
@@ -398,9 +401,7 @@ class Heap:
         if value.kind is Kind.TENSOR:
             rows = [View("index", f"[{n}]", cst.Integer(str(n))) for n in range(count)]
             some = View("opaque", "")
-            return [
-                value.through(some if any(stars) else row) for row in rows
-            ]
+            return [value.through(some if any(stars) else row) for row in rows]
         place = value.place
         if place is not None and not any(stars) and _holds_objects(value, env):
             slots = [Slot(place.obj, str(n)) for n in range(count)]
@@ -539,7 +540,9 @@ class Heap:
             if s.key == REST or is_constant_key(s.key)
         ]
         for slot, value in kept:
-            if value.kind in CONTAINERS and not all(map(env.has_no_twins, value.objects())):
+            if value.kind in CONTAINERS and not all(
+                map(env.has_no_twins, value.objects())
+            ):
                 self._share(_name_of(slot), REPEATS)
         for (one, a), (two, b) in combinations(kept, 2):
             self._compare(one, a, two, b, env)
@@ -744,7 +747,6 @@ def _of_item(obj: str) -> bool:
     return obj in ("param", "grad", "state") or obj.startswith("state[")
 
 
-
 def _leave_group(env: Env) -> None:
     """What the last group holds is not the next one's: it can be written to only if
     that was ``self.param_groups[0]``, or another by number."""
@@ -777,11 +779,13 @@ def analyse(
     annotations: Mapping[str, str] | None = None,
     sources: Mapping[str, cst.FunctionDef] | None = None,
     stored: Mapping[Slot, Value] | None = None,
+    shared: Mapping[str, frozenset[str]] | None = None,
 ) -> Heap:
     """The heap of a function body in the README's shape.
 
     ``annotations`` are those of the function's parameters, if it has any; ``sources``
-    the functions that it calls; ``stored`` is what slots hold before.
+    the functions that it calls; ``stored`` is what slots hold before, ``shared`` which
+    of them may hold one tensor then.
     """
     start = Env(texts={"group": "group", "shared": "self.shared"})
     for name, annotation in (annotations or {}).items():
@@ -789,7 +793,7 @@ def analyse(
     functions = frozenset(sources or ())
     # what a step reads it has stored before: the first round looks at first stores alone
     kinds: dict[Slot, Kind] = {s: v.kind for s, v in (stored or {}).items()}
-    sharing: Sharing = {}
+    sharing: Sharing = dict(shared or {})
     first = True
     while True:
         expressions = Expressions(kinds, stored or {}, sharing, functions, first)
@@ -798,10 +802,11 @@ def analyse(
         found = {s: k for s, k in expressions.slot_kinds.items()}
         if first:
             found = {s: k for s, k in found.items() if k is not Kind.NONE}
-        elif found == kinds and heap.sharing == sharing:
-            return heap
         elif found == kinds:
-            sharing = _merged(sharing, heap.sharing)
+            merged = _merged(sharing, heap.sharing)
+            if merged == sharing:
+                return heap
+            sharing = merged
         kinds, first = found, False
 
 

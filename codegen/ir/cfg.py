@@ -139,9 +139,7 @@ class _Builder:
         self.nodes.append(head)
         return head
 
-    def _loop(
-        self, node: cst.For | cst.While, follow: Node, targets: _Targets
-    ) -> Node:
+    def _loop(self, node: cst.For | cst.While, follow: Node, targets: _Targets) -> Node:
         head = self._node(node, targets)
         inside = replace(targets, proceed=head, stop=follow)
         after = follow
@@ -197,5 +195,7 @@ class _Builder:
 
 def _may_swallow(node: cst.With) -> bool:
     """Whether a context manager may end an exception; torch's own don't."""
-    heads = (i.item.func if isinstance(i.item, cst.Call) else i.item for i in node.items)
+    heads = (
+        i.item.func if isinstance(i.item, cst.Call) else i.item for i in node.items
+    )
     return not all((dotted(head) or "").startswith("torch.") for head in heads)

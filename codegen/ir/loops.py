@@ -1,9 +1,9 @@
 """What a ``for`` statement walks, and what each of its targets is an item of.
 
-    for p_idx, (p, grad) in enumerate(zip(group["params"], grads)):
+for p_idx, (p, grad) in enumerate(zip(group["params"], grads)):
 
-    position  p_idx
-    items     p of group["params"], grad of grads
+position  p_idx
+items     p of group["params"], grad of grads
 """
 
 from __future__ import annotations

@@ -89,9 +89,7 @@ class _Spelling:
 
     def _block(self, body: Sequence[Statement]) -> Body:
         return tuple(
-            self._origin(new, node)
-            for node in body
-            for new in self._statement(cast(Statement, node))
+            self._origin(new, node) for node in body for new in self._statement(node)
         )
 
     def _origin(self, new: Statement, old: cst.CSTNode) -> Statement:
@@ -203,12 +201,11 @@ class _Spelling:
             **{k: code(v) for k, v in _LIMITS.items() if k not in bound},
             **{k: code(v) for k, v in bound.items() if k != "parameters"},
         )
-        lines = list(cst.parse_module(text).body)
+        lines: list[Statement] = list(cst.parse_module(text).body)
         if isinstance(inner, cst.Assign):
-            norm = cast(tuple[cst.BaseExpression, ...], assignment(cast(Statement, lines[0])))
+            norm = cast(tuple[cst.BaseExpression, ...], assignment(lines[0]))
             lines.append(inner_line(inner, norm[0]))
-        new = [cast(Statement, line) for line in lines]
-        return [with_comments(new[0], node), *new[1:]]
+        return [with_comments(lines[0], node), *lines[1:]]
 
     # --- bound methods and lambdas
 

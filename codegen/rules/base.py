@@ -81,7 +81,9 @@ _NO_TENSORS = frozenset(
 
 def example_context() -> Context:
     """Where ``use`` is a function that reads its arguments."""
-    use = cst.ensure_type(cst.parse_statement("def use(*values): pass"), cst.FunctionDef)
+    use = cst.ensure_type(
+        cst.parse_statement("def use(*values): pass"), cst.FunctionDef
+    )
     module = SourceModule("examples", "example.py", cst.Module([]))
     return Context(
         float_settings=frozenset({"lr", "weight_decay", "beta"}),

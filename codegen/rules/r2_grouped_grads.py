@@ -148,7 +148,9 @@ class GroupedGrads(Rule):
         inner = self._statements(statements(node.body), item)
 
         def replace(part: cst.CSTNode) -> cst.CSTNode | None:
-            is_gradient = isinstance(part, cst.Attribute) and code(part) == f"{item}.grad"
+            is_gradient = (
+                isinstance(part, cst.Attribute) and code(part) == f"{item}.grad"
+            )
             return named.deep_clone() if is_gradient else None
 
         origins = self.context.origins

@@ -49,6 +49,7 @@ class TypedRule(Rule):
             self.context.annotations,
             self.context.sources(),
             self.context.stored,
+            self.context.shared_before,
         )
         self.callables = Callables(body)
         self.prepare(body)

@@ -130,6 +130,7 @@ class OutOfPlace(MutationRule):
             self.context.annotations,
             self.context.sources(),
             self.context.stored,
+            self.context.shared_before,
         )
         self.opaque = Opaque(self.context, self.places, self.refuse)
         self.order = list(all_statements(body))

@@ -119,7 +119,9 @@ class Opaque:
                 a.keyword is not None and a.keyword.value == "out" for a in node.args
             )
         name = operation.name
-        return name.endswith("_") or "out" in bound or not list(operation.written(bound))
+        return (
+            name.endswith("_") or "out" in bound or not list(operation.written(bound))
+        )
 
     def _refuse_call(self, node: cst.Call, env: Env) -> None:
         kinds = {self.heap.value(a.value, env).kind for a in node.args}

@@ -107,7 +107,9 @@ class Rebinder:
             if self._may_be_in_rest(slot, held, value):
                 return self._text_of_container(slot.container)
         for container, held in self._summaries():
-            if self.env.may_alias(held, value) and not self._sure_item(container, value):
+            if self.env.may_alias(held, value) and not self._sure_item(
+                container, value
+            ):
                 return self._text_of_container(container)
         return None
 
@@ -447,8 +449,10 @@ class Rebinder:
         )
 
     def _named(self, whole: Place) -> list[cst.BaseExpression]:
-        names = self.env.names.items()
-        return [cst.Name(n) for n, v in names if v.place == whole][:1]
+        for name, held in self.env.names.items():
+            if held.place == whole:
+                return [cst.Name(name)]
+        return []
 
     def _old_base(
         self, whole: Place, root: cst.BaseExpression, place: Place

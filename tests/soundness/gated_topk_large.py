@@ -1,0 +1,32 @@
+import math
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1, beta=0.9):
+        defaults = dict(lr=lr, beta=beta)
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                grad = p.grad
+                state = self.state[p]
+                u = grad.clone()
+                if p.dim() >= 2 and p.size(0) > 4:
+                    idx = sorted(range(p.size(0)), key=lambda i: -float(u[i].norm()))[
+                        :2
+                    ]
+                    top = u[idx]
+                    top.mul_(0.1)
+                p.sub_(u, alpha=group["lr"])
+        return loss

@@ -1,0 +1,31 @@
+import math
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1, beta=0.9):
+        defaults = dict(lr=lr, beta=beta)
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                grad = p.grad
+                state = self.state[p]
+                if grad.dim() == 2:
+                    flat = grad.T.reshape(-1)
+                    flat.mul_(0.1)
+                    p.add_(
+                        flat.view(grad.shape[1], grad.shape[0]).T, alpha=-group["lr"]
+                    )
+                p.add_(grad, alpha=-group["lr"])
+        return loss
