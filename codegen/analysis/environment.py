@@ -88,8 +88,6 @@ class Env:
             if all(e.exact.get(obj, length) == length for e in (self, other))
             and all(obj in e.exact or not e.knows(obj) for e in (self, other))
         }
-        # what has no length in common keeps its items as a summary, too
-        loose = (self.exact.keys() | other.exact.keys()) - exact.keys()
         joined = Env(
             _joined(self.names, other.names),
             _joined(self.slots, other.slots),
@@ -112,8 +110,6 @@ class Env:
                 del joined.slots[slot]  # on one way its key means nothing
         for slot in one_sided:
             joined.found_or_stored(slot, other if slot in self.slots else self)
-        for obj in loose:
-            joined.summarize(obj)
         return joined
 
     # --- conditions that are asked twice ------------------------------------
@@ -168,9 +164,12 @@ class Env:
 
         An object that was made for this slot alone stands for both.
         """
-        if slot.container.startswith("#"):
-            return
         value = self.slots[slot]
+        if slot.container.startswith("#"):
+            if other.knows(slot.container) and slot.container not in other.exact:
+                whole = Value(Kind.SEQUENCE, frozenset({Place(slot.container)}))
+                self.slots[slot] = _sure(join(value, other.contents(whole)))
+            return
         name = f"{slot.container}[{slot.key}]"
         place = value.place
         if place is not None and place.obj.startswith("#") and not place.views:
