@@ -214,6 +214,10 @@ class Heap:
             env.texts["param"] = target.value
             env.texts["state"] = "self.state[group_idx][p_idx]"
             env.origins["param"] = self.expressions.sharing.get("param", frozenset())
+            # but for what earlier steps made one, the items of a state are different
+            env.distinct -= {"state"}
+            if not any(map(_in_state, self.expressions.sharing)):
+                env.distinct |= {"state"}
         elif is_name(source, "grads") or is_name(source, "group_grads"):
             if walk is Walk.PARAMETERS:
                 grad = Value(Kind.TENSOR, frozenset({Place("grad")}))
@@ -741,6 +745,10 @@ def _inside(kind: Walk, body: Sequence[cst.CSTNode]) -> set[cst.CSTNode]:
 def _leave_item(env: Env) -> None:
     """What is held of the last parameter is none of the next one's."""
     env.age([o for o in _objects(env) if _of_item(o)], of_another)
+
+
+def _in_state(obj: str) -> bool:
+    return obj.startswith("state[")
 
 
 def _of_item(obj: str) -> bool:

@@ -248,6 +248,10 @@ class Inliner:
                 prelude.append(assign([cst.Name(name)], value))
             elif literal_name(value) is not None:
                 rename[name] = value
+            elif isinstance(constant, Definition) and isinstance(value, cst.Name):
+                # what is left of it in the body must not be taken for a variable
+                rename[name] = value
+                inner.constants[value.value] = constant
             return
         if isinstance(value, cst.Name) and value.value in self.frame.absent:
             inner.absent.add(value.value)

@@ -111,14 +111,14 @@ class _Items:
         """``for k, m in moments.items():`` → ``for k in moments: m = moments[k]``."""
         container = code(_container(source))
         method = cast(cst.Attribute, cast(cst.Call, source).func).attr.value
-        if index is not None:
-            return node
         key, item = self._fresh("key"), target
         if method == "items":
             if not isinstance(target, cst.Tuple) or len(target.elements) != 2:
                 return node
             key, item = code(target.elements[0].value), target.elements[1].value
         head = f"for {key} in {container}:\n    pass\n"
+        if index is not None:
+            head = f"for {index}, {key} in enumerate({container}):\n    pass\n"
         return self._headed(node, head, [assign([item], expr(f"{container}[{key}]"))])
 
     def _headed(self, node: cst.For, head: str, binds: Sequence[Statement]) -> cst.For:
