@@ -789,7 +789,7 @@ def analyse(
     stored: Mapping[Slot, Value] | None = None,
     shared: Mapping[str, frozenset[str]] | None = None,
 ) -> Heap:
-    """The heap of a function body in the README's shape.
+    """The heap of a function body in the shape of rules R2 and R3.
 
     ``annotations`` are those of the function's parameters, if it has any; ``sources``
     the functions that it calls; ``stored`` is what slots hold before, ``shared`` which

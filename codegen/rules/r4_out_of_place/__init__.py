@@ -1,6 +1,6 @@
 """R4: out-of-place.
 
-``hoist`` makes every mutation a statement, ``places`` tells what it changes,
+``hoist`` makes every mutation a statement, the heap tells what it changes,
 ``twins`` gives the operation that returns the new value, ``rebind`` hands it to
 every name and slot that must see it.
 """
