@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +17,12 @@ from codegen.verify.surroundings import unrounded
 from compiled import PATHS, compiled, seeded
 from higher.optim.base import DifferentiableOptimizer, OptimizerState
 from torch import Tensor
+
+# Forward mode compiles these when it is first asked for: from torch's functions as they
+# are, not as verification replaces them.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 #: torch's own forward-mode formulas are written with it.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")

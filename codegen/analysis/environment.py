@@ -11,6 +11,7 @@ from typing import TypeVar
 from codegen.analysis.values import (
     ANY_PARAMETER,
     ANYTHING,
+    CONTAINERS,
     MAY_HOLD_TENSORS,
     REPEATS,
     REST,
@@ -309,6 +310,28 @@ class Env:
         if any(name in variables(v.text) for v in self._views()):
             self.rename(dulled)
 
+    def forget_computed_keys(self) -> None:
+        """Something was written: what is read for a key, or for a view, may differ."""
+        held = {n for n, v in self.names.items() if v.kind in CONTAINERS}
+        held |= {"group", "self"}
+        computed = [s for s in self.slots if _is_computed(s.key, held)]
+        for slot in computed:
+            del self.slots[slot]
+            self.maybe.discard(slot)
+        self.age(
+            [
+                obj
+                for obj, slot in self.found.items()
+                if _is_computed(slot.key, held) and not is_many(obj)
+            ]
+        )
+
+        def dulled(view: View) -> View:
+            return View("opaque", "") if variables(view.text) & held else view
+
+        if any(variables(v.text) & held for v in self._views()):
+            self.rename(lambda p: replace(p, views=tuple(map(dulled, p.views))))
+
     def _views(self) -> Iterator[View]:
         for value in (*self.names.values(), *self.slots.values()):
             for place in value.places:
@@ -410,6 +433,13 @@ def _dull(name: str) -> Callable[[View], View]:
 def variables(text: str) -> set[str]:
     """Variables that a text reads: not ``.data``, nor words in strings."""
     return set(re.findall(r"(?<![\"'\w.])[A-Za-z_]\w*(?![\"'\w=])", text))
+
+
+def _is_computed(key: str, containers: set[str]) -> bool:
+    """Whether a key is read out of something that may be written into."""
+    return not is_constant_key(key) and (
+        "(" in key or bool(variables(key) & containers)
+    )
 
 
 def is_constant_key(key: str) -> bool:

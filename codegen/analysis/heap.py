@@ -249,6 +249,7 @@ class Heap:
             self.returned = join(self.returned, self.value(inner.value, env))
         elif isinstance(inner, cst.Expr):
             self.value(inner.value, env)
+            env.forget_computed_keys()
         if inner is not None:
             self._walrus(inner, env)
             for call in walk(inner):
@@ -263,6 +264,7 @@ class Heap:
     def _augmented(self, node: cst.AugAssign, env: Env) -> None:
         before = self.value(node.target, env)
         added = self.value(node.value, env)
+        env.forget_computed_keys()
         if before.kind in CONTAINERS:
             for place in before.places:
                 env.summarize(place.obj, join(before.item, env.contents(added)))
@@ -349,6 +351,7 @@ class Heap:
         known = env.slots.get(slot)
         if known is not None and known.place is not None and known.place == value.place:
             return  # it is there already
+        env.forget_computed_keys()
         self._weaken(slot, value, env)
         env.slots[slot] = value
         env.maybe.discard(slot)

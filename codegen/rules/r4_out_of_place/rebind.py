@@ -199,20 +199,17 @@ class Rebinder:
             return [assign(targets, new), *after]
         self.rule.asked_identity = True
         updated = cst.Name("updated")
-        named, old = self._old(targets[0], place)
+        named, old = self._old(root if is_name(root) else targets[0])
         tests = [self._test(m, old, updated) for m in maybe]
         lines = [assign([updated], new), *named, *tests]
         return [*lines, assign(targets, updated), *after]
 
     def _old(
-        self, holder: cst.BaseExpression, place: Place | None
+        self, holder: cst.BaseExpression
     ) -> tuple[list[Statement], cst.BaseExpression]:
         """A variable that denotes the old object while slots get the new one."""
         if isinstance(holder, cst.Name):
             return [], holder
-        for name, held in self.env.names.items():
-            if place is not None and held.place == place:
-                return [], cst.Name(name)
         return [assign([cst.Name("old")], holder)], cst.Name("old")
 
     def _refuse_lost(self, place: Place, root: cst.BaseExpression) -> None:
@@ -338,7 +335,7 @@ class Rebinder:
         if not others:
             return [assign(targets, new)] if targets else []
         updated = cst.Name("updated")
-        named, old = self._old(root, value.place)
+        named, old = self._old(root)
         if any(p.views for p in value.places):
             self._refuse_again(root, value, others)
             tests = self._write_parts(others, old, updated)
@@ -457,15 +454,17 @@ class Rebinder:
     def _old_base(
         self, whole: Place, root: cst.BaseExpression, place: Place
     ) -> cst.BaseExpression | None:
+        # a name that nobody reads any more may not have the present value
         for name, value in self.env.names.items():
-            if value.place == whole:
+            if value.place == whole and name in self.live:
                 return cst.Name(name)
         for slot, value in self.env.slots.items():
             if value.place == whole:
                 text = self.env.slot_text(slot)
                 if text is not None:
                     return expr(text)
-        return None
+        named = self._named(whole)
+        return named[0] if named else None
 
     def _undo(
         self,
