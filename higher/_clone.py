@@ -81,7 +81,7 @@ class Cloner(Rebinder):
         new = cast(nn.Module, self.memo[id(root)])
         self.weights.root = weakref.ref(new)
         if self.strays and not self.plain:
-            refuse_holder(root, self.strays[0])
+            refuse_holder(root, self.strays)
         return new
 
     def _module(self, module: nn.Module) -> nn.Module:

@@ -117,10 +117,15 @@ def code_names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(code_names, nested))
 
 
+UNNAMED = "an object of type"
+"""How :func:`path_to` begins where no way is found."""
+
+
 def path_to(root: nn.Module, wanted: Any) -> str:
     """How ``root`` gets at ``wanted``, such as ``layer.cache['x']``, at the shortest;
     the name of its type if no way is found."""
-    seen = {id(root)}
+    # the objects too: the id of one that is gone may be another's
+    seen: dict[int, Any] = {id(root): root}
     paths: deque[tuple[str, Any]] = deque([("", root)])
     while paths:
         path, value = paths.popleft()
@@ -128,9 +133,9 @@ def path_to(root: nn.Module, wanted: Any) -> str:
             return path.lstrip(".") or type(value).__name__
         for step, held in _steps(value):
             if type(held) not in ATOMIC and id(held) not in seen:
-                seen.add(id(held))
+                seen[id(held)] = held
                 paths.append((path + step, held))
-    return f"an object of type {type(wanted).__name__}"
+    return f"{UNNAMED} {type(wanted).__name__}"
 
 
 def _steps(value: Any) -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from higher._fsdp import sharded_parameter
-from higher._held import path_to
+from higher._held import UNNAMED, path_to
 from higher._tree import modules_of, parameters_of
 
 _DDP = (
@@ -62,15 +63,20 @@ def check_modules(root: nn.Module) -> None:
         raise TypeError(f"The parameter {sharded!r} {_SHARDED}")
 
 
-def refuse_holder(root: nn.Module, holder: Any) -> NoReturn:
-    """Refuses a tree for what holds a weight where no other can be put.
+def refuse_holder(root: nn.Module, holders: Sequence[Any]) -> NoReturn:
+    """Refuses a tree for what holds a weight where no other can be put: of several, the
+    first that the tree leads to by names.
 
     Raises:
         TypeError: saying where, and what to do instead.
     """
+    paths = [path_to(root, holder) for holder in holders]
+    named = (n for n, path in enumerate(paths) if not path.startswith(UNNAMED))
+    number = next(named, 0)
+    holder, path = holders[number], paths[number]
     keyed = isinstance(holder, (dict, set, frozenset))
     raise TypeError(
-        f"{path_to(root, holder)} ({type(holder).__name__}) holds a parameter of "
+        f"{path} ({type(holder).__name__}) holds a parameter of "
         f"{type(root).__name__}"
         + (", or its id, as a key or member. " if keyed else ". ")
         + "Every step has new weights, which can't be put there: it would go on with "

@@ -43,7 +43,7 @@ class Env:
     constant keys. ``origins`` are what an object
     that was found in a container may be, beside itself; ``keyed`` the variables that
     the key under which it was found reads, ``found`` the slot; ``sharing`` what slots may share when the
-    step begins. ``facts`` are conditions that hold here, ``guarded`` what names denote
+    step begins, ``kinds`` what sorts of things they hold. ``facts`` are conditions that hold here, ``guarded`` what names denote
     wherever one of them holds again.
     """
 
@@ -57,6 +57,7 @@ class Env:
     keyed: dict[str, frozenset[str]] = field(default_factory=dict)
     found: dict[str, Slot] = field(default_factory=dict)
     sharing: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    kinds: Mapping[Slot, Kind] = field(default_factory=dict)
     facts: frozenset[Fact] = frozenset()
     guarded: dict[Fact, dict[str, Value]] = field(default_factory=dict)
 
@@ -72,6 +73,7 @@ class Env:
             dict(self.keyed),
             dict(self.found),
             self.sharing,
+            self.kinds,
             self.facts,
             dict(self.guarded),
         )
@@ -103,6 +105,7 @@ class Env:
             {**other.keyed, **self.keyed},
             {**other.found, **self.found},
             self.sharing,
+            self.kinds,
             self.facts & other.facts,
             self._guards(other),
         )
@@ -179,8 +182,12 @@ class Env:
                 self._may_be(place.obj, self.sharing.get(name, _NONE))
                 self.exact.pop(place.obj, None)
                 return
-        if value.kind in MAY_HOLD_TENSORS and place != Place(name):
-            before = replace(value, places=frozenset({Place(name)}), parameter=False)
+        kind = value.kind
+        if kind is Kind.NONE:
+            kind = self.kinds.get(slot, kind)
+        if kind in MAY_HOLD_TENSORS and place != Place(name):
+            held = frozenset({Place(name)})
+            before = replace(value, kind=kind, places=held, parameter=False)
             self.slots[slot] = _sure(join(value, before))
             self._may_be(name, self.sharing.get(name, _NONE))
 

@@ -809,7 +809,8 @@ def analyse(
     while True:
         expressions = Expressions(kinds, stored or {}, sharing, functions, first)
         heap = Heap(expressions, sources)
-        heap.solve(body, replace(start.fork(), sharing=sharing))
+        begin = replace(start.fork(), sharing=sharing, kinds=kinds)
+        heap.solve(body, begin)
         found = {s: k for s, k in expressions.slot_kinds.items()}
         if first:
             found = {s: k for s, k in found.items() if k is not Kind.NONE}

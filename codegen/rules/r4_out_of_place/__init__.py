@@ -420,6 +420,7 @@ class OutOfPlace(MutationRule):
             rebinder = self._rebinder(node, env)
             for later in links[number + 1 :]:
                 rebinder.live |= {n for arg in later.args for n in read_names(arg)}
+            rebinder.links_left = not last
             if not last:
                 rebinder.live |= read_names(root)
             new = self._pinned(root, single, self._new_value(single)[1], node, env)

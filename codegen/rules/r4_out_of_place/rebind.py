@@ -66,6 +66,7 @@ class Rebinder:
         self.live = scope.live
         self.scope = scope
         self.source: Slot | None = None
+        self.links_left = False
 
     def rebind(
         self,
@@ -431,12 +432,20 @@ class Rebinder:
             assign([updated], new),
             assign(bases, expr(text)),
         ]
-        if names:
+        if names and self._is_mutated_again(value):
+            # what is written through is a view no more: this one is needed
+            shown = expr(code(bases[0]) + "".join(v.text for v in place.views))
+            result.append(assign(names, shown))
+        elif names:
             result.append(assign(names, updated))
         return [
             *result,
             *self._recompute_views(value, bases, root, but=place),
         ]
+
+    def _is_mutated_again(self, value: Value) -> bool:
+        later = self.scope.mutated_later
+        return self.links_left or any(value.place in v.places for v in later)
 
     def _shown_elsewhere(self, value: Value, place: Place) -> bool:
         """Whether anybody sees another part of the object."""
