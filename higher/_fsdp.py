@@ -54,11 +54,13 @@ def own_attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def _own_hooks(hooks: OrderedDict[Any, Any]) -> OrderedDict[Any, Any]:
-    return OrderedDict(
+    """Without those of ``fully_shard``; itself where there are none of them."""
+    own = OrderedDict(
         (key, hook)
         for key, hook in hooks.items()
         if not str(getattr(hook, "__module__", "")).startswith(f"{_PACKAGE}.")
     )
+    return hooks if len(own) == len(hooks) else own
 
 
 def sharded_parameter(root: nn.Module) -> str | None:
