@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import abc
 import copy
-import functools
-import inspect
 import threading
-import types
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -27,6 +22,7 @@ from higher._frozen import own_unless_layers
 from higher._reference import origins_of
 from higher._refuse import check_hooks, check_modules
 from higher._second_order import math_attention, own_forward, own_hooks
+from higher._stateless_class import stateless_class, take_params
 from higher._tasks import module as tasked
 from higher._tree import parameters_of
 from higher._dropped import Dropped
@@ -79,7 +75,7 @@ class StatelessModule(nn.Module):
         """
         weights: FastWeights = self.__dict__["_higher"]
         if "params" in kwargs:
-            _take_params(self, kwargs)
+            take_params(self, kwargs)
         weights.sync()
         if weights.tasks is not None and weights.mapping is None:
             return tasked.map_tasks(self, tasked.call, *args, **kwargs)
@@ -416,7 +412,9 @@ def _stateless(
     tasks: int | None = None,
 ) -> StatelessModule:
     """The stateless version of ``module`` with the given fast weights."""
-    root_class = _root_class(_original_class(type(module)), tasks is not None)
+    root_class = stateless_class(
+        StatelessModule, _original_class(type(module)), tasks is not None
+    )
 
     def own_class(m: nn.Module) -> type[nn.Module]:
         return root_class if m is module else _original_class(type(m))
@@ -486,85 +484,7 @@ def _frozen(p: Tensor, device: Device, tasks: int | None) -> Tensor:
     return p if tasks is None else tasked.shared(p, tasks)
 
 
-_root_classes: weakref.WeakKeyDictionary[type, dict[bool, Any]]
-_root_classes = weakref.WeakKeyDictionary()
-
-
-def _root_class(cls: type[nn.Module], tasks: bool) -> type[nn.Module]:
-    """A subclass of ``cls`` and of ``StatelessModule``, of the same name."""
-    known = _root_classes.setdefault(cls, {}).get(tasks)
-    found = known() if known is not None else None
-    if found is None:
-        meta = type(cls)
-        # not meta(...): a metaclass of the user's need not hear of this class
-        make = abc.ABCMeta.__new__ if issubclass(meta, abc.ABCMeta) else type.__new__
-        namespace: dict[str, Any] = {
-            "__module__": cls.__module__,
-            "__qualname__": cls.__qualname__,
-            "__doc__": cls.__doc__,
-        }
-        if isinstance(inspect.getattr_static(cls, "forward"), types.FunctionType):
-            namespace["forward"] = _forward_with_params(cls.forward)
-        if tasks:
-            namespace["__getattr__"] = _getattr_with_task(cls)
-        found = make(meta, cls.__name__, (StatelessModule, cls), namespace)
-        # weakly: the subclass refers to the class that it is stored for
-        _root_classes[cls][tasks] = weakref.ref(found)
-    return cast("type[nn.Module]", found)
-
-
 def _original_class(cls: type[nn.Module]) -> type[nn.Module]:
     if issubclass(cls, StatelessModule):
         return cls.__bases__[1]
     return _fsdp.original_class(cls)
-
-
-def _forward_with_params(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """``forward`` that takes ``params``, as ``fmodule(...)`` does."""
-
-    @functools.wraps(forward)
-    def wrapper(self: StatelessModule, *args: Any, **kwargs: Any) -> Any:
-        if "params" in kwargs:
-            _take_params(self, kwargs)
-        weights = fast_weights(self)
-        if weights.tasks is not None and weights.mapping is None:
-            return tasked.map_tasks(self, forward, *args, **kwargs)
-        return forward(self, *args, **kwargs)
-
-    return wrapper
-
-
-def _getattr_with_task(cls: type[nn.Module]) -> Callable[[Any, str], Any]:
-    """Finds ``task``, where the module has nothing of that name of its own."""
-    usual: Callable[[Any, str], Any] = cls.__getattr__
-
-    def __getattr__(self: StatelessModule, name: str) -> Any:
-        try:
-            return usual(self, name)
-        except AttributeError:
-            if name != "task":
-                raise
-            return self._of_task
-
-    return __getattr__
-
-
-def _take_params(module: StatelessModule, kwargs: dict[str, Any]) -> None:
-    """Takes ``params`` from a call's arguments and makes them the fast weights.
-
-    A module's own argument of that name is left to it, unless it is given a list of
-    tensors that fit the fast weights.
-    """
-    params, weights = kwargs["params"], fast_weights(module)
-    if _has_params_argument(module.forward) and not weights.fits(params):
-        return
-    del kwargs["params"]
-    if params is not None:
-        module.update_params(params)
-
-
-def _has_params_argument(forward: Callable[..., Any]) -> bool:
-    code = getattr(inspect.unwrap(forward), "__code__", None)
-    if code is None:
-        return False
-    return "params" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]

@@ -12,39 +12,36 @@ import torch
 from torch import Tensor, nn
 
 from higher._apart import apart, test_mode_leaf
-from higher._dtensor import refuse_loss_parallel, settings_on_each_rank
+from higher._dtensor import refuse_loss_parallel
 from higher._frozen import renew_buffers
 from higher._structure import check_tree
 from higher._tasks import optimizer as tasked
 from higher._truncation import Truncation
-from higher._views import in_functorch
 from higher._weights import fast_weights
 from higher._windows import detach
-from higher.optim.arguments import GradCallback, called_back, other_shape, positions_in
+from higher.optim.arguments import GradCallback, called_back, positions_in
 from higher.optim.bundles import bundles, by_element
-from higher.optim.complex_views import as_complex, as_real
 from higher.optim.copies import deep_copied
-from higher.optim.elements import check_elements, explained
 from higher.optim.dicts import load_state_dict, state_dict
+from higher.optim.elements import check_elements
 from higher.optim.given_grads import checked_grads
 from higher.optim.gradients import gradients
 from higher.optim.original import OriginalSettings
 from higher.optim.schedule import Schedule
-from higher.optim.settings import apply_override, as_setting, check_choices
+from higher.optim.settings import apply_override, as_setting
 from higher.optim.state import (
     Device,
     Mover,
     OptimizerState,
     branched_state,
-    changed_settings,
     copied_settings,
     copy_structure,
     is_used,
-    pin_dtypes,
     replaced,
     settings_of,
     shared_state,
 )
+from higher.optim.updates import updated_as_is
 
 if TYPE_CHECKING:
     from higher._check import Shadow, Shadows
@@ -487,33 +484,4 @@ class DifferentiableOptimizer:
         kwargs: Mapping[str, Any],
     ) -> list[Tensor]:
         """The same without joining any, for parameters as they are."""
-        check_choices(type(self), self.param_groups, self._choices)
-        grouped: GroupedGrads = []
-        for group, positions in zip(self.param_groups, self._group_to_param_list):
-            group["params"] = [params[k] for k in positions]
-            grouped.append([grads[k] for k in positions])
-        seen: list[tuple[int, int]] = []
-        if self._complex_as_real and any(p.is_complex() for p in params):
-            seen = as_real(self.param_groups, grouped, self.state)
-        before = [{i: dict(s) for i, s in states.items()} for states in self.state]
-        with settings_on_each_rank(self.param_groups, type(self)):
-            with explained(self.param_groups, type(self)):
-                told = [dict(group) for group in self.param_groups]
-                self._update(grouped, **kwargs)
-                self._kept_in_groups.update(changed_settings(told, self.param_groups))
-        pin_dtypes(self.state, before)
-        as_complex(self.param_groups, self.state, seen)
-        made, new = list(params), list(params)
-        for group, positions in zip(self.param_groups, self._group_to_param_list):
-            for p, k in zip(group["params"], positions):
-                made[k] = p
-                if p.shape != params[k].shape:
-                    raise ValueError(other_shape(p, params[k]))
-                p = p if p.dtype == params[k].dtype else p.to(params[k].dtype)
-                constant = params[k].requires_grad and not p.requires_grad
-                if constant and not in_functorch():
-                    # of constants alone (the gradient of a linear loss): steps go on
-                    p = p.detach().requires_grad_()
-                new[k] = p
-        self._renew(made, new)
-        return new
+        return updated_as_is(self, params, grads, kwargs)
