@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import higher
 import torch
 from higher.optim import DifferentiableOptimizer, GroupedGrads
 from torch import Tensor, nn
@@ -116,3 +117,14 @@ class Elsewhere(Right):
         new = super().one(p, grad, held, group)
         state["velocity"] = held["m"]
         return new
+
+
+def train(cls: type[Right], steps: int = 5, **told: Any) -> Any:
+    """Registers ``cls`` for ``Plain`` and takes steps beside the original."""
+    higher.register_optim(Plain, cls)
+    net = Net()
+    opt = Plain([{"params": [net.a]}, {"params": [net.b, net.c], "lr": 0.05}])
+    with higher.innerloop_ctx(net, opt, check=True, **told) as (fmodel, diffopt):
+        for t in range(steps):
+            diffopt.step(fmodel(t))
+    return diffopt

@@ -4,135 +4,32 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import higher
 import pytest
 import torch
-import torch.nn.functional as F
 from codegen.verify.surroundings import unrounded
 from higher._generated import OPTIMIZERS
 from handwritten import HandAdam, HandSGD
 from higher.optim import DifferentiableOptimizer, GroupedGrads
+from looped import (
+    K,
+    MODES,
+    by,
+    data,
+    looped,
+    loss_fn,
+    net,
+    outer_of,
+    result,
+    same,
+    scalar,
+)
 from torch import Tensor, nn
 
-MODES: list[Any] = ["step", "low", 3]
 PATHS = sorted(set(OPTIMIZERS) - {"torch.optim.SparseAdam"})
-K = 18  # more than 16: "low" makes segments
-
-
-def net() -> nn.Module:
-    """Without a bias before the norm: its gradient would be rounding errors."""
-    return nn.Sequential(
-        nn.Linear(3, 5, bias=False),
-        nn.BatchNorm1d(5),
-        nn.Tanh(),
-        nn.Dropout(0.3),
-        nn.Linear(5, 4, bias=False),
-    ).double()
-
-
-def data(steps: int = K) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(steps, 6, 3, generator=generator, dtype=torch.float64)
-    y = torch.randint(4, (steps, 6), generator=generator)
-    return list(zip(x, y))
-
-
-def loss_fn(f: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-    return F.cross_entropy(f(batch[0]), batch[1])
-
-
-def looped(
-    f: Any, diffopt: Any, loss: Any, batches: Any, **kwargs: Any
-) -> list[Tensor]:
-    """The oracle: the plain loop."""
-    losses = []
-    for batch in batches:
-        losses.append(loss(f, batch))
-        diffopt.step(losses[-1], **kwargs)
-    return losses
-
-
-def by(memory: Any) -> Callable[..., list[Tensor]]:
-    def unroll(*args: Any, **kwargs: Any) -> list[Tensor]:
-        return higher.unroll(*args, memory=memory, **kwargs)
-
-    return unroll
-
-
-def outer_of(f: Any, losses: list[Tensor]) -> Tensor:
-    """Uses the last weights and some between, buffers, and a loss on the way."""
-    times = [0, 1, 5, 5, 10, len(losses) - 1, len(losses)]
-    weights = [p for t in times for p in f.parameters(time=t)]
-    x, y = data(1)[0]
-    return (
-        F.cross_entropy(f(x), y)
-        + sum(p.square().sum() for p in weights)
-        + 3 * losses[2]
-        + losses[-1]
-    )
-
-
-def result(
-    unroll: Callable[..., list[Tensor]],
-    build: Callable[[nn.Module], torch.optim.Optimizer],
-    override: dict[str, Any] | None = None,
-    meta: list[Tensor] = [],
-    loss: Any = loss_fn,
-    batches: Any = None,
-    model: nn.Module | None = None,
-    **kwargs: Any,
-) -> list[Tensor]:
-    """Everything that comes out: outer loss, gradients, buffers, state, randomness."""
-    torch.manual_seed(3)
-    model = net() if model is None else model
-    opt = build(model)
-    leaves = [*model.parameters(), *_tensors(override), *meta]
-    with higher.innerloop_ctx(
-        model, opt, copy_initial_weights=False, override=override
-    ) as (f, diffopt):
-        losses = unroll(f, diffopt, loss, batches or data(), **kwargs)
-        outer = outer_of(f, losses)
-        state = sum(
-            t.double().sum()
-            for states in diffopt.state
-            for slots in states.values()
-            for t in slots.values()
-            if isinstance(t, Tensor) and t.dim()
-        )
-        outer = outer + 0.1 * torch.as_tensor(state)
-        buffers = [b.detach().clone() for b in f.buffers()]
-        found = torch.autograd.grad(outer, leaves, allow_unused=True)
-    after = [torch.rand(3)]
-    # None and zeros say the same
-    grads = [torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves)]
-    assert any(g.abs().max() > 1e-6 for g in grads)
-    assert len(list(f.buffers())) == len(buffers)
-    for now, then in zip(f.buffers(), buffers):
-        torch.testing.assert_close(now, then, rtol=0, atol=0)
-    return [outer.detach(), *grads, *buffers, *after]
-
-
-def _tensors(override: dict[str, Any] | None) -> list[Tensor]:
-    leaves = higher.utils.flatten(override or {})
-    return [t for t in leaves if isinstance(t, Tensor) and t.is_leaf]
-
-
-def same(found: list[Tensor], wanted: list[Tensor]) -> None:
-    for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
-        scale = float(b.abs().max()) if b.is_floating_point() else 0.0
-        torch.testing.assert_close(
-            a, b, rtol=1e-10, atol=1e-10 * scale, msg=lambda m: f"result {i}: {m}"
-        )
-
-
-def scalar(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64, requires_grad=True)
 
 
 def build(path: str) -> Callable[[nn.Module], torch.optim.Optimizer]:
@@ -231,151 +128,6 @@ def test_a_subclass_of_a_user(cls: type[DifferentiableOptimizer], memory: Any) -
         return list(torch.autograd.grad(outer_of(f, losses), [lr, *model.parameters()]))
 
     same(run(by(memory)), run(looped))
-
-
-@pytest.mark.parametrize("memory", ["full", *MODES])
-def test_what_the_loss_captures(memory: Any) -> None:
-    """Learned losses, data weights, distilled images, computed or not."""
-
-    def run(unroll: Any) -> list[Tensor]:
-        torch.manual_seed(5)
-        weights = torch.rand(K, 6, dtype=torch.float64, requires_grad=True)
-        images = torch.randn(K, 6, 3, dtype=torch.float64, requires_grad=True)
-        critic = nn.Linear(4, 1).double()
-        batches = [(images[i] * 2, data()[i][1], w) for i, w in enumerate(weights)]
-
-        def loss(f: Any, batch: Any) -> Tensor:
-            x, y, w = batch
-            out = f(x)
-            return (
-                F.cross_entropy(out, y, reduction="none") * w.exp()
-            ).mean() + critic(out).mean().square()
-
-        meta = [weights, images, *critic.parameters()]
-        opt = lambda m: torch.optim.Adam(m.parameters(), lr=0.02)  # noqa: E731
-        return result(unroll, opt, meta=meta, loss=loss, batches=batches)
-
-    same(run(by(memory)), run(looped))
-
-
-class Named(NamedTuple):
-    x: Tensor
-    y: Tensor
-    w: Tensor
-
-
-@dataclass
-class Data:
-    x: Tensor
-    y: Tensor
-    w: Tensor
-
-
-@dataclass(slots=True)
-class Slots:
-    x: Tensor
-    y: Tensor
-    w: Tensor
-
-
-KINDS: list[Any] = [Named, Data, Slots, SimpleNamespace]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_computed_tensors_in_batches(kind: Any) -> None:
-    def run(unroll: Any) -> list[Tensor]:
-        raw = torch.zeros(K, dtype=torch.float64, requires_grad=True)
-        batches = [
-            OrderedDict(one=kind(x=x, y=y, w=w))
-            for (x, y), w in zip(data(), raw.exp().unbind())
-        ]
-
-        def loss(f: Any, batch: Any) -> Tensor:
-            one = batch["one"]
-            return F.cross_entropy(f(one.x), one.y) * one.w
-
-        sgd = lambda m: torch.optim.SGD(m.parameters(), 0.1)  # noqa: E731
-        return result(unroll, sgd, meta=[raw], loss=loss, batches=batches)
-
-    same(run(by("step")), run(looped))
-
-
-def test_one_tensor_is_named() -> None:
-    def run(unroll: Any, **kwargs: Any) -> list[Tensor]:
-        raw = torch.zeros(4, dtype=torch.float64, requires_grad=True)
-        scale = raw.exp()
-        kwargs = {"meta_params": scale} if kwargs else {}
-
-        def loss(f: Any, batch: Any) -> Tensor:
-            return F.cross_entropy(f(batch[0]) * scale, batch[1])
-
-        sgd = lambda m: torch.optim.SGD(m.parameters(), 0.1)  # noqa: E731
-        return result(unroll, sgd, meta=[raw], loss=loss, **kwargs)
-
-    same(run(by("step"), named=True), run(looped))
-
-
-@pytest.mark.parametrize("memory", MODES)
-def test_computed_and_named_beside_what_it_was_computed_from(memory: Any) -> None:
-    """The path through the named tensor must not count twice."""
-
-    def run(unroll: Any, **kwargs: Any) -> list[Tensor]:
-        raw = scalar(0.3)
-        scale = raw.exp()
-        square = scale * scale
-        named = {"meta_params": [scale, square]} if kwargs else {}
-
-        def loss(f: Any, batch: Any) -> Tensor:
-            return loss_fn(f, batch) * scale + (square + raw) * f(batch[0]).mean()
-
-        return result(
-            unroll,
-            lambda m: torch.optim.SGD(m.parameters(), 0.1),
-            meta=[raw],
-            loss=loss,
-            **named,
-        )
-
-    same(run(by(memory), named=True), run(looped))
-
-
-@pytest.mark.parametrize("memory", MODES)
-def test_a_pull_to_the_initial_weights(memory: Any) -> None:
-    """They are captured as the fast weights of time 0, and as the model's own."""
-
-    def run(unroll: Any) -> list[Tensor]:
-        torch.manual_seed(2)
-        model = net()
-
-        def loss(f: Any, batch: Any) -> Tensor:
-            pairs = zip(f.parameters(), f.parameters(time=0), model.parameters())
-            return loss_fn(f, batch) + sum(
-                (p - q).square().sum() + (p * r).sum() for p, q, r in pairs
-            )
-
-        return result(
-            unroll,
-            lambda m: torch.optim.SGD(m.parameters(), 0.05),
-            loss=loss,
-            model=model,
-        )
-
-    same(run(by(memory)), run(looped))
-
-
-def test_earlier_weights_in_the_loss() -> None:
-    def loss(f: Any, batch: Any) -> Tensor:
-        time = max(0, (len(f._fast_params) - 1) // 2)
-        pairs = zip(f.parameters(), f.parameters(time=time), f.parameters(time=-1))
-        return loss_fn(f, batch) + sum((p * q * r).sum() for p, q, r in pairs)
-
-    def run(unroll: Any) -> list[Tensor]:
-        sgd = lambda m: torch.optim.SGD(m.parameters(), 0.05)  # noqa: E731
-        return result(unroll, sgd, loss=loss)
-
-    same(run(by("step")), run(looped))
-    with pytest.raises(RuntimeError, match="time 1, which this unroll does not keep"):
-        run(by("low"))
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -631,76 +383,6 @@ def test_sparse_gradients(memory: Any) -> None:
         return [g.to_dense() if g.is_sparse else g for g in found]
 
     same(run(by(memory)), run(looped))
-
-
-@pytest.mark.parametrize("memory", MODES)
-def test_hooks_of_captured_tensors_see_the_sum(memory: Any) -> None:
-    def run(unroll: Any, named: bool = False) -> list[Tensor]:
-        torch.manual_seed(3)
-        raw, factor = scalar(0.3), scalar(1.2)
-        scale = raw.exp()
-        scale.retain_grad()
-        calls: list[Tensor] = []
-
-        def double(g: Tensor) -> Tensor:
-            calls.append(g)
-            return 2 * g
-
-        for t in (raw, scale, factor):
-            t.register_hook(double)
-
-        def loss(f: Any, batch: Any) -> Tensor:
-            return loss_fn(f, batch) * scale * factor + raw * f(batch[0]).mean()
-
-        model = net()
-        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-        with higher.innerloop_ctx(model, sgd) as (f, diffopt):
-            more = {"meta_params": [scale]} if named else {}
-            unroll(f, diffopt, loss, data(), **more)
-            loss_fn(f, data(1)[0]).backward(retain_graph=True)
-            loss_fn(f, data(1)[0]).backward()
-        assert len(calls) == 6
-        return [t.grad for t in (raw, scale, factor) if t.grad is not None]
-
-    same(run(by(memory), named=True), run(looped))
-
-
-class Scaled(torch.autograd.Function):
-    """Its backward uses what is no input of its forward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: list[Tensor]) -> Tensor:
-        ctx.factor = factor[0]
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return grad * ctx.factor, None
-
-
-@pytest.mark.parametrize("memory", MODES)
-@pytest.mark.parametrize("by_hook", [False, True])
-def test_what_only_gradients_capture(by_hook: bool, memory: Any) -> None:
-    def run(unroll: Any) -> list[Tensor]:
-        factor = scalar(0.7)
-
-        def loss(f: Any, batch: Any) -> Tensor:
-            x, y = batch
-            hidden = f[0](x)
-            if by_hook and not x.equal(data()[0][0]):
-                hidden.register_hook(lambda g: g * factor)
-            elif not by_hook:
-                hidden = Scaled.apply(hidden, [factor])
-            return F.cross_entropy(f[4](f[2](hidden)), y)
-
-        sgd = lambda m: torch.optim.SGD(m.parameters(), 0.5)  # noqa: E731
-        found = result(unroll, sgd, meta=[factor], loss=loss)
-        assert found[5].abs() > 1e-3
-        return found
-
-    register = Tensor.register_hook
-    same(run(by(memory)), run(looped))
-    assert Tensor.register_hook is register
 
 
 @pytest.mark.parametrize("memory", MODES)
