@@ -11,7 +11,8 @@ from codegen import optable
 from codegen.diagnostics import walk
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.analysis.environment import Env
-from codegen.analysis.heap import analyse, annotated
+from codegen.analysis.annotations import annotated
+from codegen.analysis.heap import analyse
 from codegen.analysis.values import UNKNOWN, Kind, Slot, Value, join
 from codegen.optable import Result
 from codegen.syntax import (

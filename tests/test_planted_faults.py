@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from codegen.analysis.environment import Env
 from codegen.analysis.heap import Heap
+from codegen.analysis.sharing import SharedSlots
+from codegen.analysis.stores import Stores
 from codegen.diagnostics import CodegenError
 from codegen.optable import Operation, Result
 from codegen.rules.r4_out_of_place.opaque import Opaque
@@ -38,14 +40,14 @@ FAULTS = {
     "ways are not joined": (Env, "joined", the_last_way, "continue_rebinds_alias"),
     "a maybe is a yes": (Operation, "returned", views_for_copies, "reshape_maybe_copy"),
     "keys that may be equal are apart": (
-        Heap,
-        "_put",
+        Stores,
+        "put",
         lambda self, slot, value, env: env.slots.__setitem__(slot, value),
         "key_in_a_variable",
     ),
     "slots share nothing when a step begins": (
-        Heap,
-        "_note_sharing",
+        SharedSlots,
+        "note",
         nothing,
         "data_assign_alias_state",
     ),
@@ -56,14 +58,14 @@ FAULTS = {
         "made_in_each_turn",
     ),
     "lists stay as they were made": (
-        Heap,
-        "_container_call",
+        Stores,
+        "call",
         nothing,
         "list_insert_front",
     ),
     "a parameter keeps its memory": (
-        Heap,
-        "_share_memory",
+        Stores,
+        "share_memory",
         nothing,
         "gated_alias_lookahead",
     ),

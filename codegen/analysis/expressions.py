@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import libcst as cst
 
@@ -33,6 +33,7 @@ from codegen.analysis.values import (
     Value,
     View,
     any_of,
+    as_index,
     join,
     join_all,
     numbered,
@@ -41,11 +42,18 @@ from codegen.analysis.values import (
 from codegen.ir.loops import Loop, Walk
 from codegen.syntax import bare, code, dotted, index_of, string_key
 
-if TYPE_CHECKING:
-    from codegen.analysis.calls import Calls
-
 CURRENT_STATE = "self.state[group_idx][p_idx]"
 CURRENT_GRADS = ("grads[p_idx]", "group_grads[p_idx]")
+
+
+class CallValues(Protocol):
+    """What calls, and attributes that the table of operations knows, may denote."""
+
+    def value(self, node: cst.Call, env: Env) -> Value: ...
+
+    def of_attribute(
+        self, operation: optable.Operation, node: cst.Attribute, base: Value
+    ) -> Value: ...
 
 
 class Expressions:
@@ -55,7 +63,7 @@ class Expressions:
     constructor leaves there, ``sharing`` which of them may be one tensor (see ``heap``).
     """
 
-    calls: Calls
+    calls: CallValues
 
     def __init__(
         self,
@@ -487,15 +495,3 @@ def _is_made(value: Value, prefix: str) -> bool:
     """Whether an expression surely made the tensor that it yields."""
     place = value.place
     return place is not None and place.obj.startswith(prefix) and not place.views
-
-
-def as_index(node: cst.BaseSlice) -> cst.BaseExpression:
-    """``slice(a, b)`` for ``a:b``."""
-    if isinstance(node, cst.Index):
-        return node.value
-    assert isinstance(node, cst.Slice)
-    bounds = [node.lower, node.upper]
-    if node.step is not None:
-        bounds.append(node.step)
-    args = [cst.Arg(b if b is not None else cst.Name("None")) for b in bounds]
-    return cst.Call(cst.Name("slice"), args)

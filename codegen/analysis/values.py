@@ -49,6 +49,18 @@ class View:
         return self.text != "" and not self.text.endswith(ANY_ITEM)
 
 
+def as_index(node: cst.BaseSlice) -> cst.BaseExpression:
+    """``slice(a, b)`` for ``a:b``."""
+    if isinstance(node, cst.Index):
+        return node.value
+    assert isinstance(node, cst.Slice)
+    bounds = [node.lower, node.upper]
+    if node.step is not None:
+        bounds.append(node.step)
+    args = [cst.Arg(b if b is not None else cst.Name("None")) for b in bounds]
+    return cst.Call(cst.Name("slice"), args)
+
+
 @dataclass(frozen=True)
 class Place:
     """An object seen through views."""

@@ -15,9 +15,8 @@ import libcst as cst
 from codegen.diagnostics import walk
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.environment import Env
-from codegen.analysis.expressions import as_index
 from codegen.analysis.heap import analyse
-from codegen.analysis.values import Kind, Place, Value
+from codegen.analysis.values import Kind, Place, Value, as_index
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.dtypes import Dtypes
 from codegen.rules.r4_out_of_place.hoist import hoist, mutates_place
