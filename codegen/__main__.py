@@ -30,9 +30,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m codegen") -> 
         return 2
     except BrokenPipeError:
         return console.give_up()
-    except KeyboardInterrupt:
-        print("interrupted: what was being made was not written", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        return console.interrupted(error)
 
 
 def _guarded(arguments: argparse.Namespace) -> int:
@@ -99,4 +98,4 @@ def _run_on(arguments: argparse.Namespace, tree: SourceTree | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.leave(main())

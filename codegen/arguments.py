@@ -133,12 +133,22 @@ exit codes:
 
 def parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """What is asked for, ``command`` among it; exits where the words make no sense."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _explained(sys.argv[1:] if argv is None else argv)
     found = argparse.Namespace(**_DEFAULTS)
     if words and words[0] in COMMANDS:
         found.command = words[0]
         return _parser_of(words[0], prog).parse_args(words[1:], found)
     return _parser_of_flags(prog).parse_args(words, found)
+
+
+def _explained(argv: Sequence[str]) -> list[str]:
+    """``--explain TARGET`` as ``--explain=text TARGET``: a flag's word is its form."""
+    words = list(argv)
+    for at, word in enumerate(words[:-1]):
+        after = words[at + 1]
+        if word == "--explain" and after not in ("text", "html") and after[0:1] != "-":
+            words[at] = "--explain=text"
+    return words
 
 
 def _parser_of(name: str, prog: str) -> argparse.ArgumentParser:

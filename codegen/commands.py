@@ -62,7 +62,8 @@ def generate(
 def _library(target: str, output: Path | None, tree: SourceTree | None) -> Library:
     """A library to which the file of ``FILE.py:Class`` is told from the output's folder,
     as the generated file tells it."""
-    if split(target) is None or str(output) == "-":
+    nowhere = output is None and not files.in_checkout()  # to be refused, last of all
+    if split(target) is None or str(output) == "-" or nowhere:
         return library_of(tree)
     return library_of(
         tree, files.generated_folder() if output is None else output.parent

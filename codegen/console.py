@@ -1,11 +1,14 @@
-"""Terminals that know ASCII only, and readers that stop reading."""
+"""Terminals that know ASCII only, readers that stop reading, people who stop waiting."""
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import sys
+from multiprocessing import active_children
+from typing import NoReturn
 
 _PLAIN = {
     "→": "->",
@@ -40,3 +43,25 @@ def give_up() -> int:
     """The reader has gone: nothing more is written, nor complained about at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + 13  # as a program that SIGPIPE ends
+
+
+INTERRUPTED = 130
+_stopped: list[BaseException] = []
+
+
+def interrupted(error: KeyboardInterrupt) -> int:
+    """Say so. What was being worked on is held: to free it may take seconds."""
+    _stopped.append(error)
+    print("interrupted: what was being made was not written", file=sys.stderr)
+    return INTERRUPTED
+
+
+def leave(status: int) -> NoReturn:
+    """End the process; at once, and its own processes with it, if it was interrupted."""
+    if status != INTERRUPTED:
+        sys.exit(status)
+    for process in active_children():
+        process.terminate()
+    with contextlib.suppress(OSError):  # whoever read it may have been stopped, too
+        sys.stdout.flush()
+    os._exit(status)

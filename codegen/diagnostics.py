@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import libcst as cst
-from libcst.metadata import MetadataWrapper, PositionProvider
+from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
 
 @dataclass(frozen=True, order=True)
@@ -97,11 +97,27 @@ def _positions(
     """The lines of a parsed module, and where in it each node stands."""
     found: dict[cst.CSTNode, Origin] = {}
     wrapper = _Positions(module, unsafe_skip_copy=True)
-    for node, range_ in wrapper.resolve(PositionProvider).items():
+    for node, range_ in _resolved(wrapper).items():
         if not isinstance(node, _LAYOUT):
             start = range_.start
             found[node] = Origin(file, start.line, start.column + 1)
     return module.code.splitlines(), found
+
+
+def _resolved(wrapper: MetadataWrapper) -> Mapping[cst.CSTNode, CodeRange]:
+    """Positions. Where Ctrl-C comes in between, libcst raises an error of its own."""
+    try:
+        return wrapper.resolve(PositionProvider)
+    except KeyError as error:
+        if _begun_by_an_interrupt(error):
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _begun_by_an_interrupt(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 class Origins:

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 
 def _load() -> None:
@@ -35,10 +36,11 @@ def _load() -> None:
 _load()  # when imported, as processes do that a survey starts
 
 
-def main() -> int:
-    """Run the command; returns its exit code."""
+def main() -> NoReturn:
+    """Run the command, and end with its exit code."""
     from codegen.__main__ import main as run
+    from codegen.console import leave
 
     if not getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, os.getcwd())  # as `python -m` does
-    return run(prog="higher-codegen")
+    leave(run(prog="higher-codegen"))

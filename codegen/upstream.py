@@ -227,6 +227,12 @@ class Library:
         ):
             if parts := split(target):
                 hint = misnamed.in_file(parts[0], name, self.optimizers_in(module))
+            elif self.module(target) is not None:
+                raise Absent(
+                    f"{target} is a module, not a class",
+                    f"name one of its classes; python -m codegen survey {target} "
+                    "tries all of its optimizers",
+                )
             else:
                 prefix = target.removesuffix(name)
                 hint = misnamed.similar(name, self._class_names(module), prefix)

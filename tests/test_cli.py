@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TypeAlias
 
+import libcst as cst
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from codegen import files
 from codegen.tools import drift
 from codegen.__main__ import main
 from codegen.arguments import COMMANDS, parse
+from codegen.diagnostics import Origins
 
 Capture: TypeAlias = "pytest.CaptureFixture[str]"
 
@@ -54,6 +56,7 @@ MISUSES = {
     "Adam": "did you mean torch.optim.Adam?",
     "torch.optim.Optimizer": "name a subclass",
     "torch.nn.Linear": "is no optimizer",
+    "torch.optim": "survey torch.optim",
     "torch.nn.Nothing": "has no class 'Nothing'",
     "torch.optim.lr_scheduler.StepLR": "is no optimizer",
     "no.such.module.Opt": "no Python source",
@@ -68,6 +71,17 @@ def test_misuse_is_one_clear_error(folder: Path, target: str, capsys: Capture) -
     error = capsys.readouterr().err
     assert MISUSES[target] in error and "hint:" in error
     assert "Traceback" not in error
+
+
+def test_what_is_wrong_with_a_file_is_told_before_that_no_output_was_named(
+    spaced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Where the compiler is installed, and has no folder of its own to write to."""
+    monkeypatch.setattr(files, "_ROOT", tmp_path)
+    assert main(["my source/opt.py:Plan"]) == 2
+    assert "did you mean 'my source/opt.py:Plain'?" in capsys.readouterr().err
+    assert main(["my source/opt.py:Plain"]) == 2
+    assert "name the output" in capsys.readouterr().err
 
 
 BAD_FILES = {
@@ -187,7 +201,8 @@ def test_the_mend_is_quoted_and_told_from_where_one_stands(
     mend = capsys.readouterr().err.partition("mend it with: python -m codegen ")[2]
     assert main(["--no-verify", *shlex.split(mend)]) == 0
     assert path.read_text() == made
-    (spaced / "my source/opt.py").unlink()
+    # now only from where one stands is there a file of that name
+    (spaced / "my source").rename(spaced.parent / "my source")
     assert main(["check", "made here/plain.py"]) == 1
     assert "mend it with: rm 'made here/plain.py'" in capsys.readouterr().err
 
@@ -296,13 +311,36 @@ def test_commands_and_flags_ask_for_the_same() -> None:
         (["check", "a.py"], ["--check", "a.py"]),
         (["survey", "muon", "--no-verify"], ["--survey", "muon", "--no-verify"]),
         (["explain", "--html", "x.Y"], ["x.Y", "--explain=html"]),
+        (["explain", "--html", "x.Y"], ["--explain", "html", "x.Y"]),
         (["compile", "x.Y", "-o", "-"], ["x.Y", "-o", "-"]),
     ):
         assert parse(words, "") == parse(command, "")
 
 
-def test_help_takes_no_second() -> None:
-    """It imports neither torch nor what translating takes."""
+def test_a_flag_may_stand_in_front_of_its_target() -> None:
+    found = parse(["--explain", "x.Y", "-o", "-"], "")
+    assert (found.command, found.targets, found.output) == ("explain", ["x.Y"], "-")
+    assert parse(["--explain"], "").command == "explain"
+
+
+class Interrupts(cst.Name):
+    """Ctrl-C comes where its position is found."""
+
+    def _codegen_impl(self, state: object, **_: object) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_stays_one_inside_libcst() -> None:
+    module = cst.parse_module("x = 1\n").visit(cst.CSTTransformer())
+    (line,) = module.body
+    stopped = module.with_changes(
+        body=[line.with_deep_changes(line.body[0].targets[0], target=Interrupts("x"))]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        Origins().read(stopped, "x.py")
+
+
+def test_help_imports_neither_torch_nor_what_translating_takes() -> None:
     code = (
         "import sys, codegen.__main__ as m\n"
         "try: m.main(['--help'])\n"

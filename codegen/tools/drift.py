@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codegen import emit, files
-from codegen.command_line import command, moved, remove, shown, split
+from codegen.command_line import command, moved, remove, shown
 from codegen.diagnostics import CodegenError, misuse
 from codegen.source_tree import SourceTree
 from codegen.translate import Translation, module_name, translate
@@ -112,7 +112,7 @@ def _text(path: Path) -> str:
 def _compare(
     path: Path, text: str, found: files.Header, tree: SourceTree | None
 ) -> Iterator[Drift]:
-    folder = _folder(found.target, path)
+    folder = path.parent  # from which the path of a ``FILE.py:Class`` is told
     fix = command(
         moved(found.target, folder, Path.cwd()),
         found.jumps,
@@ -140,15 +140,6 @@ def _compare(
         kind, how = _kind(text, found, translation)
         detail = _diff(path, text, translation.text)
         yield Drift(path, kind, detail, fix, how)
-
-
-def _folder(target: str, path: Path) -> Path:
-    """Where the path of a ``FILE.py:Class`` is told from: the generated file's folder,
-    or the present one, for what was written to standard output there."""
-    parts = split(target)
-    if parts and not (path.parent / parts[0]).is_file() and Path(parts[0]).is_file():
-        return Path.cwd()
-    return path.parent
 
 
 def _current(text: str, found: files.Header, translation: Translation) -> bool:
