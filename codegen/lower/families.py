@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from codegen.syntax import calls, code, dotted, parenthesize, read_names
+from codegen.syntax import calls, code, dotted, expr, parenthesize, read_names
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,11 @@ class Family:
     def test(self) -> str:
         """All conditions as one."""
         return " and ".join(map(_conjunct, self.conditions))
+
+    def is_empty(self, item: str) -> cst.BaseExpression:
+        """A test for whether there are none of these parameters, which it calls ``item``."""
+        test = self.test() or "True"
+        return expr(f"not any({test} for {item} in {code(self.source)})")
 
 
 def _conjunct(test: cst.BaseExpression) -> str:

@@ -130,3 +130,12 @@ def only_loops(node: Statement) -> bool:
     return isinstance(node, cst.For) or (
         (pair := assignment(node)) is not None and isinstance(pair[0], cst.Name)
     )
+
+
+def skip_test(node: Statement) -> cst.BaseExpression | None:
+    """The test of ``if test: continue``."""
+    if isinstance(node, cst.If) and node.orelse is None:
+        body = statements(node.body)
+        if len(body) == 1 and isinstance(small(body[0]), cst.Continue):
+            return node.test
+    return None

@@ -38,6 +38,7 @@ from codegen.lower.forms import (
     may_fail,
     only_loops,
     repeated,
+    skip_test,
 )
 from codegen.lower.loops import singular
 from codegen.lower.names import unlike
@@ -305,13 +306,9 @@ class Lockstep:
             if listed is None:
                 return False
             self._flush()
-            self.out.append(node.with_changes(test=self._none_of(listed.family)))
+            self.out.append(node.with_changes(test=listed.family.is_empty(self.item)))
             self.origins.inherit(self.out[-1], node)
         return True
-
-    def _none_of(self, family: Family) -> cst.BaseExpression:
-        item, source = self.item, code(family.source)
-        return expr(f"not any({family.test() or 'True'} for {item} in {source})")
 
     # --- what is done for each parameter by itself
 
@@ -590,7 +587,7 @@ class Lockstep:
                 result += self._note(node, pair, family, tests)
             elif isinstance(node, cst.If):
                 result.append(self._fill_if(node, family, tests))
-                test = _skips(node)
+                test = skip_test(node)
                 tests += [] if test is None else [negate(test)]
             else:
                 if self._fills(node):
@@ -658,7 +655,7 @@ class Lockstep:
         """Skips that say what the family's conditions say."""
         tests = {code(negate(c)) for c in family.conditions}
         for number, node in enumerate(new):
-            test = _skips(node)
+            test = skip_test(node)
             if test is None or code(test) not in tests:
                 return new[:number], new[number:]
         return new, []
@@ -979,15 +976,6 @@ def _own_of(body: Sequence[Statement]) -> Iterable[Statement]:
 
 def _own(node: cst.For) -> Iterable[Statement]:
     return _own_of(statements(node.body))
-
-
-def _skips(node: Statement) -> cst.BaseExpression | None:
-    """The test of ``if test: continue``."""
-    if isinstance(node, cst.If) and node.orelse is None:
-        body = statements(node.body)
-        if len(body) == 1 and isinstance(small(body[0]), cst.Continue):
-            return node.test
-    return None
 
 
 def _skip_none(node: cst.For, item: str) -> cst.For:

@@ -15,13 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import cast
 
 import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import Origins
-from codegen.lower.forms import appended, emptiness, leaves_a_mark, may_fail, only_loops
+from codegen.lower.choices import one_or_none
+from codegen.lower.families import Family, lasts
+from codegen.lower.forms import (
+    appended,
+    emptiness,
+    leaves_a_mark,
+    may_fail,
+    only_loops,
+    skip_test,
+)
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
@@ -37,6 +47,7 @@ from codegen.syntax import (
     index_of,
     is_constant,
     is_name,
+    negate,
     read_names,
     replace_nodes,
     same,
@@ -92,6 +103,7 @@ def fuse(body: Body, context: Context) -> Body:
             continue
         lists = _empty_lists(body[:number]) & _filled_by(node)
         lists -= context.whole_lists
+        body = one_or_none(body, number + 1, lists, context.origins)
         later = set().union(*(read_names(s) for s in body[number + 1 :]), set())
         if lists & later:
             return _Fusion(body, number, lists, context).run()
@@ -257,6 +269,8 @@ class _Fusion:
             consumed.append(node.with_changes(body=block(inner)))
         elif isinstance(node, cst.If) and mentioned and self._only_guards(node):
             return
+        elif isinstance(node, cst.If) and (guard := self._guard(node)) is not None:
+            moved.append(guard)
         elif mentioned:
             self._refuse(node, "a list of parameters is used as a whole")
         elif read_names(node) & bound_names(self.producer) - {"group"}:
@@ -279,6 +293,30 @@ class _Fusion:
             )
             return emptiness(node.test) in self.lists and bool(rest) and not marks
         return all(isinstance(line, cst.Raise) for line in inner)
+
+    def _guard(self, node: cst.If) -> Statement | None:
+        """``if not params: continue`` asks the parameters themselves: whether the first
+        thing that is done to each is to skip it."""
+        inner = [small(s) for s in statements(node.body)]
+        leaves = len(inner) == 1 and isinstance(inner[0], cst.Continue)
+        if not leaves or node.orelse or emptiness(node.test) not in self.lists:
+            return None
+        body = statements(_skip_none(self.producer, self.context.origins).body)
+        skips = [*takewhile(lambda t: t is not None, map(skip_test, body))]
+        tests = [t for t in skips if t is not None]
+        rest = body[len(tests) :]
+        filled = {pair[0] for s in rest if (pair := appended(s)) is not None}
+        skips_later = any(
+            isinstance(small(s), (cst.Continue, cst.Break))
+            for s in all_statements(rest)
+        )
+        sure = all(lasts(t, self.item) for t in tests)
+        if emptiness(node.test) not in filled or skips_later or not sure:
+            return None
+        taken = Family(_walked(self.producer), tuple(map(negate, tests)))
+        guard = node.with_changes(test=taken.is_empty(self.item))
+        self.context.origins.inherit(guard, node)
+        return guard
 
     def _wraps_consumer(self, node: cst.If) -> bool:
         return node.orelse is None and any(
