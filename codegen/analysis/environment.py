@@ -238,7 +238,11 @@ class Env:
         return join_all([found, *(v for obj in tracked for _, v in self.slots_of(obj))])
 
     def summarize(self, obj: str, more: Value | None = None) -> None:
-        """Which item of ``obj`` is where is not known any more; ``more`` may be in it."""
+        """Which item of ``obj`` is where is not known any more; ``more`` may be in it.
+
+        What was found under a key before is not what is found under it from now on.
+        """
+        self.age([o for o, s in self.found.items() if s.container == obj])
         own = dict(self.slots_of(obj))
         rest = join_all([*own.values(), more])
         for slot in own:
