@@ -43,7 +43,6 @@ class Calls:
     def __init__(self, expressions: Expressions) -> None:
         self.expressions = expressions
         expressions.calls = self
-        self.nested: set[str] = set()
 
     def value(self, node: cst.Call, env: Env) -> Value:
         """What ``node`` may denote."""
@@ -292,6 +291,8 @@ class Calls:
     def _copied(self, name: str, args: Sequence[cst.BaseExpression], env: Env) -> Value:
         """Another container of the same items."""
         made = self.expressions.new().obj
+        if name == "tuple":
+            self.expressions.tuples.add(made)
         values = [self.expressions.value(a, env) for a in args]
         if not values and name in ("list", "tuple", "deque"):
             env.exact[made] = 0
@@ -338,29 +339,11 @@ class Calls:
         return Value(Kind.MAPPING, frozenset({Place(made)}), item)
 
     def _own_function(self, node: cst.Call, env: Env) -> Value:
-        """A helper may hand back an argument, a part of one, or something new."""
-        summary = self.returned_by(node, env)
-        if summary is not None:
-            return summary
-        places = {self.expressions.new()}
-        kinds = {Kind.NUMBER}
-        for arg in node.args:
-            value = self.expressions.value(arg.value, env)
-            kinds.add(value.kind)
-            places |= value.places
-            held = env.contents(value)
-            if held is not None:
-                kinds.add(held.kind)
-                places |= held.places
-        if dotted(node.func) in self.nested:
-            kinds.add(Kind.TENSOR)
-        plain = {Kind.NUMBER, Kind.SETTING, Kind.OTHER, Kind.SEQUENCE, Kind.NONE}
-        if kinds <= plain:
-            return SETTING
-        return Value(Kind.UNKNOWN, frozenset(places))
+        """What a function of the step or of its module returns: what its body tells."""
+        return self.returned_by(node, env) or self._unknown(node, env)
 
     def returned_by(self, node: cst.Call, env: Env) -> Value | None:
-        """What a function with a source returns; None if it has none."""
+        """What a function with a source returns; None if that can't be told."""
         return None
 
 

@@ -37,6 +37,7 @@ from codegen.analysis.values import (
     join,
     join_all,
     numbered,
+    of_any,
     several,
 )
 from codegen.ir.loops import Loop, Walk
@@ -60,7 +61,8 @@ class Expressions:
     """Evaluates expressions; it adds to an environment what reading a slot shows.
 
     ``slot_kinds`` are kinds of what slots hold when a step begins, ``stored`` what a
-    constructor leaves there, ``sharing`` which of them may be one tensor (see ``heap``).
+    constructor leaves there, ``sharing`` which of them may be one tensor (see ``heap``),
+    ``tuples`` objects and slots that may be tuples, whose items can't be replaced.
     """
 
     calls: CallValues
@@ -78,6 +80,7 @@ class Expressions:
         self.sharing = sharing
         self.functions = frozenset(functions)
         self.first = first
+        self.tuples: set[str] = set()
         self.sites: dict[cst.CSTNode | None, int] = {}
         self.site: cst.CSTNode | None = None
         self.prefix = "#"
@@ -206,6 +209,8 @@ class Expressions:
 
     def _sequence(self, node: cst.List | cst.Tuple | cst.Set, env: Env) -> Value:
         made = self.new().obj
+        if isinstance(node, cst.Tuple):
+            self.tuples.add(made)
         values = [self.value(e.value, env) for e in node.elements]
         starred = [isinstance(e, cst.StarredElement) for e in node.elements]
         items = [env.contents(v) if s else v for v, s in zip(values, starred)]
@@ -468,6 +473,9 @@ class Expressions:
         return self.calls.of_attribute(known, node, base)
 
     # --- objects ------------------------------------------------------------
+
+    def may_be_tuple(self, obj: str) -> bool:
+        return of_any(Place(obj)).obj in self.tuples
 
     def new(self, part: str = "") -> Place:
         """The object that the expression at hand makes: one name per expression."""

@@ -268,7 +268,10 @@ class Heap:
 
     def _function(self, node: cst.FunctionDef, env: Env) -> None:
         """A nested function: its parameters are unknown, the rest is captured."""
-        self.calls.nested.add(node.name.value)
+        made = Place(f"function {node.name.value} {len(self.calls.nested)}")
+        known = (o for o, n in self.calls.nested.items() if n is node)
+        made = Place(next(known, made.obj))
+        self.calls.nested[made.obj] = node
         inside = env.fork()
         for param in all_params(node.params):
             inside.names[param.name.value] = Value(
@@ -279,13 +282,15 @@ class Heap:
         self.before.update(inner.before)
         self.expressions.calls = self.calls
         env.forget_name(node.name.value)
-        env.names[node.name.value] = OTHER
+        env.names[node.name.value] = Value(Kind.OTHER, frozenset({made}))
 
     def _enter(self, function: cst.FunctionDef, prefix: str, inside: Env) -> Ended:
         """Analyse a function that is called, with its own names for what it makes."""
         outer = self.expressions
-        expressions = Expressions({}, {}, {}, outer.functions, outer.first)
-        expressions.prefix = prefix
+        expressions = Expressions(
+            outer.slot_kinds, outer.stored, outer.sharing, outer.functions, outer.first
+        )
+        expressions.prefix, expressions.tuples = prefix, outer.tuples
         inner = Heap(expressions, self.functions, self.calls.depth + 1)
         last = inner.solve(statements(function.body), inside)
         returned = inner.returned
@@ -328,9 +333,11 @@ def analyse(
     # what a step reads it has stored before: the first round looks at first stores alone
     kinds: dict[Slot, Kind] = {s: v.kind for s, v in (stored or {}).items()}
     sharing: Sharing = dict(shared or {})
+    tuples: set[str] = set()
     first = True
     while True:
         expressions = Expressions(kinds, stored or {}, sharing, functions, first)
+        expressions.tuples |= tuples
         heap = Heap(expressions, Functions(sources or {}))
         begin = replace(start.fork(), sharing=sharing, kinds=kinds)
         heap.solve(body, begin)
@@ -342,4 +349,6 @@ def analyse(
             if more == sharing:
                 return heap
             sharing = more
+        # what the step makes is named anew in each round
+        tuples = {o for o in expressions.tuples if not o.startswith(expressions.prefix)}
         kinds, first = found, False

@@ -93,6 +93,8 @@ class Stores:
         self._weaken(slot, value, env)
         env.slots[slot] = value
         env.maybe.discard(slot)
+        if any(map(self.expressions.may_be_tuple, value.objects())):
+            self.expressions.tuples.add(f"{slot.container}[{slot.key}]")
         kind = self.expressions.slot_kinds.get(slot, Kind.NONE)
         self.expressions.slot_kinds[slot] = join_kind(kind, value.kind)
 
@@ -150,6 +152,7 @@ class Stores:
         place = value.place
         if place is not None and not any(stars) and _holds_objects(value, env):
             slots = [Slot(place.obj, str(n)) for n in range(count)]
+            env.maybe -= set(slots)  # else this raised
             return [self.expressions.slot_value(s, value, env) for s in slots]
         whole = env.contents(value)
         if whole is None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import libcst as cst
 
 from codegen.analysis.calls import Calls
-from codegen.analysis.environment import Env
+from codegen.analysis.environment import Env, is_constant_key
 from codegen.analysis.expressions import Expressions
 from codegen.analysis.values import SETTING, Slot, Value
-from codegen.syntax import all_params, dotted
+from codegen.diagnostics import Origins
+from codegen.substitution import substitute
+from codegen.syntax import all_params, bound_names, code, dotted, is_constant
 
 DEEPEST = 3
 """Calls within calls beyond this are not looked into."""
@@ -27,12 +29,31 @@ class Ended:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a call returned, and what it left on the heap of its own."""
+    """What a call returned, and what is known of the heap afterwards: what the function
+    made, and what it found in containers of its caller."""
 
     returned: Value | None
     slots: dict[Slot, Value]
+    maybe: frozenset[Slot]
     exact: dict[str, int]
     distinct: frozenset[str]
+    origins: dict[str, frozenset[str]]
+    found: dict[str, Slot]
+
+    def show(self, env: Env) -> None:
+        """Tell the caller's environment."""
+        new = {s: v for s, v in self.slots.items() if s not in env.slots}
+        env.slots.update(new)
+        env.maybe |= self.maybe & new.keys()
+        env.exact.update(self.exact)
+        env.distinct |= self.distinct
+        for obj, others in self.origins.items():
+            env.origins[obj] = env.origins.get(obj, frozenset()) | others
+        env.found.update(self.found)
+
+
+RETURNED = "return"
+"""What stands for the result among a function's names: none of them is called so."""
 
 
 @dataclass
@@ -41,11 +62,27 @@ class Functions:
 
     sources: Mapping[str, cst.FunctionDef] = field(default_factory=dict)
     known: dict[object, Summary] = field(default_factory=dict)
+    _specialised: dict[object, cst.FunctionDef] = field(default_factory=dict)
+
+    def specialised(
+        self, function: cst.FunctionDef, constants: Mapping[str, cst.BaseExpression]
+    ) -> cst.FunctionDef:
+        """``function`` with constants in place of the parameters that are handed them."""
+        steady = {
+            n: v for n, v in constants.items() if n not in bound_names(function.body)
+        }
+        key = (function, *((n, code(v)) for n, v in steady.items()))
+        if key not in self._specialised:
+            body = substitute(function.body, steady, Origins()) if steady else None
+            new = function.with_changes(body=body) if body is not None else function
+            self._specialised[key] = new
+        return self._specialised[key]
 
 
 class Summaries(Calls):
     """Calls of functions with a source: their bodies are analysed with the arguments
-    at hand, on the heap of the caller.
+    at hand, on the heap of the caller. ``nested`` are those of the body itself, which
+    read variables around them as they are at the call.
 
     ``enter`` analyses a function's body, whose objects get a prefix, from an environment.
     """
@@ -61,9 +98,10 @@ class Summaries(Calls):
         self.functions = functions
         self.depth = depth
         self.enter = enter
+        self.nested: dict[str, cst.FunctionDef] = {}
 
     def returned_by(self, node: cst.Call, env: Env) -> Value | None:
-        function = self.functions.sources.get(dotted(node.func) or "")
+        function = self._function_at(node, env)
         deep = self.depth > DEEPEST
         if function is None or deep or any(a.star for a in node.args):
             return None
@@ -76,26 +114,53 @@ class Summaries(Calls):
             name: self.expressions.value(given[name], env) if name in given else SETTING
             for name in names
         }
+        if function in self.nested.values():
+            own = bound_names(function.body) | {*names}
+            captured = {n: v for n, v in env.names.items() if n not in own}
+            inside.names = captured | inside.names
         inside.keep_reachable()
+        constants = {n: v for n, v in given.items() if is_constant(v)}
         prefix = f"{self.expressions.new().obj}/"
         known = self.functions.known
-        key = (prefix, function, *inside.names.items(), *inside.slots.items())
+        texts = tuple((n, code(v)) for n, v in constants.items())
+        key = (prefix, function, texts, *inside.names.items(), *inside.slots.items())
         if key not in known:
-            known[key] = _summary(prefix, self.enter(function, prefix, inside))
+            body = self.functions.specialised(function, constants)
+            known[key] = _summary(prefix, self.enter(body, prefix, inside), names)
         summary = known[key]
-        env.slots.update(summary.slots)
-        env.exact.update(summary.exact)
-        env.distinct |= summary.distinct
+        summary.show(env)
         return summary.returned
 
+    def _function_at(self, node: cst.Call, env: Env) -> cst.FunctionDef | None:
+        """The one function that is called."""
+        name = dotted(node.func) or ""
+        if name not in env.names:
+            return self.functions.sources.get(name)
+        place = env.names[name].place
+        return None if place is None else self.nested.get(place.obj)
 
-def _summary(prefix: str, ended: Ended) -> Summary:
+
+def _summary(prefix: str, ended: Ended, names: Sequence[str]) -> Summary:
+    """What the caller may know, who has no use for keys that read the callee's names."""
+    env, returned = ended.env, ended.returned
+    if returned is not None:
+        env.names = {RETURNED: returned}
+    for name in {*names, *(n for reads in env.keyed.values() for n in reads)}:
+        env.forget_name(name)
+    returned = env.names.get(RETURNED)
+
     def own(obj: str) -> bool:
         return obj.startswith(prefix)
 
+    slots = {
+        s: v for s, v in env.slots.items() if own(s.container) or is_constant_key(s.key)
+    }
     return Summary(
-        ended.returned,
-        {s: v for s, v in ended.env.slots.items() if own(s.container)},
-        {o: n for o, n in ended.env.exact.items() if own(o)},
-        frozenset(filter(own, ended.env.distinct)),
+        returned,
+        slots,
+        frozenset(env.maybe),
+        {o: n for o, n in env.exact.items() if own(o)},
+        frozenset(filter(own, env.distinct)),
+        env.origins,
+        env.found,
     )

@@ -145,13 +145,14 @@ class Operation:
     ) -> dict[str, cst.BaseExpression] | None:
         """Arguments by the name of their parameter; those of ``*size`` as a tuple.
 
-        None where it can't be told: stars, or arguments that no overload has.
+        None where it can't be told: stars but for ``*size``, or arguments that no
+        overload has.
         """
-        if any(a.star for a in args):
+        if any(a.star == "**" for a in args):
             return None
-        plain = [a.value for a in args if a.keyword is None]
+        plain = [_element(a) for a in args if a.keyword is None]
         if receiver is not None:
-            plain.insert(0, receiver)
+            plain.insert(0, cst.Element(receiver))
         bound = self._by_position(plain)
         if bound is None:
             return None
@@ -167,7 +168,7 @@ class Operation:
         return bound
 
     def _by_position(
-        self, values: Sequence[cst.BaseExpression]
+        self, values: Sequence[cst.BaseElement]
     ) -> dict[str, cst.BaseExpression] | None:
         bound: dict[str, cst.BaseExpression] = {}
         left = list(values)
@@ -175,10 +176,12 @@ class Operation:
             if parameter.keyword_only or not left:
                 break
             if parameter.variadic:
-                bound[parameter.name] = cst.Tuple([cst.Element(v) for v in left])
+                bound[parameter.name] = cst.Tuple(left)
                 left = []
+            elif isinstance(left[0], cst.StarredElement):
+                return None
             else:
-                bound[parameter.name] = left.pop(0)
+                bound[parameter.name] = left.pop(0).value
         return None if left else bound
 
     def written(self, bound: Mapping[str, cst.BaseExpression]) -> Iterator[Written]:
@@ -235,6 +238,12 @@ class Operation:
             several_if=None,
             stable=None,
         )
+
+
+def _element(arg: cst.Arg) -> cst.BaseElement:
+    if arg.star:
+        return cst.StarredElement(arg.value, comma=cst.MaybeSentinel.DEFAULT)
+    return cst.Element(arg.value)
 
 
 def _is(node: cst.BaseExpression, word: str) -> bool:

@@ -66,6 +66,7 @@ class Rebinder:
         self.live = scope.live
         self.scope = scope
         self.source: Slot | None = None
+        self.root: cst.BaseExpression = cst.Name("x")
         self.links_left = False
 
     def rebind(
@@ -76,7 +77,7 @@ class Rebinder:
         extra: tuple[cst.BaseExpression, ...] = (),
     ) -> list[Statement]:
         """``root`` (which denotes ``value``) becomes ``new``; so do ``extra`` targets."""
-        self.source = value.source
+        self.source, self.root = value.source, root
         lost = self._out_of_reach(value)
         if lost is not None:
             self._unknown_alias(root, lost)
@@ -176,6 +177,9 @@ class Rebinder:
         for name, value in self.env.names.items():
             if container in value.objects():
                 return name
+        for slot, value in self.env.slots.items():
+            if value.place == Place(container):
+                return self.env.slot_text(slot) or "a container"
         return "a container" if container[0] == "#" else of_any(Place(container)).obj
 
     # --- a whole object
@@ -195,15 +199,14 @@ class Rebinder:
         after = self._recompute_views(value, targets, root)
         if not targets:
             self._refuse_lost(place, root)
-            return after
         if not maybe:
-            return [assign(targets, new), *after]
+            return [assign(targets, new), *after] if targets else after
         self.rule.asked_identity = True
         updated = cst.Name("updated")
-        named, old = self._old(root if is_name(root) else targets[0])
+        named, old = self._old(root if is_name(root) or not targets else targets[0])
         tests = [self._test(m, old, updated) for m in maybe]
-        lines = [assign([updated], new), *named, *tests]
-        return [*lines, assign(targets, updated), *after]
+        last = [assign(targets, updated)] if targets else []
+        return [assign([updated], new), *named, *tests, *last, *after]
 
     def _old(
         self, holder: cst.BaseExpression
@@ -231,6 +234,8 @@ class Rebinder:
                 text = self.env.slot_text(slot)
                 if text is None:
                     continue
+                if self.rule.places.expressions.may_be_tuple(slot.container):
+                    self._refuse_tuple(slot)
                 if root is not None and code(root) == text:
                     text = code(root)
                 targets.append(expr(text))
@@ -241,6 +246,14 @@ class Rebinder:
             if value.place == place and name in self.live:
                 targets.append(cst.Name(name))
         return targets
+
+    def _refuse_tuple(self, slot: Slot) -> None:
+        self.rule.refuse(
+            self.root,
+            f"mutates an item of a tuple, `{self._text_of_container(slot.container)}`, "
+            "which can't get a new one",
+            "keep the tensors in a list",
+        )
 
     def _can_hold(self, node: cst.BaseExpression) -> bool:
         """Whether storing to ``node`` puts a tensor back: not where it was a copy
@@ -271,7 +284,7 @@ class Rebinder:
             if text is not None:
                 yield expr(text), held, slot
             elif not is_many(slot.container):
-                self._unknown_alias(expr("x"), self._text_of_container(slot.container))
+                self._unknown_alias(self.root, self._text_of_container(slot.container))
         for name, held in self.env.names.items():
             if name in self.live and held.kind not in CONTAINERS:
                 if self.env.may_alias(held, value):
