@@ -159,7 +159,7 @@ def torchopt(work: Workload, problem: Problem) -> Tensor:
         raise NotImplementedError("its learning rates are numbers")
     model, names = problem.model, [n for n, _ in problem.model.named_parameters()]
     params = tuple(p.clone() for p in model.parameters())
-    opt = library.sgd(lr=work.settings["lr"])
+    opt = getattr(library, work.optimizer.lower())(**work.settings)
     state = opt.init(params)
 
     def on(weights: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:

@@ -55,7 +55,7 @@ def table(runs: Mapping[str, Found], workloads: Mapping[str, Workload]) -> str:
 def _rows(found: Found) -> str:
     base = base_of(found)
     lines = [
-        "| contestant | CPU seconds | ratio | peak memory, MB | ratio | compiling, s |",
+        "| contestant | CPU seconds | ratio | peak memory, MB | ratio | compiling, CPU s |",
         "|---|---|---|---|---|---|",
     ]
     unable = []
@@ -73,7 +73,7 @@ def _rows(found: Found) -> str:
                 f"{seconds / _median(found[base], 'seconds'):.2f}",
                 _fraction(size / max(1.0, _median(found[base], "bytes"))),
             ]
-        compiling = f"{_median(runs, 'compile'):.0f}" if "compile" in runs[0] else ""
+        compiling = f"{runs[0]['compile']:.0f}" if "compile" in runs[0] else ""
         lines.append(
             f"| {contestant} | {time} | {ratios[0]} | {size / 1e6:.0f} | {ratios[1]} "
             f"| {compiling} |"

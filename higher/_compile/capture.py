@@ -9,14 +9,24 @@ import torch
 import torch._subclasses.functional_tensor
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from higher._tasks.mapping import is_wrapped
 from higher._unroll.captured import now
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    return [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Those among ``values`` and in containers as torch's functions take and return
+    them; pytrees would take longer than most functions."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += _tensors(value)
+        elif isinstance(value, dict):
+            found += _tensors(value.values())
+    return found
 
 
 class Recorded(TorchFunctionMode):
@@ -43,13 +53,13 @@ class Recorded(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        for t in _tensors((args, kwargs)):
+        for t in _tensors((*args, kwargs)):
             if id(t) not in self._known:
                 self._known[id(t)] = t
                 if not (is_wrapped(t) or self._is_new(t)):
                     self.found.append(t)
         result = function(*args, **kwargs)
-        self._known.update((id(t), t) for t in _tensors(result))
+        self._known.update((id(t), t) for t in _tensors((result,)))
         return result
 
 
@@ -110,8 +120,8 @@ class Decided(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        if any(id(t) in self._changing for t in _tensors((args, kwargs))):
-            self._changing.update((id(t), t) for t in _tensors(result))
+        if any(id(t) in self._changing for t in _tensors((*args, kwargs))):
+            self._changing.update((id(t), t) for t in _tensors((result,)))
             self.changing |= function is _bool
         if function is _bool:
             self.answers.append(result)

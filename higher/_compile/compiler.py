@@ -69,17 +69,21 @@ def _count() -> Any:
 _numbers = _count()
 
 
-def refusal(error: BaseException, first: BaseException | None) -> RuntimeError:
+def refusal(
+    error: BaseException, first: tuple[BaseException, str] | None
+) -> RuntimeError:
     """Why a step is not compiled, in short.
 
     Args:
         error: torch's.
-        first: what the trace was left by.
+        first: what the trace was left by, and what that said then.
     """
     if first is not None:
-        place = program_line(first)
+        place = program_line(first[0])
         where = "" if place is None else f"{place}: "
-        return RuntimeError(f"compile=True: this step can't be traced. {where}{first}")
+        return RuntimeError(
+            f"compile=True: this step can't be traced. {where}{first[1]}"
+        )
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line for line in str(error).splitlines() if line.strip()]

@@ -49,7 +49,7 @@ class Graph:
         self._writes: set[int] | None = None
         # only while it is called: the graph outlives what it was traced from
         self._trace: Trace | None = None
-        self._left_by: Exception | None = None
+        self._left_by: tuple[Exception, str] | None = None
         this = weakref.ref(self)
 
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -58,7 +58,8 @@ class Graph:
             try:
                 graph._form, outputs = graph._trace(tensors)
             except Exception as error:
-                graph._left_by = error
+                # torch adds to what the error says on its way out
+                graph._left_by = error, str(error)
                 raise
             return tuple(outputs)
 

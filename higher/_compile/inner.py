@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, tensors_within
+from higher._carry import unpacked
 from higher._compile.capture import Answered, Decided, Lifted, Recorded, is_traced
 from higher._compile.compiler import check_compiler
 from higher._compile.facts import facts_of, facts_of_modules, facts_of_surroundings
@@ -24,7 +25,7 @@ from higher._weights import fast_weights
 from higher._unroll.captured import Search
 from higher._unroll.handed import Optimizers
 from higher._unroll.past import StepHistory
-from higher._unroll.held import Held, Played
+from higher._unroll.held import BUNDLES, Held, Played
 from higher._unroll.step import Inner
 from higher._unroll.surroundings import Tree
 from higher.optim.bundles import Bundles, bundles, is_elementwise
@@ -33,6 +34,9 @@ from higher.optim.bundles import Bundles, bundles, is_elementwise
 class CompiledInner(Inner):
     """Its first step runs as it is: it makes the optimizer's state, and tells what a
     step reads besides what it is handed. The others are one graph."""
+
+    # a graph is smaller by each update that it needn't have by itself
+    joins = 1 << 18
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -86,6 +90,8 @@ class CompiledInner(Inner):
         buffers: dict[tuple[int, str], Tensor],
     ) -> Held:
         if not is_tracing():
+            if any(g is not None and g.layout is not torch.strided for g in grads):
+                raise RuntimeError(_SPARSE)
             self._missing = [g is None for g in grads]
             return super()._made(held, grads, buffers)
         with Answered(self._answers or ()):
@@ -130,7 +136,7 @@ class CompiledInner(Inner):
         """The next carry and the loss, in the graph, and what was captured."""
         begun, lent = lend(start, tree.weights.watched)
         usable = self._joined(begun)
-        tree.set_buffers(Held.by(*usable).buffers)
+        tree.set_buffers(unpacked(usable.layout[-1], usable.tensors))
         batch = self._batches[step]
         given: list[Tensor] = []
         form_of_batch = facts_of(batch, given)
@@ -176,14 +182,14 @@ class CompiledInner(Inner):
 
     def _joined(self, start: Carry) -> Carry:
         """Small parameters joined from the first compiled step on."""
-        held = Held.by(*start)
-        if held.bundles is not None or self._optimizer._tasks is not None:
+        if start.layout[BUNDLES] is not None or self._optimizer._tasks is not None:
             return start
+        held = Held.by(*start)
         optimizer = copy.copy(self._optimizer)
         optimizer.param_groups = [{**g, "params": []} for g in held.groups]
         optimizer.state, optimizer.shared = held.state, held.shared
         grads = [None if m else p for m, p in zip(self._missing, held.params)]
-        joined = bundles(optimizer, held.params, grads)
+        joined = bundles(optimizer, held.params, grads, self.joins)
         if joined is None:
             return start
         params, state = joined.joined(held.params), joined.state(held.state)
@@ -215,7 +221,7 @@ class CompiledInner(Inner):
             *(form_of_batch, self._answers, self._missing, facts_of_surroundings()),
             [layout[0], form, *layout[2:4], *layout[5:]],
             [kind_of(t)[:3] for t in carry.tensors],
-            [kind_of(t) for t in tensors_in(unpacked_groups(carry))],
+            [kind_of(t) for t in _in_slots(layout[1], carry.tensors)],
             [kind_of(b) for b in tree.buffers()],
         ]
         graph = self._graph
@@ -400,8 +406,9 @@ def _same_bundles(a: Bundles | None, b: Bundles | None) -> bool:
     return a is b or (a is not None and a.same(b))
 
 
-def unpacked_groups(carry: Carry) -> Any:
-    return Held.by(*carry).groups
+def _in_slots(layout: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Those in a part of a layout, each once."""
+    return tensors_in(unpacked(layout, tensors))
 
 
 def _same_leaves(a: Any, b: Any) -> bool:
@@ -460,6 +467,10 @@ _OTHER_FORM = (
     "compile=True: batches or the optimizer's state change their form from step to "
     f"step, so that each of more than {_MOST} steps would be compiled by itself. What "
     "differs in batches should be tensors of the same shapes. Leave out compile=True."
+)
+_SPARSE = (
+    "compile=True: this model has sparse gradients, and torch's compiler has no sparse "
+    "tensors. Make its embeddings with sparse=False, or leave out compile=True."
 )
 _STALE = (
     "compile=True: the last step's loss differs from that of the same step as it is. "

@@ -55,7 +55,11 @@ class Inner:
         eps: of the coarsest dtype.
         hooked: whether the last loss came with hooks.
         shadow: steps beside it until the unroll ends, but not when a step runs again.
+        joins: how many elements a parameter may have to be joined to others, if it is not
+            as many as elsewhere.
     """
+
+    joins: int | None = None
 
     def __init__(
         self,
@@ -225,7 +229,7 @@ class Inner:
             optimizer.state = joined.state_apart(held.state, held.params, params)
             joined = None
         if joined is None:
-            joined = bundles(optimizer, params, grads)
+            joined = bundles(optimizer, params, grads, self.joins)
             if joined is not None:
                 params = joined.joined(params)
                 optimizer.state = joined.state(optimizer.state)

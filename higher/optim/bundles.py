@@ -37,11 +37,20 @@ def bundles(
     optimizer: DifferentiableOptimizer,
     params: Sequence[Tensor],
     grads: Sequence[Tensor | None],
+    largest: int | None = None,
 ) -> Bundles | None:
     """How to join parameters for ``optimizer``'s next update; None where its class does
-    not allow that, or it would be of no use."""
+    not allow that, or it would be of no use.
+
+    Args:
+        optimizer: has settings and state, but not ``params``.
+        params: all parameters.
+        grads: of each.
+        largest: how many elements one that is joined may have; :data:`LARGEST`.
+    """
     if not by_element(optimizer):
         return None
+    most = LARGEST if largest is None else largest
     units: list[_Unit] = []
     taken: set[int] = set()
     groups = zip(
@@ -50,7 +59,7 @@ def bundles(
     for number, (group, positions, states) in enumerate(groups):
         joined: list[_Unit] = []
         if all(t.numel() == 1 for t in tensors_in(settings_of(group))):
-            for at in _alike(positions, params, grads, states):
+            for at in _alike(positions, params, grads, states, most):
                 shapes = [params[positions[i]].shape for i in at]
                 joined.append(_Unit(number, at, [positions[i] for i in at], shapes))
         inside = {i for unit in joined for i in unit.at}
@@ -85,13 +94,14 @@ def _alike(
     params: Sequence[Tensor],
     grads: Sequence[Tensor | None],
     states: Mapping[int, dict[str, Any]],
+    largest: int,
 ) -> list[list[int]]:
     """Which parameters of a group can be joined."""
     found: dict[Any, list[int]] = {}
     for i, k in enumerate(positions):
         p, g, state = params[k], grads[k], states.get(i)
         # without state an update is too short; one element is the shape of a counter
-        if g is None or not state or not 1 < p.numel() <= LARGEST:
+        if g is None or not state or not 1 < p.numel() <= largest:
             continue
         if p.shape == g.shape and _is_plain(p) and _is_plain(g) and p.is_contiguous():
             slots = (_slot_kind(key, value, p) for key, value in state.items())
