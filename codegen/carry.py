@@ -16,8 +16,9 @@ import libcst as cst
 from codegen import fence
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.layout import space
 from codegen.lower.specialize import Specializer
-from codegen.rules import HELPER_RULES
+from codegen.pipeline import HELPER_PASSES, run_passes
 from codegen.rules.r4_out_of_place.inplace import may_mutate
 from codegen.syntax import (
     Body,
@@ -29,7 +30,6 @@ from codegen.syntax import (
     is_name,
     read_names,
 )
-from codegen.tidy import space, tidy
 from codegen.upstream import Definition, External, Resolved, SourceModule, Upstream
 
 RUNTIME = frozenset({"ops", "grouped_grads", "self", "kwargs"})
@@ -147,13 +147,14 @@ class Carrier:
             p.name.value: code(p.annotation.annotation) if p.annotation else ""
             for p in params
         }
-        for rule in HELPER_RULES:
-            body = tidy(rule(self.context).apply(body), self.context.origins)
-            self.context.raise_if_refused()
+        body = run_passes(HELPER_PASSES, body, self.context)
         self.context.annotations = {}
         fence.check(body, self.context)
         new = cst.FunctionDef(
-            cst.Name(name), without_self(node), block(space(body)), returns=node.returns
+            cst.Name(name),
+            without_self(node),
+            block(space(body, self.context)),
+            returns=node.returns,
         )
         self.result.helpers.append(new)
         names = {p.name.value for p in params}

@@ -10,7 +10,7 @@ import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
 from codegen.analysis.values import Slot, Value
-from codegen.upstream import Definition, Resolved
+from codegen.upstream import Definition, Resolved, Upstream
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Change:
 class Context:
     """Origins of nodes, diagnostics so far, and which rule fired where.
 
+    ``upstream`` is the optimizer that is translated, None where a rule is run on a
+    snippet; ``complex_as_real`` says that its step sees complex numbers as pairs.
     ``carried`` are the optimizer's own attributes that the step reads,
     ``constructor_settings`` those that it takes from the constructor's defaults
     whatever a group says, ``stored`` what the constructor leaves in the state and in
@@ -39,6 +41,8 @@ class Context:
     """
 
     origins: Origins = field(default_factory=Origins)
+    upstream: Upstream | None = None
+    complex_as_real: bool = False
     diagnostics: list[Diagnostic] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -56,6 +60,12 @@ class Context:
     arguments_are_local: bool = False
     converts: bool = False
     copies: bool = False
+
+    @property
+    def optimizer(self) -> Upstream:
+        """``upstream``, where there is one."""
+        assert self.upstream is not None
+        return self.upstream
 
     def sources(self) -> dict[str, cst.FunctionDef]:
         """Functions, by the name under which the step calls them."""

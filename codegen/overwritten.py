@@ -18,6 +18,7 @@ import libcst as cst
 
 from codegen import optable
 from codegen.analysis.environment import is_constant_key, variables
+from codegen.context import Context
 from codegen.diagnostics import children, walk
 from codegen.ir.cfg import Edge, Graph, Node, control_flow
 from codegen.ir.solve import backward
@@ -38,7 +39,7 @@ Items = frozenset[str]
 NONE: Items = frozenset()
 
 
-def drop_overwritten(body: Body) -> Body:
+def drop_overwritten(body: Body, context: Context) -> Body:
     """``body`` without stores to items that a later statement stores again."""
     return _DeadStores(body).block(body)
 

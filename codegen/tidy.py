@@ -9,6 +9,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.context import Context
 from codegen.diagnostics import Origins, walk
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.substitution import substitute
@@ -22,10 +23,8 @@ from codegen.syntax import (
     calls,
     dotted,
     is_constant,
-    map_bodies,
     read_names,
     rebuild_if,
-    replace_nodes,
     same,
     small,
     statements,
@@ -74,8 +73,18 @@ def _pure_call(call: cst.Call) -> bool:
     return False
 
 
-def tidy(body: Body, origins: Origins, functions: Collection[str] = ()) -> Body:
-    """Drop dead assignments until none is left; ``functions`` are known to be pure."""
+def tidy(body: Body, context: Context) -> Body:
+    """Drop dead assignments until none is left."""
+    return _tidied(body, context.origins)
+
+
+def tidy_calls(body: Body, context: Context) -> Body:
+    """The same, and calls of helpers that nobody needs: what mutates has been inlined,
+    and those that are left are pure."""
+    return _tidied(body, context.origins, frozenset(context.sources()))
+
+
+def _tidied(body: Body, origins: Origins, functions: Collection[str] = ()) -> Body:
     while True:
         before = body
         body = _propagate_copies(_drop_flags(body), origins)
@@ -116,7 +125,7 @@ class _Sweep:
             if node.name.value not in self.live.after.get(node, ()):
                 return None
             inner = statements(node.body)
-            return node.with_changes(body=block(tidy(inner, self.origins)))
+            return node.with_changes(body=block(_tidied(inner, self.origins)))
         return self._simple(node)
 
     def _if(self, node: cst.If) -> Statement | None:
@@ -294,56 +303,3 @@ def _bindings(body: Body) -> Iterator[str]:
             yield from target_names(node.target)  # bound anew in each iteration
         elif isinstance(node, cst.FunctionDef):
             yield from bound_names(node.body)
-
-
-# --- quotes --------------------------------------------------------------------
-
-
-def apart(body: Body, origins: Origins) -> Body:
-    """Strings inside an f-string in the other quotes: Python before 3.12 asks for it."""
-
-    def single(inner: cst.CSTNode) -> cst.CSTNode | None:
-        if isinstance(inner, cst.SimpleString) and inner.quote == '"':
-            if "'" not in inner.raw_value and "\\" not in inner.raw_value:
-                return inner.with_changes(value=f"{inner.prefix}'{inner.raw_value}'")
-        return None
-
-    def replace(node: cst.CSTNode) -> cst.CSTNode | None:
-        if not isinstance(node, cst.FormattedString) or node.end != '"':
-            return None
-        parts = [replace_nodes(part, single, origins) for part in node.parts]
-        return node.with_changes(parts=parts)
-
-    return tuple(cast(Statement, replace_nodes(s, replace, origins)) for s in body)
-
-
-# --- layout --------------------------------------------------------------------
-
-
-def space(body: Body) -> Body:
-    """Blank lines as a person would set them."""
-    result: list[Statement] = []
-    for node in body:
-        if small(node) is None:
-            node = map_bodies(node, space)
-        previous = result[-1] if result else None
-        result.append(_spaced(node, previous))
-    return tuple(result)
-
-
-def _spaced(node: Statement, previous: Statement | None) -> Statement:
-    lines = list(node.leading_lines)
-    tight = previous is None or (_reads_setting(previous) and _reads_setting(node))
-    if tight:
-        while lines and lines[0].comment is None:
-            lines = lines[1:]
-    elif isinstance(node, cst.For) and _reads_setting(previous) and not lines:
-        lines = [cst.EmptyLine(indent=False)]
-    return node.with_changes(leading_lines=lines)
-
-
-def _reads_setting(node: Statement | None) -> bool:
-    pair = None if node is None else assignment(node)
-    if pair is None or not isinstance(pair[1], cst.Subscript):
-        return False
-    return isinstance(pair[1].value, cst.Name) and pair[1].value.value == "group"

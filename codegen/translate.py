@@ -24,6 +24,7 @@ from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
 from codegen.elementwise import is_elementwise
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.pipeline import Update, run
+from codegen.postconditions import BrokenPostcondition
 from codegen.source_map import Line, map_lines
 from codegen.syntax import (
     Statement,
@@ -112,7 +113,7 @@ def translate(
         if not context.converts:
             raise
         return _with_copies(target, library, jumps, refusal)
-    except RecursionError:
+    except (RecursionError, BrokenPostcondition):
         raise
     except Exception as error:
         raise _internal(upstream, context, error) from error

@@ -22,3 +22,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         place = tmp_path_factory.mktemp("cache")
         patch.setenv("HIGHER_CODEGEN_CACHE", str(place))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _checked_passes() -> Iterator[None]:
+    """What each pass of the compiler promises is asserted, in processes of tests too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HIGHER_CODEGEN_POSTCONDITIONS", "1")
+        yield

@@ -78,7 +78,7 @@ def translated(source: str) -> str:
     context.origins.read(module, "case.py")
     body = statements(module.body)
     for rule in (NoData, OutOfPlace, WriteBack):
-        body = tidy(rule(context).apply(body), context.origins)
+        body = tidy(rule(context).apply(body), context)
         context.raise_if_refused()
     return cst.Module(body=list(body)).code
 

@@ -23,7 +23,7 @@ def with_copies(body: Body, context: Context) -> Body:
 
     def replace(node: cst.CSTNode) -> cst.CSTNode | None:
         nonlocal found
-        dtype = _short(node)
+        dtype = short_float(node)
         if dtype is None or not isinstance(node, cst.Call):
             return None
         found = True
@@ -43,7 +43,7 @@ def with_copies(body: Body, context: Context) -> Body:
     return body
 
 
-def _short(node: cst.CSTNode) -> str | None:
+def short_float(node: cst.CSTNode) -> str | None:
     """The short float that this converts to."""
     if not isinstance(node, cst.Call) or not isinstance(node.func, cst.Attribute):
         return None

@@ -12,6 +12,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.context import Context
 from codegen.diagnostics import Origins
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -53,17 +54,17 @@ def hidden_names(body: Body) -> set[str]:
     return names | (assigned & {"group"})
 
 
-def free_written(body: Body, origins: Origins) -> Body:
+def rename_reserved(body: Body, context: Context) -> Body:
     """Variables of the user's that are called like what the rules write get others."""
     names = bound_names(block(body)) & WRITTEN
-    return rename(body, names, origins)
+    return rename(body, names, context.origins)
 
 
-def free_gradient(body: Body, origins: Origins) -> Body:
+def reserve_grad(body: Body, context: Context) -> Body:
     """``grad`` is the gradient in a loop over parameters, and nothing outside it."""
     outside = block(_without_loops(body))
     if "grad" in bound_names(outside) | read_names(outside):
-        return rename(body, {"grad"}, origins)
+        return rename(body, {"grad"}, context.origins)
     return body
 
 

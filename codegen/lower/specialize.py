@@ -39,6 +39,7 @@ from codegen.lower.callees import (
     returns_parts,
     walks_parameters,
 )
+from codegen.lower.complex import only_converts
 from codegen.lower.fold import UNKNOWN, Frame, fold, known, truth
 from codegen.lower.inline import Inliner
 from codegen.lower.lists import walk_selection
@@ -83,6 +84,22 @@ from codegen.upstream import (
     SourceModule,
     Upstream,
 )
+
+
+def specialize(body: Body, context: Context) -> Body:
+    """The definition of ``step`` into its body: dispatch folded, layers inlined.
+
+    Where complex numbers are only ever asked for to see them as pairs of reals, the
+    base class hands them over as such, and nothing asks.
+    """
+    upstream = context.optimizer
+    step = upstream.method("step")
+    assert step is not None and body == (step.node,)
+    specialized = Specializer(upstream, context).function(step)
+    context.complex_as_real = only_converts(upstream.reads.values())
+    if context.complex_as_real:
+        return Specializer(upstream, context, real_views=True).function(step)
+    return specialized
 
 
 class Specializer:

@@ -1,9 +1,6 @@
 """The conversion rules, in the order in which they run.
 
-The order matters: loops (R2) name what state is indexed by (R3); ``.data`` goes
-(R5) before aliases are looked for (R4), which would see it as another tensor; the
-parameter's write-back (R6) follows the mutations that R4 found; numbers that may be
-tensors (R7) and roots (R8) are looked for in what is finally computed.
+Why each stands where it does is said in ``codegen/pipeline.py``.
 """
 
 from __future__ import annotations
@@ -29,12 +26,4 @@ RULES: tuple[type[Rule], ...] = (
     StableGradients,
 )
 
-HELPER_RULES: tuple[type[Rule], ...] = (
-    NoData,
-    OutOfPlace,
-    DifferentiableSettings,
-    StableGradients,
-)
-"""The rules for pure functions that a step calls."""
-
-__all__ = ["HELPER_RULES", "RULES", "Example", "Rule", "run_example"]
+__all__ = ["RULES", "Example", "Rule", "run_example"]
