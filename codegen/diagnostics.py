@@ -165,21 +165,30 @@ class Origins:
 
 def walk(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """A node and all nodes below it, depth first; layout and punctuation left out."""
-    yield node
-    for child in children(node):
-        yield from walk(child)
+    return iter(_below(node))
 
 
-def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+@functools.lru_cache(maxsize=1 << 12)
+def _below(node: cst.CSTNode) -> tuple[cst.CSTNode, ...]:
+    """Nodes don't change, and every pass asks for those of the same statements."""
+    found, left = [], [node]
+    while left:
+        node = left.pop()
+        found.append(node)
+        left += reversed(children(node))
+    return tuple(found)
+
+
+def children(node: cst.CSTNode) -> list[cst.CSTNode]:
     """A node's parts. (``node.children`` rebuilds the node to find them.)"""
+    found: list[cst.CSTNode] = []
     for name in parts(type(node)):
         part = getattr(node, name)
         if isinstance(part, (list, tuple)):
-            for item in part:
-                if is_node(item):
-                    yield item
+            found += filter(is_node, part)
         elif is_node(part):
-            yield part
+            found.append(part)
+    return found
 
 
 def is_node(value: object) -> TypeGuard[cst.CSTNode]:

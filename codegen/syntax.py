@@ -12,6 +12,13 @@ from typing import TypeAlias, cast
 import libcst as cst
 import libcst.matchers as m
 
+from codegen.bindings import all_params as all_params
+from codegen.bindings import bound_names as bound_names
+from codegen.bindings import comprehension_names as comprehension_names
+from codegen.bindings import dotted as dotted
+from codegen.bindings import free_names as free_names
+from codegen.bindings import read_names as read_names
+from codegen.bindings import target_names as target_names
 from codegen.diagnostics import Origins, children, is_node, parts, walk
 
 Statement: TypeAlias = "cst.SimpleStatementLine | cst.BaseCompoundStatement"
@@ -21,6 +28,7 @@ FunctionLike: TypeAlias = "cst.FunctionDef | cst.Lambda"
 _BLANK = cst.Module(body=[])
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def code(node: cst.CSTNode) -> str:
     """Source text of a node."""
     return _BLANK.code_for_node(node)
@@ -56,16 +64,6 @@ def parenthesize(node: cst.BaseExpression) -> cst.BaseExpression:
     if isinstance(node, (cst.List, cst.Dict, cst.Tuple, cst.SimpleString)):
         return node
     return node.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
-
-
-def dotted(node: cst.CSTNode | None) -> str | None:
-    """``"torch.optim"`` for the expression ``torch.optim``; None for others."""
-    if isinstance(node, cst.Name):
-        return node.value
-    if isinstance(node, cst.Attribute):
-        base = dotted(node.value)
-        return None if base is None else f"{base}.{node.attr.value}"
-    return None
 
 
 def string_key(node: cst.CSTNode) -> str | None:
@@ -301,149 +299,6 @@ def negate(test: cst.BaseExpression) -> cst.BaseExpression:
 
 
 # --- names ------------------------------------------------------------------
-
-
-def target_names(target: cst.CSTNode) -> Iterator[str]:
-    """Names that an assignment to ``target`` binds; not ``x`` in ``x[0] = …``."""
-    if isinstance(target, cst.Name):
-        yield target.value
-    elif isinstance(target, (cst.Tuple, cst.List)):
-        for element in target.elements:
-            yield from target_names(element.value)
-    elif isinstance(target, cst.StarredElement):
-        yield from target_names(target.value)
-
-
-def bound_names(node: cst.CSTNode) -> set[str]:
-    """Names bound anywhere inside ``node``; nested functions bind their own name."""
-    return set(_bound_names(node))
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _bound_names(node: cst.CSTNode) -> frozenset[str]:
-    found: set[str] = set()
-    _collect_bound(node, found)
-    return frozenset(found)
-
-
-def _collect_bound(node: cst.CSTNode, found: set[str]) -> None:
-    if isinstance(node, cst.FunctionDef):
-        found.add(node.name.value)
-        return
-    if isinstance(
-        node, (cst.Lambda, cst.GeneratorExp, cst.BaseSimpleComp, cst.DictComp)
-    ):
-        return
-    if isinstance(
-        node, (cst.AssignTarget, cst.AnnAssign, cst.AugAssign, cst.NamedExpr)
-    ):
-        found.update(target_names(node.target))
-    elif isinstance(node, (cst.For, cst.CompFor)):
-        found.update(target_names(node.target))
-    elif isinstance(node, cst.AsName):
-        found.update(target_names(node.name))
-    elif isinstance(node, cst.ImportAlias) and node.asname is None:
-        found.add((dotted(node.name) or "").split(".")[0])
-    for child in children(node):
-        _collect_bound(child, found)
-
-
-def read_names(node: cst.CSTNode) -> set[str]:
-    """Names that ``node`` reads: not attribute names, keywords or assigned names.
-
-    ``x[i] = v`` and ``x += v`` read ``x``.
-    """
-    return set(_read_names(node))
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _read_names(node: cst.CSTNode) -> frozenset[str]:
-    found: set[str] = set()
-    _collect_read(node, found)
-    return frozenset(found)
-
-
-def _collect_read(node: cst.CSTNode, found: set[str]) -> None:
-    if isinstance(node, cst.Name):
-        found.add(node.value)
-    elif isinstance(node, cst.Attribute):
-        _collect_read(node.value, found)
-    elif isinstance(node, cst.Arg):
-        _collect_read(node.value, found)
-    elif isinstance(node, cst.Annotation):
-        return
-    elif isinstance(node, (cst.AssignTarget, cst.AnnAssign)):
-        _collect_target_reads(node.target, found)
-        if isinstance(node, cst.AnnAssign) and node.value is not None:
-            _collect_read(node.value, found)
-    elif isinstance(node, cst.Param):
-        if node.default is not None:
-            _collect_read(node.default, found)
-    elif isinstance(node, cst.FunctionDef):
-        found.update(free_names(node))
-    elif isinstance(node, cst.Lambda):
-        inner: set[str] = set()
-        _collect_read(node.body, inner)
-        found.update(inner - {p.name.value for p in all_params(node.params)})
-    elif isinstance(node, cst.BaseComp):
-        found.update(_read_by_comprehension(node))
-    elif isinstance(node, cst.NamedExpr):
-        _collect_read(node.value, found)
-    elif isinstance(node, (cst.For, cst.CompFor)):
-        _collect_target_reads(node.target, found)
-        for child in children(node):
-            if child is not node.target:
-                _collect_read(child, found)
-    else:
-        for child in children(node):
-            _collect_read(child, found)
-
-
-def _read_by_comprehension(node: cst.BaseComp) -> set[str]:
-    """Its loops' variables are its own."""
-    inside: set[str] = set()
-    for child in children(node):
-        _collect_read(child, inside)
-    return inside - comprehension_names(node) | read_names(node.for_in.iter)
-
-
-def comprehension_names(node: cst.BaseComp) -> set[str]:
-    """The variables of a comprehension's loops."""
-    names: set[str] = set()
-    loop: cst.CompFor | None = node.for_in
-    while loop is not None:
-        names.update(target_names(loop.target))
-        loop = loop.inner_for_in
-    return names
-
-
-def _collect_target_reads(target: cst.CSTNode, found: set[str]) -> None:
-    if isinstance(target, cst.Name):
-        return
-    if isinstance(target, (cst.Tuple, cst.List)):
-        for element in target.elements:
-            _collect_target_reads(element.value, found)
-        return
-    _collect_read(target, found)
-
-
-def all_params(params: cst.Parameters) -> list[cst.Param]:
-    result = [*params.posonly_params, *params.params, *params.kwonly_params]
-    if isinstance(params.star_arg, cst.Param):
-        result.append(params.star_arg)
-    if params.star_kwarg is not None:
-        result.append(params.star_kwarg)
-    return result
-
-
-def free_names(function: cst.FunctionDef) -> set[str]:
-    """Names that a function reads and doesn't bind itself."""
-    own = {p.name.value for p in all_params(function.params)} | bound_names(
-        function.body
-    )
-    found: set[str] = set()
-    _collect_read(function.body, found)
-    return found - own
 
 
 def is_name(node: cst.CSTNode | None, name: str | None = None) -> bool:
