@@ -13,7 +13,6 @@ from typing import cast
 
 import libcst as cst
 
-from codegen import fence
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.layout import space
@@ -149,7 +148,6 @@ class Carrier:
         }
         body = run_passes(HELPER_PASSES, body, self.context)
         self.context.annotations = {}
-        fence.check(body, self.context)
         new = cst.FunctionDef(
             cst.Name(name),
             without_self(node),

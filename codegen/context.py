@@ -92,7 +92,12 @@ class Context:
 
     def refuse(self, rule: str, node: cst.CSTNode, message: str, hint: str) -> None:
         """Collect a diagnostic at ``node``; ``raise_if_refused`` ends the pass."""
-        origin = self.origins.of(node)
+        self.refuse_at(rule, self.origins.of(node), message, hint)
+
+    def refuse_at(
+        self, rule: str, origin: Origin | None, message: str, hint: str
+    ) -> None:
+        """The same, at a place of upstream's."""
         line = self.origins.line(origin) if origin is not None else ""
         self.diagnostics.append(Diagnostic(rule, message, hint, origin, line))
 

@@ -15,10 +15,10 @@ from typing import TypeAlias
 
 import libcst as cst
 
-from codegen import fence
 from codegen import postconditions as holds
 from codegen.context import Context
 from codegen.diagnostics import misuse
+from codegen.foreign import refuse_foreign
 from codegen.layout import alternate_quotes, double_quotes, space
 from codegen.lower.conversions import with_copies
 from codegen.lower.counted import without_counting
@@ -194,7 +194,7 @@ PASSES: Sequence[Pass] = (
     ),
     TIDY,
     Pass(
-        fence.refuse_foreign,
+        refuse_foreign,
         "no rule can mend these calls, and what a rule says may follow from them",
         holds.nothing_is_foreign,
         stops=True,
@@ -249,12 +249,6 @@ PASSES: Sequence[Pass] = (
         holds.fstrings_are_of_every_python,
     ),
     Pass(space, "once no statement comes or goes", holds.blocks_start_tight),
-    Pass(
-        fence.check,
-        "last: it proves what will be written",
-        holds.rules_still_hold,
-        stops=True,
-    ),
 )
 """From the definition of ``step`` to the body of a differentiable update."""
 

@@ -405,17 +405,3 @@ def blocks_start_tight(body: Body, context: Context) -> Iterator[cst.CSTNode]:
         lines = part[0].leading_lines if part else ()
         if lines and lines[0].comment is None:
             yield part[0]
-
-
-def rules_still_hold(body: Body, context: Context) -> Iterator[cst.CSTNode]:
-    """What the rules promised one after the other holds of the whole."""
-    for promise in (
-        nothing_is_returned,
-        gradients_are_items,
-        state_is_indexed,
-        nothing_is_detached,
-        nothing_is_in_place,
-        no_data_is_left,
-        roots_are_stable,
-    ):
-        yield from promise(body, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib.metadata
 import inspect
@@ -15,7 +16,7 @@ from typing import TypeGuard, cast
 
 import libcst as cst
 
-from codegen import emit
+from codegen import emit, fence
 from codegen.carry import Carrier
 from codegen.command_line import command
 from codegen.constructor import attributes, shared_values, stored_values
@@ -25,7 +26,7 @@ from codegen.elementwise import is_elementwise
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.pipeline import Update, run
 from codegen.postconditions import BrokenPostcondition
-from codegen.source_map import Line, map_lines
+from codegen.source_map import Line, map_lines, origin_of
 from codegen.syntax import (
     Statement,
     all_params,
@@ -163,7 +164,9 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
         helpers=helpers,
     )
     text = emit.render(module)
-    lines = map_lines(text, (*body, *carried.helpers), context.origins)
+    tree, made_from = ast.parse(text), (*body, *carried.helpers)
+    _prove(upstream, context, tree, made_from)
+    lines = map_lines(tree, made_from, context.origins)
     return Translation(
         upstream.target,
         text,
@@ -176,6 +179,20 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
         lines,
         {o.file: context.origins.text(o.file) for _, o in lines if o is not None},
     )
+
+
+def _prove(
+    upstream: Upstream,
+    context: Context,
+    tree: ast.Module,
+    made_from: Sequence[cst.CSTNode],
+) -> None:
+    """Refuse a module that the fence finds a law broken in."""
+    before = fence.before(upstream)
+    for fault in fence.check(tree, context.float_settings, context.jumps, before):
+        origin = origin_of(fault.node, tree, made_from, context.origins)
+        context.refuse_at(fault.rule, origin, fault.message, fault.hint)
+    context.raise_if_refused()
 
 
 def plain_raises(node: Statement, names: set[str], origins: Origins) -> Statement:
