@@ -259,7 +259,8 @@ class Calls:
         if name in ("max", "min", "sum", "abs", "round", "pow", "float", "complex"):
             return self._numeric(name, args, env)
         if name in ("list", "tuple", "sorted", "reversed", "deque", "zip", "iter"):
-            return self._copied(name, args, env)
+            fixed = any(a.keyword is not None for a in node.args)
+            return self._copied(name, args, env, fixed)
         if name in ("dict", "defaultdict", "OrderedDict"):
             return self._new_dict(node, env)
         operation = optable.function(name)
@@ -288,14 +289,18 @@ class Calls:
         places = frozenset[Place]().union(*(v.places for v in values))
         return replace(found, places=places)
 
-    def _copied(self, name: str, args: Sequence[cst.BaseExpression], env: Env) -> Value:
-        """Another container of the same items."""
+    def _copied(
+        self, name: str, args: Sequence[cst.BaseExpression], env: Env, limited: bool
+    ) -> Value:
+        """Another container of the same items; ``limited`` by ``maxlen=`` or in another
+        way."""
         made = self.expressions.new().obj
         if name == "tuple":
             self.expressions.tuples.add(made)
         values = [self.expressions.value(a, env) for a in args]
         if not values and name in ("list", "tuple", "deque"):
-            env.exact[made] = 0
+            if not limited:
+                env.exact[made] = 0
             env.distinct |= {made}
             return Value(Kind.SEQUENCE, frozenset({Place(made)}))
         if not values:
@@ -307,19 +312,10 @@ class Calls:
         item = join_all(items)
         if name == "zip":
             item = Value(Kind.SEQUENCE, item=item)
-        self._copy_slots(name, values[0], made, env)
+        place = values[0].place
+        if name in ("list", "tuple") and place and values[0].kind is Kind.SEQUENCE:
+            env.copy_items(place.obj, made)
         return Value(Kind.SEQUENCE, frozenset({Place(made)}), item)
-
-    def _copy_slots(self, name: str, base: Value, made: str, env: Env) -> None:
-        place = base.place
-        if name not in ("list", "tuple", "deque") or place is None:
-            return
-        if place.obj in env.exact and base.kind is Kind.SEQUENCE:
-            env.exact[made] = env.exact[place.obj]
-            for slot, value in [*env.slots_of(place.obj)]:
-                env.slots[replace(slot, container=made)] = value
-        if place.obj in env.distinct:
-            env.distinct |= {made}
 
     def _new_dict(self, node: cst.Call, env: Env) -> Value:
         made = self.expressions.new().obj

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TypeVar
 
+from codegen import optable
 from codegen.analysis.values import (
     ANY_PARAMETER,
     ANYTHING,
@@ -24,6 +27,7 @@ from codegen.analysis.values import (
     join,
     join_all,
     of_another,
+    of_any,
     several,
 )
 
@@ -43,7 +47,8 @@ class Env:
     constant keys. ``origins`` are what an object
     that was found in a container may be, beside itself; ``keyed`` the variables that
     the key under which it was found reads, ``found`` the slot; ``sharing`` what slots may share when the
-    step begins, ``kinds`` what sorts of things they hold. ``facts`` are conditions that hold here, ``guarded`` what names denote
+    step begins, ``kinds`` what sorts of things they hold, ``lengths`` how many items the
+    lists have that are there then; None where all is taken to be as it is first stored. ``facts`` are conditions that hold here, ``guarded`` what names denote
     wherever one of them holds again.
     """
 
@@ -58,6 +63,7 @@ class Env:
     found: dict[str, Slot] = field(default_factory=dict)
     sharing: Mapping[str, frozenset[str]] = field(default_factory=dict)
     kinds: Mapping[Slot, Kind] = field(default_factory=dict)
+    lengths: Mapping[str, int] | None = None
     facts: frozenset[Fact] = frozenset()
     guarded: dict[Fact, dict[str, Value]] = field(default_factory=dict)
 
@@ -74,6 +80,7 @@ class Env:
             dict(self.found),
             self.sharing,
             self.kinds,
+            self.lengths,
             self.facts,
             dict(self.guarded),
         )
@@ -106,6 +113,7 @@ class Env:
             {**other.found, **self.found},
             self.sharing,
             self.kinds,
+            self.lengths,
             self.facts & other.facts,
             self._guards(other),
         )
@@ -114,6 +122,7 @@ class Env:
                 del joined.slots[slot]  # on one way its key means nothing
         for slot in one_sided:
             joined.found_or_stored(slot, other if slot in self.slots else self)
+        joined.maybe = {s for s in joined.maybe if s.container not in joined.exact}
         return joined
 
     # --- conditions that are asked twice ------------------------------------
@@ -174,22 +183,40 @@ class Env:
                 whole = Value(Kind.SEQUENCE, frozenset({Place(slot.container)}))
                 self.slots[slot] = _sure(join(value, other.contents(whole)))
             return
-        name = f"{slot.container}[{slot.key}]"
-        place = value.place
-        if place is not None and place.obj.startswith("#") and not place.views:
-            holders = [s for s, v in self.slots.items() if place.obj in v.objects()]
-            if holders == [slot] and not other.knows(place.obj):
-                self._may_be(place.obj, self.sharing.get(name, _NONE))
-                self.exact.pop(place.obj, None)
-                return
-        kind = value.kind
+        if self._stands_for_both(slot, other):
+            return
+        name, kind = f"{slot.container}[{slot.key}]", value.kind
         if kind is Kind.NONE:
             kind = self.kinds.get(slot, kind)
-        if kind in MAY_HOLD_TENSORS and place != Place(name):
+        if kind in MAY_HOLD_TENSORS and value.place != Place(name):
             held = frozenset({Place(name)})
             before = replace(value, kind=kind, places=held, parameter=False)
             self.slots[slot] = _sure(join(value, before))
             self._may_be(name, self.sharing.get(name, _NONE))
+
+    def _stands_for_both(self, slot: Slot, other: Env) -> bool:
+        """Whether what a slot holds was made for it alone: then the object stands for
+        what the slot held before on the other way, too, and so do its items."""
+        name, place = f"{slot.container}[{slot.key}]", self.slots[slot].place
+        if place is None or not place.obj.startswith("#") or place.views:
+            return False
+        obj = place.obj
+        holders = [s for s, v in self.slots.items() if obj in v.objects()]
+        if [s for s in holders if self.is_kept(s.container)] != [slot]:
+            return False
+        if other.knows(obj):
+            return False
+        self._may_be(obj, self.sharing.get(name, _NONE))
+        items = [*self.slots_of(obj)]
+        for item, value in items:
+            for part in value.objects():
+                shared = self.sharing.get(f"{obj}[{item.key}]", _NONE)
+                self._may_be(part, shared - {part})
+        length = self.exact.get(obj, -1)
+        same = self.lengths is None or self.lengths.get(name, -2) == length
+        if not (same and all(self._stands_for_both(s, other) for s, _ in items)):
+            self.exact.pop(obj, None)
+        return True
 
     def _may_be(self, obj: str, others: frozenset[str]) -> None:
         if REPEATS in others:
@@ -204,6 +231,20 @@ class Env:
         for one, two in ((self, other), (other, self)):
             sure |= {obj for obj in one.distinct - two.distinct if not two.knows(obj)}
         return sure
+
+    def is_kept(self, container: str) -> bool:
+        """Whether a container outlives the step: it is, or lies in, the state or what is
+        shared, at any depth."""
+        pending, seen = [container], set[str]()
+        while pending:
+            obj = pending.pop()
+            if of_any(Place(obj)).obj in ("state", "shared", "param"):
+                return True
+            if obj not in seen:
+                seen.add(obj)
+                holders = self.slots.items()
+                pending += [s.container for s, v in holders if obj in v.objects()]
+        return False
 
     def knows(self, obj: str) -> bool:
         """Whether anything here refers to an object."""
@@ -251,6 +292,21 @@ class Env:
         self.exact.pop(obj, None)
         if rest is not None:
             self.slots[Slot(obj, REST)] = rest
+
+    def may_have(self, slot: Slot) -> bool:
+        """Whether a container may have an item that no slot is known for."""
+        return slot.container not in self.exact
+
+    def copy_items(self, obj: str, made: str, chosen: slice = slice(None)) -> None:
+        """``made`` is a list of the same items as ``obj``, or of some of them."""
+        length = self.exact.get(obj, -1)
+        if length >= 0:
+            items = [self.slots[Slot(obj, str(n))] for n in range(length)][chosen]
+            for number, item in enumerate(items):
+                self.slots[Slot(made, str(number))] = item
+            self.exact[made] = len(items)
+        if obj in self.distinct:
+            self.distinct |= {made}
 
     def has_no_twins(self, obj: str) -> bool:
         """Whether no two items of a container are one object."""
@@ -325,23 +381,39 @@ class Env:
         """Something was written: what is read for a key, or for a view, may differ."""
         held = {n for n, v in self.names.items() if v.kind in CONTAINERS}
         held |= {"group", "self"}
-        computed = [s for s in self.slots if _is_computed(s.key, held)]
-        for slot in computed:
+        tensors = {n for n, v in self.names.items() if v.kind in _MUTABLE}
+
+        def computed(text: str) -> bool:
+            return bool(variables(text) & held or elements_read(text) & tensors)
+
+        slots = [s for s in self.slots if _is_computed(s.key, computed)]
+        for slot in slots:
             del self.slots[slot]
             self.maybe.discard(slot)
         self.age(
             [
                 obj
                 for obj, slot in self.found.items()
-                if _is_computed(slot.key, held) and not is_many(obj)
+                if _is_computed(slot.key, computed) and not is_many(obj)
             ]
         )
 
         def dulled(view: View) -> View:
-            return View("opaque", "") if variables(view.text) & held else view
+            return View("opaque", "") if computed(view.text) else view
 
-        if any(variables(v.text) & held for v in self._views()):
+        if any(computed(v.text) for v in self._views()):
             self.rename(lambda p: replace(p, views=tuple(map(dulled, p.views))))
+
+    def close(self, value: Value, names: Iterable[str]) -> Value:
+        """``value`` as it is known where these variables are bound no more."""
+        self.names = {RETURNED: value}
+        for name in names:
+            self.forget_name(name)
+        return self.names[RETURNED]
+
+    def learn_origins(self, origins: Mapping[str, frozenset[str]]) -> None:
+        for obj, others in origins.items():
+            self.origins[obj] = self.origins.get(obj, _NONE) | others
 
     def _views(self) -> Iterator[View]:
         for value in (*self.names.values(), *self.slots.values()):
@@ -412,7 +484,10 @@ class Env:
         return None
 
 
+RETURNED = "return"
+"""What stands for a result among names: no variable is called so."""
 _NONE: frozenset[str] = frozenset()
+_MUTABLE = (Kind.TENSOR, Kind.UNKNOWN)
 _PARAMETERS = frozenset({"param", of_another("param")})
 K = TypeVar("K")
 
@@ -446,11 +521,25 @@ def variables(text: str) -> set[str]:
     return set(re.findall(r"(?<![\"'\w.])[A-Za-z_]\w*(?![\"'\w=])", text))
 
 
-def _is_computed(key: str, containers: set[str]) -> bool:
+@functools.cache
+def elements_read(text: str) -> frozenset[str]:
+    """Variables of which a text reads more than shape and dtype, if they are tensors."""
+    try:
+        tree = ast.parse(f"_{text}" if text[:1] in "[.(" else text)
+    except SyntaxError:
+        return frozenset(variables(text))
+    sizes = {
+        n.value
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Attribute) and optable.is_metadata(n.attr)
+    }
+    names = (n for n in ast.walk(tree) if isinstance(n, ast.Name) and n not in sizes)
+    return frozenset(n.id for n in names)
+
+
+def _is_computed(key: str, computed: Callable[[str], bool]) -> bool:
     """Whether a key is read out of something that may be written into."""
-    return not is_constant_key(key) and (
-        "(" in key or bool(variables(key) & containers)
-    )
+    return not is_constant_key(key) and ("(" in key or computed(key))
 
 
 def is_constant_key(key: str) -> bool:

@@ -41,7 +41,14 @@ from codegen.analysis.values import (
     several,
 )
 from codegen.ir.loops import Loop, Walk
-from codegen.syntax import bare, code, dotted, index_of, string_key
+from codegen.syntax import (
+    bare,
+    code,
+    comprehension_names,
+    dotted,
+    index_of,
+    string_key,
+)
 
 CURRENT_STATE = "self.state[group_idx][p_idx]"
 CURRENT_GRADS = ("grads[p_idx]", "group_grads[p_idx]")
@@ -62,7 +69,8 @@ class Expressions:
 
     ``slot_kinds`` are kinds of what slots hold when a step begins, ``stored`` what a
     constructor leaves there, ``sharing`` which of them may be one tensor (see ``heap``),
-    ``tuples`` objects and slots that may be tuples, whose items can't be replaced.
+    ``tuples`` objects and slots that may be tuples, whose items can't be replaced;
+    ``order`` numbers expressions, so that what one makes is called alike in each round.
     """
 
     calls: CallValues
@@ -74,12 +82,14 @@ class Expressions:
         sharing: Mapping[str, frozenset[str]],
         functions: Iterable[str],
         first: bool = False,
+        order: Mapping[cst.CSTNode, int] | None = None,
     ) -> None:
         self.slot_kinds = dict(slot_kinds)
         self.stored = stored
         self.sharing = sharing
         self.functions = frozenset(functions)
         self.first = first
+        self.order = order or {}
         self.tuples: set[str] = set()
         self.sites: dict[cst.CSTNode | None, int] = {}
         self.site: cst.CSTNode | None = None
@@ -191,21 +201,39 @@ class Expressions:
         if isinstance(node, (cst.List, cst.Tuple, cst.Set)):
             return self._sequence(node, env)
         if isinstance(node, (cst.ListComp, cst.GeneratorExp, cst.SetComp)):
-            inside = env.fork()
-            self.bind_comprehension(node.for_in, inside)
-            made = self.new()
-            item = self.value(node.elt, inside)
-            if _is_made(item, self.prefix) and node.for_in.inner_for_in is None:
-                env.distinct |= {made.obj}
-            return Value(Kind.SEQUENCE, frozenset({made}), _each(item, env))
+            return self._comprehension(node, node.elt, Kind.SEQUENCE, env)
         if isinstance(node, cst.Dict):
             return self._dict(node, env)
         if isinstance(node, cst.DictComp):
-            inside = env.fork()
-            self.bind_comprehension(node.for_in, inside)
-            item = self.value(node.value, inside)
-            return Value(Kind.MAPPING, frozenset({self.new()}), _each(item, env))
+            return self._comprehension(node, node.value, Kind.MAPPING, env)
         return UNKNOWN
+
+    def _comprehension(
+        self, node: cst.BaseComp, element: cst.BaseExpression, kind: Kind, env: Env
+    ) -> Value:
+        inside = env.fork()
+        own = comprehension_names(node)
+        for name in own:
+            inside.forget_name(name)
+        self.bind_comprehension(node.for_in, inside)
+        made = self.new()
+        item = inside.close(self.value(element, inside), own)
+        env.learn_origins(inside.origins)
+        if _is_made(item, self.prefix) and node.for_in.inner_for_in is None:
+            env.distinct |= {made.obj}
+            if isinstance(node, cst.ListComp):
+                self._one_by_one(node, made.obj, item.kind, env)
+        return Value(kind, frozenset({made}), _each(item, env))
+
+    def _one_by_one(self, node: cst.ListComp, made: str, kind: Kind, env: Env) -> None:
+        """``[torch.zeros_like(p) for _ in range(3)]`` are three objects."""
+        count = _times(node.for_in)
+        if count is None:
+            return
+        for number in range(count):
+            item = Value(kind, frozenset({self.new(f" item {number}")}))
+            env.slots[Slot(made, str(number))] = item
+        env.exact[made] = count
 
     def _sequence(self, node: cst.List | cst.Tuple | cst.Set, env: Env) -> Value:
         made = self.new().obj
@@ -338,7 +366,11 @@ class Expressions:
         item = env.contents(base)
         if index_of(node) is not None:
             return item or UNKNOWN
-        return Value(Kind.SEQUENCE, frozenset({self.new()}), item)
+        made = self.new()
+        chosen = _bounds(node)
+        if base.place is not None and chosen is not None:
+            env.copy_items(base.place.obj, made.obj, chosen)
+        return Value(Kind.SEQUENCE, frozenset({made}), item)
 
     def _setting(self, node: cst.Subscript, env: Env) -> Value:
         slot = Slot("group", code(index_of(node) or node))
@@ -368,8 +400,8 @@ class Expressions:
     def _found(self, slot: Slot, base: Value, rest: Value | None, env: Env) -> Value:
         """What lies under a key that nothing was stored under here."""
         constant = is_constant_key(slot.key)
-        if constant and slot.container in env.exact:
-            return UNKNOWN  # there is no such item
+        if constant and not env.may_have(slot):
+            return UNKNOWN
         held = (
             None if constant else join_all(v for _, v in env.slots_of(slot.container))
         )
@@ -413,7 +445,13 @@ class Expressions:
             held = Place(several(f"in {name}"))
             item = stored.item.with_places(lambda _: held)
         item = item or (base.item and base.item.item) or (inside and inside.item)
-        return Value(kind, frozenset({Place(name)}), item)
+        value = Value(kind, frozenset({Place(name)}), item)
+        length = (env.lengths or {}).get(name, -1)
+        if begin and kind is Kind.SEQUENCE and length >= 0:
+            items = [Slot(name, str(number)) for number in range(length)]
+            env.slots.update({s: self._found(s, value, None, env) for s in items})
+            env.exact[name] = length
+        return value
 
     def _tell_keyed(self, container: str, name: str, env: Env) -> None:
         """What was found under a key that isn't constant may be the item found now."""
@@ -479,7 +517,11 @@ class Expressions:
 
     def new(self, part: str = "") -> Place:
         """The object that the expression at hand makes: one name per expression."""
-        site = self.sites.setdefault(self.site, len(self.sites) + 1)
+        if self.site not in self.sites:
+            known = None if self.site is None else self.order.get(self.site)
+            later = len(self.order) + len(self.sites) + 1
+            self.sites[self.site] = later if known is None else known
+        site = self.sites[self.site]
         return Place(f"{self.prefix}{site}{part}")
 
     def fresh(self, kind: Kind) -> Value:
@@ -497,6 +539,37 @@ def _each(value: Value, env: Env) -> Value:
         return replace(place, obj=several(place.obj)) if made else place
 
     return any_of(value.with_places(each))
+
+
+_FEW = 8
+"""Lists of more items are not told item by item."""
+
+
+def _times(node: cst.CompFor) -> int | None:
+    """How many items a comprehension makes; None if that isn't known, or many."""
+    walked = node.iter
+    if node.ifs or node.inner_for_in is not None or node.asynchronous is not None:
+        return None
+    if isinstance(walked, (cst.Tuple, cst.List)):
+        starred = any(isinstance(e, cst.StarredElement) for e in walked.elements)
+        return None if starred else len(walked.elements)
+    if not isinstance(walked, cst.Call) or dotted(walked.func) != "range":
+        return None
+    count = code(walked.args[0].value) if len(walked.args) == 1 else ""
+    return int(count) if count.isdigit() and int(count) <= _FEW else None
+
+
+def _bounds(node: cst.Subscript) -> slice | None:
+    """``1:`` as a slice; None where a bound isn't a number."""
+    part = node.slice[0].slice
+    if len(node.slice) != 1 or not isinstance(part, cst.Slice):
+        return None
+    bounds = [
+        None if b is None else code(b) for b in (part.lower, part.upper, part.step)
+    ]
+    if not all(b is None or b.lstrip("-").isdigit() for b in bounds):
+        return None
+    return slice(*(None if b is None else int(b) for b in bounds))
 
 
 def _is_made(value: Value, prefix: str) -> bool:

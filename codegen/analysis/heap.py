@@ -334,21 +334,25 @@ def analyse(
     kinds: dict[Slot, Kind] = {s: v.kind for s, v in (stored or {}).items()}
     sharing: Sharing = dict(shared or {})
     tuples: set[str] = set()
+    lengths: dict[str, int] | None = None
+    order = {n: i for i, n in enumerate((n for s in body for n in walk(s)), 1)}
     first = True
     while True:
-        expressions = Expressions(kinds, stored or {}, sharing, functions, first)
+        expressions = Expressions(kinds, stored or {}, sharing, functions, first, order)
         expressions.tuples |= tuples
         heap = Heap(expressions, Functions(sources or {}))
-        begin = replace(start.fork(), sharing=sharing, kinds=kinds)
+        begin = replace(start.fork(), sharing=sharing, kinds=kinds, lengths=lengths)
         heap.solve(body, begin)
         found = {s: k for s, k in expressions.slot_kinds.items()}
         if first:
             found = {s: k for s, k in found.items() if k is not Kind.NONE}
+            lengths = heap.shared.lengths_but(stored or {})
         elif found == kinds:
             more = merged(sharing, heap.shared.found)
-            if more == sharing:
+            same = heap.shared.agrees(lengths or {})
+            if more == sharing and same == lengths:
                 return heap
-            sharing = more
+            sharing, lengths = more, same
         # what the step makes is named anew in each round
         tuples = {o for o in expressions.tuples if not o.startswith(expressions.prefix)}
         kinds, first = found, False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 
 from codegen.analysis.environment import Env, is_constant_key
@@ -23,26 +24,45 @@ Sharing = dict[str, frozenset[str]]
 
 
 class SharedSlots:
-    """Collects, over the ends of all turns, what slots may share."""
+    """Collects, over the ends of all turns, what slots may share, and how many items
+    the lists in them have."""
 
     def __init__(self) -> None:
         self.found: Sharing = {}
+        self.lengths: dict[str, int] = {}
 
     def note(self, env: Env) -> None:
         """Slots that may hold one tensor, or parts of one, when a turn ends."""
         kept = [
             (s, v)
             for s, v in env.slots.items()
-            if v.kind in MAY_HOLD_TENSORS and v.places and _is_kept(s, env)
+            if v.kind in MAY_HOLD_TENSORS and v.places and env.is_kept(s.container)
             if s.key == REST or is_constant_key(s.key)
         ]
         for slot, value in kept:
+            self._measure(_name_of(slot), value, env)
             if value.kind in CONTAINERS and not all(
                 map(env.has_no_twins, value.objects())
             ):
                 self._share(_name_of(slot), REPEATS)
         for (one, a), (two, b) in combinations(kept, 2):
             self._compare(one, a, two, b, env)
+
+    def lengths_but(self, stored: Iterable[Slot]) -> dict[str, int]:
+        """Lengths that every step would leave, of lists that no constructor made."""
+        made = {_name_of(s) for s in stored}
+        return {n: k for n, k in self.lengths.items() if k >= 0 and n not in made}
+
+    def agrees(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """Those of ``lengths`` that a step which begins with them ends with."""
+        return {n: k for n, k in lengths.items() if self.lengths.get(n, k) == k}
+
+    def _measure(self, name: str, value: Value, env: Env) -> None:
+        """How long the list in a slot is: -1 once that differs, or isn't known."""
+        found = {env.exact.get(obj, -1) for obj in value.objects()}
+        if name in self.lengths:
+            found.add(self.lengths[name])
+        self.lengths[name] = found.pop() if len(found) == 1 else -1
 
     def _compare(self, one: Slot, a: Value, two: Slot, b: Value, env: Env) -> None:
         outside = [s.container.endswith(OF_ANOTHER) for s in (one, two)]
@@ -67,19 +87,6 @@ class SharedSlots:
 def _name_of(slot: Slot) -> str:
     """The object that a slot holds when a step begins."""
     return "param" if slot.container == "param" else f"{slot.container}[{slot.key}]"
-
-
-def _is_kept(slot: Slot, env: Env) -> bool:
-    """Whether a slot outlives the step: in the state or in what is shared, at any depth."""
-    pending, seen = [slot.container], set[str]()
-    while pending:
-        obj = pending.pop()
-        if of_any(Place(obj)).obj in ("state", "shared", "param"):
-            return True
-        if obj not in seen:
-            seen.add(obj)
-            pending += [s.container for s, v in env.slots.items() if obj in v.objects()]
-    return False
 
 
 def merged(a: Sharing, b: Sharing) -> Sharing:

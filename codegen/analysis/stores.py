@@ -25,6 +25,7 @@ from codegen.analysis.values import (
     View,
     any_of,
     join,
+    join_all,
     join_kind,
     numbered,
 )
@@ -111,7 +112,8 @@ class Stores:
         if constant and slot.container in env.exact:
             if env.exact[slot.container] == -1 or slot in env.slots:
                 return
-        if not constant:
+        if not constant and env.exact.get(slot.container, -1) < 0:
+            # each item of a list of known length may be it: they were joined above
             self.add(slot.container, value, env)
             env.exact.pop(slot.container, None)
 
@@ -154,6 +156,8 @@ class Stores:
             slots = [Slot(place.obj, str(n)) for n in range(count)]
             env.maybe -= set(slots)  # else this raised
             return [self.expressions.slot_value(s, value, env) for s in slots]
+        if place is not None and any(stars) and env.exact.get(place.obj, -1) >= 0:
+            return self._starred(place.obj, stars, env)
         whole = env.contents(value)
         if whole is None:
             return [Value(Kind.UNKNOWN, _unseen(value))] * count
@@ -180,6 +184,18 @@ class Stores:
             else:
                 for place in base.places:
                     env.summarize(place.obj)
+
+    def _starred(self, obj: str, stars: Sequence[bool], env: Env) -> list[Value]:
+        """``first, *rest = xs`` of a list of known length."""
+        length, star = env.exact[obj], stars.index(True)
+        if length < len(stars) - 1:
+            return [UNKNOWN] * len(stars)  # this raises
+        end = length - (len(stars) - star - 1)
+        made = self.expressions.new(" rest").obj
+        env.copy_items(obj, made, slice(star, end))
+        items = [env.slots[Slot(obj, str(n))] for n in range(length)]
+        rest = Value(Kind.SEQUENCE, frozenset({Place(made)}), join_all(items[star:end]))
+        return [*items[:star], rest, *items[end:]]
 
     # --- what methods of containers do
 

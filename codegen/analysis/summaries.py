@@ -10,7 +10,7 @@ import libcst as cst
 from codegen.analysis.calls import Calls
 from codegen.analysis.environment import Env, is_constant_key
 from codegen.analysis.expressions import Expressions
-from codegen.analysis.values import SETTING, Slot, Value
+from codegen.analysis.values import NOTHING, SETTING, Slot, Value
 from codegen.diagnostics import Origins
 from codegen.substitution import substitute
 from codegen.syntax import all_params, bound_names, code, dotted, is_constant
@@ -47,13 +47,8 @@ class Summary:
         env.maybe |= self.maybe & new.keys()
         env.exact.update(self.exact)
         env.distinct |= self.distinct
-        for obj, others in self.origins.items():
-            env.origins[obj] = env.origins.get(obj, frozenset()) | others
+        env.learn_origins(self.origins)
         env.found.update(self.found)
-
-
-RETURNED = "return"
-"""What stands for the result among a function's names: none of them is called so."""
 
 
 @dataclass
@@ -142,12 +137,10 @@ class Summaries(Calls):
 
 def _summary(prefix: str, ended: Ended, names: Sequence[str]) -> Summary:
     """What the caller may know, who has no use for keys that read the callee's names."""
-    env, returned = ended.env, ended.returned
-    if returned is not None:
-        env.names = {RETURNED: returned}
-    for name in {*names, *(n for reads in env.keyed.values() for n in reads)}:
-        env.forget_name(name)
-    returned = env.names.get(RETURNED)
+    env = ended.env
+    reads = {*names, *(n for reads in env.keyed.values() for n in reads)}
+    closed = env.close(ended.returned or NOTHING, reads)
+    returned = None if ended.returned is None else closed
 
     def own(obj: str) -> bool:
         return obj.startswith(prefix)

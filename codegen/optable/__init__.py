@@ -124,6 +124,22 @@ def container_method(name: str) -> Operation | None:
     return TABLE.get(f"container.{name}")
 
 
+_SIZES = frozenset(
+    "numel nelement dim ndimension element_size is_floating_point is_complex "
+    "is_contiguous get_device".split()
+)
+"""Methods that return numbers, which depend on a tensor's shape, strides and dtype alone."""
+
+
+def is_metadata(name: str) -> bool:
+    """Whether an attribute or a method of a tensor tells nothing of its elements."""
+    found, called = attribute(name), method(name)
+    if found is not None:
+        return found.result in (Result.METADATA, Result.NUMBER)
+    asked = called is not None and called.result is Result.METADATA
+    return asked or name in _SIZES
+
+
 __all__ = [
     "MODULES",
     "OPTIONS",
@@ -136,5 +152,6 @@ __all__ = [
     "attribute",
     "container_method",
     "function",
+    "is_metadata",
     "method",
 ]

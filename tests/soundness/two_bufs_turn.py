@@ -1,8 +1,4 @@
-import math
-import functools
-import itertools
 import torch
-import torch.nn.functional as F
 from torch.optim import Optimizer
 
 
