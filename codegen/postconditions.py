@@ -19,7 +19,7 @@ from codegen.ir.loops import Loop
 from codegen.layout import strings_inside_fstrings
 from codegen.lower.conversions import short_float
 from codegen.lower.facts import FALSE_SETTINGS
-from codegen.lower.fold import truth
+from codegen.lower.literals import truth
 from codegen.lower.names import WRITTEN, walks_group
 from codegen.rules.r3_indexed_state import KNOWN_ATTRIBUTES
 from codegen.rules.r4_out_of_place.inplace import (
@@ -32,7 +32,6 @@ from codegen.syntax import (
     Statement,
     all_statements,
     assignment,
-    block,
     bound_names,
     calls,
     code,

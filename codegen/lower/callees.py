@@ -8,7 +8,7 @@ import libcst as cst
 
 from codegen.diagnostics import walk
 from codegen.lower.blocks import without_docstring
-from codegen.lower.fold import given_to
+from codegen.lower.helpers import given_to
 from codegen.syntax import (
     all_params,
     all_statements,

@@ -5,23 +5,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import cast
 
 import libcst as cst
 
 from codegen.diagnostics import Origins
 from codegen.lower import facts
+from codegen.lower.frame import NOT_KNOWN, Frame, Known, holds_settings, known, literal
+from codegen.lower.helpers import (
+    function_statements,
+    given_to,
+    got_from_literal,
+    item_of_display,
+    none_test,
+)
+from codegen.lower.literals import OperatorFolder, truth
 from codegen.syntax import (
     Body,
-    Rewriter,
-    bare,
     call,
     comprehension_names,
     dict_entries,
     dotted,
     ends,
-    is_constant,
     is_name,
     orelse_statements,
     positional,
@@ -29,103 +34,7 @@ from codegen.syntax import (
     statements,
     string_key,
 )
-from codegen.upstream import Definition, External, Library, Resolved, SourceModule
-
-
-class Unknown:
-    """The value of an expression that isn't known before run time."""
-
-
-UNKNOWN = Unknown()
-Known: TypeAlias = "bool | None | Definition | Unknown"
-
-
-@dataclass
-class Frame:
-    """What is known at one point of a function: constants, settings, scope.
-
-    ``aliases`` are module-level names that go by another one here.
-    """
-
-    module: SourceModule
-    library: Library
-    owner: Definition | None = None
-    constants: dict[str, Known] = field(default_factory=dict)
-    settings: set[str] = field(default_factory=set)
-    lists: set[str] = field(default_factory=set)
-    local: set[str] = field(default_factory=set)
-    absent: set[str] = field(default_factory=set)
-    real_views: bool = False
-    aliases: dict[str, str] = field(default_factory=dict)
-
-    def fork(self) -> Frame:
-        return Frame(
-            self.module,
-            self.library,
-            self.owner,
-            dict(self.constants),
-            set(self.settings),
-            set(self.lists),
-            set(self.local),
-            set(self.absent),
-            self.real_views,
-            dict(self.aliases),
-        )
-
-    def join(self, other: Frame) -> None:
-        """Keep what both branches agree on."""
-        self.constants = {
-            name: value
-            for name, value in self.constants.items()
-            if name in other.constants and other.constants[name] == value
-        }
-        self.settings &= other.settings
-        self.lists &= other.lists
-
-    def forget(self, name: str) -> None:
-        """``name`` is bound anew."""
-        self.constants.pop(name, None)
-        self.settings.discard(name)
-        self.lists.discard(name)
-
-    def share(self, other: Frame, value: cst.BaseExpression, name: str) -> None:
-        """What ``other`` knows of ``value``, this one knows of ``name``."""
-        if other.is_setting(value):
-            self.settings.add(name)
-        if isinstance(value, cst.Name) and value.value in other.lists:
-            self.lists.add(name)
-
-    def resolve(self, node: cst.CSTNode) -> Resolved | None:
-        """What a (dotted) name means at module level; None for local variables."""
-        name = dotted(node)
-        if name is None:
-            return None
-        head, dot, rest = name.partition(".")
-        if head in self.local:
-            return None
-        meant = self.aliases.get(head, head)
-        return self.library.resolve(self.module, f"{meant}{dot}{rest}")
-
-    def full_name(self, node: cst.CSTNode) -> str | None:
-        found = self.resolve(node)
-        if isinstance(found, (Definition, External)):
-            return found.full_name
-        return dotted(node) if found is None and isinstance(node, cst.Name) else None
-
-    def is_setting(self, node: cst.CSTNode) -> bool:
-        """``group["lr"]``, or a variable that holds such a value."""
-        if isinstance(node, cst.Name):
-            return node.value in self.settings
-        if isinstance(node, cst.Subscript):
-            key = string_key(node)
-            if key is None:
-                return self.is_setting(node.value)
-            return key != "params" and _holds_settings(node.value)
-        return False
-
-
-def _holds_settings(node: cst.CSTNode) -> bool:
-    return is_name(node, "group") or dotted(node) == "self.defaults"
+from codegen.upstream import Definition
 
 
 def asks_for_complex(node: cst.CSTNode) -> bool:
@@ -138,12 +47,11 @@ def asks_for_complex(node: cst.CSTNode) -> bool:
     )
 
 
-class Folder(Rewriter):
+class Folder(OperatorFolder):
     """Replaces known expressions by their value, bottom up."""
 
     def __init__(self, origins: Origins, frame: Frame) -> None:
-        super().__init__(origins)
-        self.frame = frame
+        super().__init__(origins, frame)
         self.hidden: list[dict[str, Known]] = []
         """Constants that comprehensions around have variables named like."""
 
@@ -213,17 +121,17 @@ class Folder(Rewriter):
     def leave_Name(
         self, original_node: cst.Name, updated_node: cst.Name
     ) -> cst.BaseExpression:
-        value = self.frame.constants.get(original_node.value, UNKNOWN)
+        value = self.frame.constants.get(original_node.value, NOT_KNOWN)
         return literal(value) or updated_node
 
     def leave_Subscript(
         self, original_node: cst.Subscript, updated_node: cst.Subscript
     ) -> cst.BaseExpression:
-        if string_key(original_node) in facts.FALSE_SETTINGS and _holds_settings(
+        if string_key(original_node) in facts.FALSE_SETTINGS and holds_settings(
             original_node.value
         ):
             return cst.Name("False")
-        item = _item(updated_node)
+        item = item_of_display(updated_node)
         if item is not None:
             return item
         entries = dict_entries(updated_node.value)
@@ -265,7 +173,7 @@ class Folder(Rewriter):
         known_result = self._helper_result(original_node, updated_node)
         if known_result is not None:
             return known_result
-        return _got_from_literal(updated_node, args) or updated_node
+        return got_from_literal(updated_node, args) or updated_node
 
     def _predicate(
         self, node: cst.Call, args: list[cst.BaseExpression]
@@ -295,12 +203,12 @@ class Folder(Rewriter):
         given = given_to(node, updated)
         if given is None:
             return None
-        body = _statements(node)
+        body = function_statements(node)
         inner = Frame(helper.module, self.frame.library, helper)
         inner.local = set(given)
         for name, arg in given.items():
             constant = known(cast(cst.BaseExpression, self._absent(arg)), self.frame)
-            if constant is not UNKNOWN:
+            if constant is not NOT_KNOWN:
                 inner.constants[name] = constant
             inner.share(self.frame, arg, name)
         return literal(_result(body, inner, self.origins))
@@ -330,109 +238,6 @@ class Folder(Rewriter):
                 return cst.Name("False")
         return node
 
-    def leave_UnaryOperation(
-        self, original_node: cst.UnaryOperation, updated_node: cst.UnaryOperation
-    ) -> cst.BaseExpression:
-        if isinstance(updated_node.operator, cst.Not):
-            inside = self._absent(updated_node.expression)
-            value = truth(inside)
-            if value is not None:
-                return cst.Name(str(not value))
-            return _other_way(bare(updated_node.expression)) or updated_node
-        return updated_node
-
-    def leave_BooleanOperation(
-        self, original_node: cst.BooleanOperation, updated_node: cst.BooleanOperation
-    ) -> cst.BaseExpression:
-        left, right = updated_node.left, updated_node.right
-        conjunction = isinstance(updated_node.operator, cst.And)
-        value = truth(left)
-        if value is not None:
-            return right if value == conjunction else left
-        other = truth(right)
-        if other is not None and other == conjunction:
-            return left
-        if other is not None and _is_test(left):
-            return right
-        return updated_node
-
-    def leave_Comparison(
-        self, original_node: cst.Comparison, updated_node: cst.Comparison
-    ) -> cst.BaseExpression:
-        if len(updated_node.comparisons) != 1:
-            return updated_node
-        target = updated_node.comparisons[0]
-        left, right = self._absent(updated_node.left), bare(target.comparator)
-        equal = _equal_literals(left, right)
-        if is_name(right, "None") and self._is_list(left):
-            equal = False
-        if equal is None:
-            return updated_node
-        if isinstance(target.operator, (cst.Is, cst.Equal)):
-            return cst.Name(str(equal))
-        if isinstance(target.operator, (cst.IsNot, cst.NotEqual)):
-            return cst.Name(str(not equal))
-        return updated_node
-
-    def _is_list(self, node: cst.CSTNode) -> bool:
-        return isinstance(node, cst.Name) and node.value in self.frame.lists
-
-    def _absent(self, node: cst.BaseExpression) -> cst.CSTNode:
-        """``closure`` is None where it is asked for; calls of it are refused (R1)."""
-        if isinstance(node, cst.Name) and node.value in self.frame.absent:
-            return cst.Name("None")
-        return bare(node)
-
-    def leave_IfExp(
-        self, original_node: cst.IfExp, updated_node: cst.IfExp
-    ) -> cst.BaseExpression:
-        value = truth(updated_node.test)
-        if value is None:
-            return updated_node
-        kept = updated_node.body if value else updated_node.orelse
-        if updated_node.lpar and not getattr(kept, "lpar", ()):
-            kept = kept.with_changes(lpar=updated_node.lpar, rpar=updated_node.rpar)
-        return kept
-
-
-def _other_way(node: cst.CSTNode) -> cst.Comparison | None:
-    """``x is None`` for ``x is not None``."""
-    if not isinstance(node, cst.Comparison) or len(node.comparisons) != 1:
-        return None
-    target = node.comparisons[0]
-    turned = {cst.Is: cst.IsNot, cst.IsNot: cst.Is}.get(type(target.operator))
-    if turned is None:
-        return None
-    return node.with_changes(comparisons=[target.with_changes(operator=turned())])
-
-
-def _statements(node: cst.FunctionDef) -> Body:
-    body = statements(node.body)
-    if body and isinstance(small(body[0]), cst.Expr):
-        return body[1:]  # the docstring
-    return body
-
-
-def given_to(
-    node: cst.FunctionDef, made: cst.Call
-) -> dict[str, cst.BaseExpression] | None:
-    """Parameter → argument or default, of a call without stars."""
-    params = node.params
-    plain = [p.name.value for p in (*params.posonly_params, *params.params)]
-    if params.star_kwarg is not None or isinstance(params.star_arg, cst.Param):
-        return None
-    given: dict[str, cst.BaseExpression] = {
-        p.name.value: p.default
-        for p in (*params.posonly_params, *params.params, *params.kwonly_params)
-        if p.default is not None
-    }
-    for number, arg in enumerate(made.args):
-        if arg.star or (arg.keyword is None and number >= len(plain)):
-            return None
-        name = plain[number] if arg.keyword is None else arg.keyword.value
-        given[name] = arg.value
-    return given
-
 
 def _result(body: Body, frame: Frame, origins: Origins) -> Known:
     """What a function returns, if tests of what is known alone decide it."""
@@ -441,121 +246,18 @@ def _result(body: Body, frame: Frame, origins: Origins) -> Known:
         if isinstance(node, cst.If):
             test = truth(fold(node.test, frame, origins))
             if test is None:
-                return UNKNOWN
+                return NOT_KNOWN
             chosen = statements(node.body) if test else orelse_statements(node)
             if chosen and ends(chosen[-1]):
                 return _result(chosen, frame, origins)
             if chosen:
-                return UNKNOWN
+                return NOT_KNOWN
         elif isinstance(inner, cst.Return) and inner.value is not None:
             value = fold(inner.value, frame, origins)
             return known(value, frame)
         else:
-            return UNKNOWN
-    return UNKNOWN
-
-
-def _got_from_literal(
-    node: cst.Call, args: list[cst.BaseExpression]
-) -> cst.BaseExpression | None:
-    """``{"k": v}.get("k", d)`` is ``v``: keywords that went through ``**kwargs``."""
-    func = node.func
-    if not isinstance(func, cst.Attribute) or func.attr.value != "get":
-        return None
-    entries = dict_entries(func.value)
-    if entries is None or not args or not isinstance(args[0], cst.SimpleString):
-        return None
-    default = args[1] if len(args) > 1 else cst.Name("None")
-    return entries.get(str(args[0].evaluated_value), default)
-
-
-def _item(node: cst.Subscript) -> cst.BaseExpression | None:
-    """``a`` of ``(a, b)[0]``."""
-    index = node.slice[0].slice if len(node.slice) == 1 else None
-    if not isinstance(node.value, (cst.Tuple, cst.List)):
-        return None
-    if not isinstance(index, cst.Index):
-        return None
-    items = [e.value for e in node.value.elements if isinstance(e, cst.Element)]
-    if len(items) != len(node.value.elements) or not isinstance(
-        index.value, cst.Integer
-    ):
-        return None
-    number = index.value.evaluated_value
-    return items[number] if number < len(items) else None
-
-
-def _is_test(node: cst.CSTNode) -> bool:
-    return isinstance(node, (cst.Comparison, cst.UnaryOperation, cst.BooleanOperation))
-
-
-def _equal_literals(left: cst.CSTNode, right: cst.CSTNode) -> bool | None:
-    if not (is_constant(left) and is_constant(right)):
-        return None
-    singletons = {"True", "False", "None"}
-    a, b = _text(left), _text(right)
-    if a in singletons or b in singletons:
-        return a == b
-    if isinstance(left, cst.SimpleString) and isinstance(right, cst.SimpleString):
-        return left.evaluated_value == right.evaluated_value
-    return True if a == b else None
-
-
-def _text(node: cst.CSTNode) -> str:
-    from codegen.syntax import code
-
-    return code(node)
-
-
-def truth(node: cst.CSTNode) -> bool | None:
-    """Truth of a literal; None where it isn't known."""
-    node = bare(node)
-    if isinstance(node, cst.Name):
-        return {"True": True, "False": False, "None": False}.get(node.value)
-    if isinstance(node, cst.BooleanOperation):
-        decisive = not isinstance(node.operator, cst.And)
-        if decisive in (truth(node.left), truth(node.right)):
-            return decisive
-    return None
-
-
-def none_test(node: cst.CSTNode) -> cst.Comparison | None:
-    """``x is not None`` of ``def exists(x): return x is not None``."""
-    if not isinstance(node, cst.FunctionDef) or node.decorators:
-        return None
-    params = [p.name.value for p in node.params.params]
-    body = statements(node.body)
-    inner = small(body[0]) if len(body) == 1 else None
-    if len(params) != 1 or not isinstance(inner, cst.Return):
-        return None
-    test = inner.value
-    if not isinstance(test, cst.Comparison) or len(test.comparisons) != 1:
-        return None
-    (part,) = test.comparisons
-    asks = isinstance(part.operator, (cst.Is, cst.IsNot))
-    if asks and is_name(test.left, params[0]) and is_name(part.comparator, "None"):
-        return cast(cst.Comparison, bare(test))
-    return None
-
-
-def literal(value: Known) -> cst.Name | None:
-    if value is None or isinstance(value, bool):
-        return cst.Name(str(value))
-    return None
-
-
-def known(node: cst.CSTNode, frame: Frame) -> Known:
-    """The constant that an expression is: a singleton or a function."""
-    node = bare(node)
-    if isinstance(node, cst.Name) and node.value in ("True", "False", "None"):
-        return {"True": True, "False": False, "None": None}[node.value]
-    if isinstance(node, cst.Name) and node.value in frame.constants:
-        return frame.constants[node.value]
-    if isinstance(node, (cst.Name, cst.Attribute)):
-        found = frame.resolve(node)
-        if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef):
-            return found
-    return UNKNOWN
+            return NOT_KNOWN
+    return NOT_KNOWN
 
 
 def fold(node: cst.CSTNodeT, frame: Frame, origins: Origins) -> cst.CSTNodeT:

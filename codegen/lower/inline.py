@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import libcst as cst
 
-from codegen.analysis.liveness import liveness
+from codegen.analysis.liveness import Liveness, liveness
+from codegen.context import Context
 from codegen.lower.blocks import NESTED, WHOLE, keep_comment
 from codegen.lower.callees import is_classmethod
-from codegen.lower.fold import UNKNOWN, Frame, known
+from codegen.lower.frame import NOT_KNOWN, Frame, known
 from codegen.lower.names import BUILTINS
+from codegen.lower.reading import Reader
 from codegen.lower.returns import tail_returns
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -28,14 +30,26 @@ from codegen.syntax import (
     string_key,
     target_names,
 )
-from codegen.upstream import Definition
-
-if TYPE_CHECKING:
-    from codegen.lower.specialize import Specializer
-
+from codegen.upstream import Definition, Upstream
 
 _MAX_DEPTH = 12
 _RESULT = "__result"
+
+
+class Caller(Protocol):
+    """Who inlines: it specializes the callee's body in the place of the call.
+
+    ``depth`` counts the calls around that are being inlined.
+    """
+
+    context: Context
+    upstream: Upstream
+    reader: Reader
+    depth: int
+
+    def block(self, body: Sequence[Statement], frame: Frame, live: Liveness) -> Body:
+        """A body, with what is known in ``frame``."""
+        ...
 
 
 class Inliner:
@@ -43,14 +57,14 @@ class Inliner:
 
     def __init__(
         self,
-        specializer: Specializer,
+        caller: Caller,
         definition: Definition,
         call: cst.Call,
         frame: Frame,
         after: frozenset[str],
     ) -> None:
-        self.specializer = specializer
-        self.context = specializer.context
+        self.caller = caller
+        self.context = caller.context
         self.definition = definition
         self.call = call
         self.frame = frame
@@ -61,7 +75,7 @@ class Inliner:
     def run(
         self, target: cst.BaseExpression | None, is_return: bool, like: Statement
     ) -> list[Statement] | None:
-        if self.specializer.depth > _MAX_DEPTH:
+        if self.caller.depth > _MAX_DEPTH:
             self.context.refuse(
                 "lower",
                 self.call,
@@ -79,17 +93,17 @@ class Inliner:
         if body is None:
             return None
         if not self.is_nested:
-            self.specializer.upstream.read(self.definition)
+            self.caller.upstream.read(self.definition)
         prelude, body = self._scope(given, inner, body, target)
-        self.specializer.depth += 1
+        self.caller.depth += 1
         live_out = self.after if target is None else self.after | read_names(target)
-        new = self.specializer.block(body, inner, liveness(body, live_out))
-        self.specializer.depth -= 1
+        new = self.caller.block(body, inner, liveness(body, live_out))
+        self.caller.depth -= 1
         for name in bound_names(block(new)):
             self.frame.forget(name)
         self.frame.local |= inner.local
         for statement_ in prelude:
-            self.specializer._learn(statement_, self.frame)
+            self.frame.learn(statement_)
         self._learn_result(target, inner)
         lines = [*prelude, *new]
         first = lines[:1]
@@ -165,7 +179,7 @@ class Inliner:
 
     def _default(self, node: cst.BaseExpression, inner: Frame) -> cst.BaseExpression:
         """A default, which reads names of the callee's module."""
-        named = self.specializer.name_globals(node, inner, (), self._around())
+        named = self.caller.reader.name_globals(node, inner, (), self._around())
         return cast(cst.BaseExpression, named)
 
     # --- scope --------------------------------------------------------------
@@ -227,7 +241,7 @@ class Inliner:
         trial.local = bound_names(block(body)) | {
             p.name.value for p in all_params(self.node.params)
         }
-        return bound_names(block(self.specializer.block(body, trial, liveness(body))))
+        return bound_names(block(self.caller.block(body, trial, liveness(body))))
 
     def _bind_one(
         self,
@@ -239,7 +253,7 @@ class Inliner:
         prelude: list[Statement],
     ) -> None:
         constant = known(value, self.frame)
-        if constant is not UNKNOWN:
+        if constant is not NOT_KNOWN:
             inner.constants[name] = constant
             inner.local.add(name)
             if name in rebound and not is_constant(value):
@@ -322,7 +336,7 @@ class Inliner:
     def _tail_body(
         self, inner: Frame, target: cst.BaseExpression | None, is_return: bool
     ) -> Body | None:
-        body = self.specializer.read_body(self.node, inner, self._around())
+        body = self.caller.reader.read_body(self.node, inner, self._around())
 
         def finish(value: cst.BaseExpression | None) -> list[Statement]:
             if is_return:

@@ -21,6 +21,7 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.lower.tuples import split_tuple
+from codegen.rules.r4_out_of_place.inplace import may_mutate
 from codegen.syntax import (
     Body,
     Statement,
@@ -221,7 +222,5 @@ def _is_path(node: cst.BaseExpression) -> bool:
 
 def _mutates(body: Sequence[Statement], names: set[str]) -> bool:
     """Whether a loop's body may change the tensors that it calls by these names."""
-    from codegen.rules.r4_out_of_place.inplace import may_mutate
-
     head = cst.ensure_type(cst.parse_statement("def f():\n    pass\n"), cst.FunctionDef)
     return may_mutate(head.with_changes(body=block(body)), names)

@@ -10,7 +10,7 @@ from codegen.context import Context
 from codegen.diagnostics import Origins, walk
 from codegen.evaluation import lazy_parts
 from codegen.lower.callees import is_property, only_return
-from codegen.lower.fold import Frame
+from codegen.lower.frame import Frame
 from codegen.syntax import (
     Statement,
     assign,

@@ -1,0 +1,128 @@
+"""Which function a call is of, and whether its body must stand in the call's place."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import libcst as cst
+
+from codegen.constructor import attribute_function
+from codegen.context import Context
+from codegen.diagnostics import walk
+from codegen.evaluation import Evaluation
+from codegen.lower.blocks import NESTED, WHOLE
+from codegen.lower.callees import (
+    asks_about_number,
+    calls_argument,
+    returns_parts,
+    walks_parameters,
+)
+from codegen.lower.frame import Frame
+from codegen.lower.own import Own
+from codegen.rules.r4_out_of_place.inplace import may_mutate
+from codegen.syntax import all_params, assign, calls, dotted, is_name
+from codegen.upstream import Definition, Upstream
+
+
+class Callees:
+    """Finds the functions that a step calls, as far as their source is at hand."""
+
+    def __init__(self, upstream: Upstream, context: Context, own: Own) -> None:
+        self.upstream = upstream
+        self.context = context
+        self.own = own
+
+    def of(self, call: cst.Call, frame: Frame) -> Definition | None:
+        name = dotted(call.func)
+        if name is None:
+            return self._super_method(call, frame)
+        if name.startswith("self.") and name.count(".") == 1:
+            method = self.upstream.method(name[5:])
+            return method or attribute_function(self.upstream, name[5:])
+        constant = frame.constants.get(name)
+        if isinstance(constant, Definition):
+            return constant
+        found = frame.resolve(call.func)
+        if found is None and name not in frame.local:
+            found = self.context.globals.get(name)
+        if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef):
+            return found
+        return None
+
+    def _super_method(self, call: cst.Call, frame: Frame) -> Definition | None:
+        func = call.func
+        if not isinstance(func, cst.Attribute) or not isinstance(func.value, cst.Call):
+            return None
+        if not is_name(func.value.func, "super") or frame.owner is None:
+            return None
+        class_name = frame.owner.name.partition(".")[0]
+        for cls in self.upstream.lineage:
+            if cls.name == class_name:
+                return self.upstream.method(func.attr.value, after=cls)
+        return None
+
+    def must_inline(self, call: cst.Call, definition: Definition, frame: Frame) -> bool:
+        if definition.name.startswith(NESTED):
+            return True
+        if "." in definition.name and not self.own.needs_no_self(definition):
+            return True
+        return (
+            returns_parts(definition)
+            or asks_about_number(call, definition)
+            or calls_argument(definition)
+            or walks_parameters(definition)
+            or any(dotted(a.value) in (*WHOLE, "self") for a in call.args)
+            or self.mutates_arguments(definition)
+        )
+
+    def changes_something(self, definition: Definition) -> bool:
+        """Whether a call may be seen in what is computed after it."""
+        body = cast(cst.FunctionDef, definition.node).body
+        stores = any(
+            isinstance(n, (cst.AssignTarget, cst.AugAssign, cst.Del))
+            and not isinstance(n.target, (cst.Name, cst.Tuple))
+            for n in walk(body)
+        )
+        asks = any((dotted(c.func) or "").startswith("self.") for c in calls(body))
+        return stores or asks or self.mutates_arguments(definition)
+
+    def mutates_arguments(self, definition: Definition) -> bool:
+        """Whether a function may change what it is handed (judged by its syntax)."""
+        node = cast(cst.FunctionDef, definition.node)
+        params = {p.name.value for p in all_params(node.params)}
+        return may_mutate(node, params)
+
+
+class CallExtractor(Evaluation):
+    """Calls to be inlined; ``effects`` once one changes something."""
+
+    def __init__(self, callees: Callees, frame: Frame) -> None:
+        super().__init__(callees.context)
+        self.callees = callees
+        self.frame = frame
+        self.effects = False
+
+    def moves(self, node: cst.CSTNode) -> bool:
+        return self._definition(node) is not None
+
+    def _definition(self, node: cst.CSTNode) -> Definition | None:
+        if not isinstance(node, cst.Call):
+            return None
+        found = self.callees.of(node, self.frame)
+        if found is None or not self.callees.must_inline(node, found, self.frame):
+            return None
+        self.effects |= self.callees.changes_something(found)
+        return found
+
+    def is_steady(self, node: cst.BaseExpression) -> bool:
+        return not self.effects or super().is_steady(node)
+
+    def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
+        found = cast(Definition, self._definition(node))
+        called = cast(cst.FunctionDef, found.node).name.value
+        name = self.context.fresh(called.strip("_"))
+        self.frame.local.add(name)
+        bind = assign([cst.Name(name)], node)
+        self.context.origins.inherit(bind, node)
+        self.prelude.append(bind)
+        return cst.Name(name)

@@ -1,0 +1,158 @@
+"""What is known at one point of a function while it is specialized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import libcst as cst
+
+from codegen.syntax import (
+    Statement,
+    assignment,
+    bare,
+    bound_names,
+    dotted,
+    is_name,
+    string_key,
+    target_names,
+)
+from codegen.upstream import Definition, External, Library, Resolved, SourceModule
+
+
+class Unknown:
+    """The value of an expression that isn't known before run time."""
+
+
+NOT_KNOWN = Unknown()
+
+
+Known: TypeAlias = "bool | None | Definition | Unknown"
+
+
+@dataclass
+class Frame:
+    """What is known at one point of a function: constants, settings, scope.
+
+    ``aliases`` are module-level names that go by another one here.
+    """
+
+    module: SourceModule
+    library: Library
+    owner: Definition | None = None
+    constants: dict[str, Known] = field(default_factory=dict)
+    settings: set[str] = field(default_factory=set)
+    lists: set[str] = field(default_factory=set)
+    local: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
+    real_views: bool = False
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    def fork(self) -> Frame:
+        return Frame(
+            self.module,
+            self.library,
+            self.owner,
+            dict(self.constants),
+            set(self.settings),
+            set(self.lists),
+            set(self.local),
+            set(self.absent),
+            self.real_views,
+            dict(self.aliases),
+        )
+
+    def join(self, other: Frame) -> None:
+        """Keep what both branches agree on."""
+        self.constants = {
+            name: value
+            for name, value in self.constants.items()
+            if name in other.constants and other.constants[name] == value
+        }
+        self.settings &= other.settings
+        self.lists &= other.lists
+
+    def forget(self, name: str) -> None:
+        """``name`` is bound anew."""
+        self.constants.pop(name, None)
+        self.settings.discard(name)
+        self.lists.discard(name)
+
+    def learn(self, node: Statement) -> None:
+        """Constants and settings that an assignment makes known."""
+        pair = assignment(node)
+        constant = known(pair[1], self) if pair is not None else NOT_KNOWN
+        setting = pair is not None and self.is_setting(pair[1])
+        for name in bound_names(node):
+            self.forget(name)
+        if pair is None:
+            return
+        target, value = pair
+        if isinstance(target, cst.Name):
+            if constant is not NOT_KNOWN:
+                self.constants[target.value] = constant
+            if setting:
+                self.settings.add(target.value)
+            if isinstance(bare(value), (cst.List, cst.ListComp)):
+                self.lists.add(target.value)
+        elif isinstance(target, cst.Tuple) and setting:
+            self.settings |= set(target_names(target))
+
+    def share(self, other: Frame, value: cst.BaseExpression, name: str) -> None:
+        """What ``other`` knows of ``value``, this one knows of ``name``."""
+        if other.is_setting(value):
+            self.settings.add(name)
+        if isinstance(value, cst.Name) and value.value in other.lists:
+            self.lists.add(name)
+
+    def resolve(self, node: cst.CSTNode) -> Resolved | None:
+        """What a (dotted) name means at module level; None for local variables."""
+        name = dotted(node)
+        if name is None:
+            return None
+        head, dot, rest = name.partition(".")
+        if head in self.local:
+            return None
+        meant = self.aliases.get(head, head)
+        return self.library.resolve(self.module, f"{meant}{dot}{rest}")
+
+    def full_name(self, node: cst.CSTNode) -> str | None:
+        found = self.resolve(node)
+        if isinstance(found, (Definition, External)):
+            return found.full_name
+        return dotted(node) if found is None and isinstance(node, cst.Name) else None
+
+    def is_setting(self, node: cst.CSTNode) -> bool:
+        """``group["lr"]``, or a variable that holds such a value."""
+        if isinstance(node, cst.Name):
+            return node.value in self.settings
+        if isinstance(node, cst.Subscript):
+            key = string_key(node)
+            if key is None:
+                return self.is_setting(node.value)
+            return key != "params" and holds_settings(node.value)
+        return False
+
+
+def holds_settings(node: cst.CSTNode) -> bool:
+    return is_name(node, "group") or dotted(node) == "self.defaults"
+
+
+def literal(value: Known) -> cst.Name | None:
+    if value is None or isinstance(value, bool):
+        return cst.Name(str(value))
+    return None
+
+
+def known(node: cst.CSTNode, frame: Frame) -> Known:
+    """The constant that an expression is: a singleton or a function."""
+    node = bare(node)
+    if isinstance(node, cst.Name) and node.value in ("True", "False", "None"):
+        return {"True": True, "False": False, "None": None}[node.value]
+    if isinstance(node, cst.Name) and node.value in frame.constants:
+        return frame.constants[node.value]
+    if isinstance(node, (cst.Name, cst.Attribute)):
+        found = frame.resolve(node)
+        if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef):
+            return found
+    return NOT_KNOWN
