@@ -13,7 +13,7 @@ from codegen.analysis.stores import Stores
 from codegen.diagnostics import CodegenError
 from codegen.optable import Operation, Result
 from codegen.rules.r4_out_of_place.opaque import Opaque
-from codegen.rules.r4_out_of_place.rebind import Rebinder
+from codegen.rules.r4_out_of_place.propagate import Propagation
 from test_soundness import ALL, Case, follows
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -70,7 +70,7 @@ FAULTS = {
         "gated_alias_lookahead",
     ),
     "who may hold it is not asked": (
-        Rebinder,
+        Propagation,
         "_may_hold",
         lambda *_: iter(()),
         "dict_display_items",

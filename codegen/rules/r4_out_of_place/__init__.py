@@ -1,8 +1,8 @@
 """R4: out-of-place.
 
 ``hoist`` makes every mutation a statement, the heap tells what it changes,
-``twins`` gives the operation that returns the new value, ``rebind`` hands it to
-every name and slot that must see it.
+``chains`` and ``twins`` give the operation that returns the new value, ``propagate``
+hands it to every name and slot that must see it.
 """
 
 from __future__ import annotations
@@ -12,30 +12,20 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.diagnostics import walk
-from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.environment import Env
 from codegen.analysis.heap import analyse
+from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.values import Kind, Place, Value, as_index
+from codegen.diagnostics import walk
 from codegen.rules.base import Example
+from codegen.rules.r4_out_of_place.chains import ChainRule
 from codegen.rules.r4_out_of_place.dtypes import Dtypes
 from codegen.rules.r4_out_of_place.hoist import hoist, mutates_place
-from codegen.rules.r4_out_of_place.inplace import (
-    CONTAINER_METHODS,
-    mutated,
-    mutated_roots,
-    chain_links,
-    chain_root,
-    inplace_function,
-    inplace_method,
-)
+from codegen.rules.r4_out_of_place.holders import Scope
+from codegen.rules.r4_out_of_place.inplace import inplace_method, mutated, mutated_roots
 from codegen.rules.r4_out_of_place.opaque import Opaque
-from codegen.rules.r4_out_of_place.rebind import MutationRule, Rebinder, Scope
-from codegen.rules.r4_out_of_place.twins import (
-    out_of_place,
-    replace_temporaries,
-    without_out,
-)
+from codegen.rules.r4_out_of_place.propagate import Propagation
+from codegen.rules.r4_out_of_place.twins import replace_temporaries
 from codegen.syntax import (
     Body,
     Statement,
@@ -43,17 +33,12 @@ from codegen.syntax import (
     assign,
     bound_names,
     call,
-    calls,
     code,
-    dotted,
-    expr,
     index_of,
     is_name,
-    keyword,
     map_bodies,
     method,
     parenthesize,
-    read_names,
     replace_nodes,
     small,
     with_comments,
@@ -74,7 +59,7 @@ _BINARY: dict[type[cst.BaseAugOp], type[cst.BaseBinaryOp]] = {
 }
 
 
-class OutOfPlace(MutationRule):
+class OutOfPlace(ChainRule):
     """Every in-place op becomes its out-of-place twin, rebound:
     ``t.add_(x).mul_(y)`` → ``t = t.add(x).mul(y)``.
 
@@ -209,10 +194,10 @@ class OutOfPlace(MutationRule):
     def kind(self, node: cst.BaseExpression, env: Env) -> Kind:
         return self.places.value(node, env).kind
 
-    def _rebinder(self, node: Statement, env: Env) -> Rebinder:
+    def propagation(self, node: Statement, env: Env) -> Propagation:
         live = self.live.after.get(node, frozenset())
         later = tuple(self._mutated_later(node))
-        return Rebinder(self, Scope(env, live, self.rereads, later))
+        return Propagation(self, Scope(env, live, self.rereads, later))
 
     def _mutated_later(self, node: Statement) -> Iterator[Value]:
         """What is mutated after a statement, or in the next round of a loop that it
@@ -240,7 +225,7 @@ class OutOfPlace(MutationRule):
                 self.fired(node)
                 return []  # a temporary is mutated and thrown away
             return [replace_temporaries(node, self)]
-        return self._mutation(node, cast(cst.Call, value), env, ())
+        return self.mutation(node, cast(cst.Call, value), env, ())
 
     def _assign(self, node: Statement, inner: cst.Assign, env: Env) -> list[Statement]:
         target = inner.targets[0].target
@@ -252,7 +237,7 @@ class OutOfPlace(MutationRule):
                 return stored
         if mutates_place(inner.value):
             targets = tuple(cast(cst.BaseExpression, t.target) for t in inner.targets)
-            return self._mutation(node, cast(cst.Call, inner.value), env, targets)
+            return self.mutation(node, cast(cst.Call, inner.value), env, targets)
         return [replace_temporaries(node, self)]
 
     def _data_store(
@@ -273,158 +258,17 @@ class OutOfPlace(MutationRule):
             )
             return []
         given = self.places.value(value, env)
-        rebinder = self._rebinder(node, env)
-        if not rebinder.is_shown(given):
+        write = self.propagation(node, env)
+        if not write.is_shown(given):
             copy = method(target.value, "copy_", [cst.Arg(value)])
-            return self._mutation(node, copy, env, ())
+            return self.mutation(node, copy, env, ())
         names = [
             cst.Name(n)
             for n, v in env.names.items()
-            if v.parameter and v.places == held.places and n in rebinder.live
+            if v.parameter and v.places == held.places and n in write.live
         ]
         result: list[Statement] = [assign([target, *names], value)]
-        self._fire(node, result)
-        return result
-
-    def _mutation(
-        self,
-        node: Statement,
-        value: cst.Call,
-        env: Env,
-        extra: tuple[cst.BaseExpression, ...],
-    ) -> list[Statement]:
-        """A chain, ``out=`` or ``torch.op_`` on a place, maybe assigned to ``extra``."""
-        root, new = self._new_value(value)
-        new = self._pinned(root, value, new, node, env)
-        place = self.places.value(root, env)
-        live = self.live.after.get(node, frozenset())
-        kept = tuple(e for e in extra if not isinstance(e, cst.Name) or e.value in live)
-        if place.kind in (Kind.MAPPING, Kind.SEQUENCE, Kind.OTHER):
-            self.refuse(
-                value,
-                f"`{code(root)}` is no single tensor, and this call mutates it",
-                "mutate its tensors one by one",
-            )
-            return []
-        if self._reads_itself(value, place, env):
-            return self._link_by_link(node, value, env, kept)
-        rebinder = self._rebinder(node, env)
-        # what is assigned anyway needs no rebinding of its own
-        names = {e.value for e in extra if isinstance(e, cst.Name)}
-        rebinder.live = rebinder.live - names
-        statements_ = rebinder.rebind(root, place, new, kept)
-        self._fire(node, statements_)
-        return statements_
-
-    def _pinned(
-        self,
-        root: cst.BaseExpression,
-        value: cst.Call,
-        new: cst.BaseExpression,
-        node: Statement,
-        env: Env,
-    ) -> cst.BaseExpression:
-        """``new`` in the dtype of what it replaces, where it may have another."""
-        if isinstance(new, cst.Call) and dotted(new.func) == "ops.copy":
-            return new
-        links = chain_links(value) or [value]
-        operands = [root, *(a.value for link in links for a in link.args)]
-        return self._in_dtype_of(root, operands, new, node, env)
-
-    def _in_dtype_of(
-        self,
-        root: cst.BaseExpression,
-        operands: Sequence[cst.BaseExpression],
-        new: cst.BaseExpression,
-        node: Statement,
-        env: Env,
-    ) -> cst.BaseExpression:
-        if not self.dtypes.differ(operands, env) or not self._must_be_pinned(
-            node, root
-        ):
-            return new
-        return expr(f"{code(parenthesize(new))}.to({code(root)}.dtype)")
-
-    def _must_be_pinned(self, node: Statement, root: cst.BaseExpression) -> bool:
-        """Whether anything but the parameter gets the new value: the base class sees
-        to the dtypes of parameters."""
-        env = self.places.before.get(node, Env())
-        place = self.places.value(root, env).objects()
-        live = self.live.after.get(node, frozenset())
-        held = (n for n, v in env.names.items() if v.objects() & place)
-        if any(name in live for name in held):
-            return True
-        slots = (s for s, v in env.slots.items() if v.objects() & place)
-        return any(s.container != "param" for s in slots)
-
-    def _new_value(
-        self, value: cst.Call
-    ) -> tuple[cst.BaseExpression, cst.BaseExpression]:
-        out = keyword(value, "out")
-        if out is not None:
-            return out, replace_temporaries(without_out(value), self)
-        function = inplace_function(value)
-        if function is not None:
-            if "_foreach_" in function:
-                self.refuse(
-                    value,
-                    f"{function} mutates a list of tensors",
-                    "use the loop over single tensors",
-                )
-            func = expr(function[:-1])
-            return value.args[0].value, value.with_changes(func=func)
-        root = chain_root(value)
-        chain = self._clean_arguments(value)
-        return root, out_of_place(chain, chain_root(chain), self)
-
-    def _clean_arguments(self, value: cst.Call) -> cst.Call:
-        """Temporaries mutated inside the arguments of a chain's links."""
-        args = [
-            a.with_changes(value=replace_temporaries(a.value, self)) for a in value.args
-        ]
-        func = value.func
-        assert isinstance(func, cst.Attribute)
-        if inplace_method(func.value) is not None:
-            inner = self._clean_arguments(cast(cst.Call, func.value))
-            func = func.with_changes(value=inner)
-        else:
-            func = func.with_changes(value=replace_temporaries(func.value, self))
-        return value.with_changes(args=args, func=func)
-
-    def _reads_itself(self, value: cst.Call, place: Value, env: Env) -> bool:
-        """In ``x.mul_(a).add_(x)`` the second x, whatever its name, is the product."""
-        for link in chain_links(value)[1:]:
-            for part in (n for arg in link.args for n in walk(arg)):
-                if isinstance(part, (cst.Name, cst.Subscript, cst.Attribute)):
-                    if env.may_alias(self.places.value(part, env), place):
-                        return True
-        return False
-
-    def _link_by_link(
-        self,
-        node: Statement,
-        value: cst.Call,
-        env: Env,
-        extra: tuple[cst.BaseExpression, ...],
-    ) -> list[Statement]:
-        """Each in-place call of a chain as a statement of its own."""
-        root = chain_root(value)
-        place = self.places.value(root, env)
-        links = chain_links(value)
-        result: list[Statement] = []
-        for number, link in enumerate(links):
-            assert isinstance(link.func, cst.Attribute)
-            single = link.with_changes(func=link.func.with_changes(value=root))
-            last = number == len(links) - 1
-            rebinder = self._rebinder(node, env)
-            for later in links[number + 1 :]:
-                rebinder.live |= {n for arg in later.args for n in read_names(arg)}
-            rebinder.links_left = not last
-            if not last:
-                rebinder.live |= read_names(root)
-            new = self._pinned(root, single, self._new_value(single)[1], node, env)
-            result += rebinder.rebind(root, place, new, extra if last else ())
-        self._fire(node, result)
+        self.fire(node, result)
         return result
 
     # --- augmented assignment
@@ -452,7 +296,7 @@ class OutOfPlace(MutationRule):
             result: list[Statement] = [assign([target], new)]
         else:
             result = self._augmented_tensor(node, inner, value, new, env)
-        self._fire(node, result)
+        self.fire(node, result)
         return result
 
     def _is_copied(self, target: cst.Subscript, value: Value, env: Env) -> bool:
@@ -470,12 +314,12 @@ class OutOfPlace(MutationRule):
         new: cst.BaseExpression,
         env: Env,
     ) -> list[Statement]:
-        rebinder = self._rebinder(node, env)
+        write = self.propagation(node, env)
         target = cast(cst.BaseExpression, inner.target)
         operands = (target, inner.value)
         if value.kind is Kind.TENSOR:
-            new = self._in_dtype_of(target, operands, new, node, env)
-        result = rebinder.rebind(target, value, new)
+            new = self.in_dtype_of(target, operands, new, node, env)
+        result = write.rebind(target, value, new)
         others = [
             s for s in result if code(s).strip() != code(assign([target], new)).strip()
         ]
@@ -517,13 +361,9 @@ class OutOfPlace(MutationRule):
         else:
             index = _index_expression(target)
             new = call("ops.setitem", target.value, index, value)
-        result = self._rebinder(node, env).rebind(target.value, base, new)
-        self._fire(node, result)
+        result = self.propagation(node, env).rebind(target.value, base, new)
+        self.fire(node, result)
         return result
-
-    def _fire(self, node: Statement, new: Sequence[Statement]) -> None:
-        after = "\n".join(code(s).strip() for s in new)
-        self.context.fired(self.name, node, code(node).strip(), after)
 
 
 def _shown(base: Value, part: Value) -> set[Place]:

@@ -1,0 +1,196 @@
+"""``x.mul_(a).add_(b)``: the value that a chain of in-place calls leaves, and its stores."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import cast
+
+import libcst as cst
+
+from codegen.analysis.environment import Env
+from codegen.analysis.heap import Heap
+from codegen.analysis.liveness import Liveness
+from codegen.analysis.values import Kind, Value
+from codegen.diagnostics import walk
+from codegen.rules.r4_out_of_place.dtypes import Dtypes
+from codegen.rules.r4_out_of_place.holders import MutationRule
+from codegen.rules.r4_out_of_place.inplace import (
+    chain_links,
+    chain_root,
+    inplace_function,
+    inplace_method,
+)
+from codegen.rules.r4_out_of_place.propagate import Propagation
+from codegen.rules.r4_out_of_place.twins import (
+    out_of_place,
+    replace_temporaries,
+    without_out,
+)
+from codegen.syntax import (
+    Statement,
+    code,
+    dotted,
+    expr,
+    keyword,
+    parenthesize,
+    read_names,
+)
+
+
+class ChainRule(MutationRule):
+    """Replaces a chain, ``out=`` or ``torch.op_`` by the operation that returns the new
+    value, in the dtype of what it replaces."""
+
+    places: Heap
+    dtypes: Dtypes
+    live: Liveness
+
+    @abc.abstractmethod
+    def propagation(self, node: Statement, env: Env) -> Propagation:
+        """What hands the new value on, of a mutation at ``node``."""
+
+    def mutation(
+        self,
+        node: Statement,
+        value: cst.Call,
+        env: Env,
+        extra: tuple[cst.BaseExpression, ...],
+    ) -> list[Statement]:
+        """A chain, ``out=`` or ``torch.op_`` on a place, maybe assigned to ``extra``."""
+        root, new = self._new_value(value)
+        new = self._pinned(root, value, new, node, env)
+        place = self.places.value(root, env)
+        live = self.live.after.get(node, frozenset())
+        kept = tuple(e for e in extra if not isinstance(e, cst.Name) or e.value in live)
+        if place.kind in (Kind.MAPPING, Kind.SEQUENCE, Kind.OTHER):
+            self.refuse(
+                value,
+                f"`{code(root)}` is no single tensor, and this call mutates it",
+                "mutate its tensors one by one",
+            )
+            return []
+        if self._reads_itself(value, place, env):
+            return self._link_by_link(node, value, env, kept)
+        write = self.propagation(node, env)
+        # what is assigned anyway needs no rebinding of its own
+        names = {e.value for e in extra if isinstance(e, cst.Name)}
+        write.live = write.live - names
+        statements_ = write.rebind(root, place, new, kept)
+        self.fire(node, statements_)
+        return statements_
+
+    def _pinned(
+        self,
+        root: cst.BaseExpression,
+        value: cst.Call,
+        new: cst.BaseExpression,
+        node: Statement,
+        env: Env,
+    ) -> cst.BaseExpression:
+        """``new`` in the dtype of what it replaces, where it may have another."""
+        if isinstance(new, cst.Call) and dotted(new.func) == "ops.copy":
+            return new
+        links = chain_links(value) or [value]
+        operands = [root, *(a.value for link in links for a in link.args)]
+        return self.in_dtype_of(root, operands, new, node, env)
+
+    def in_dtype_of(
+        self,
+        root: cst.BaseExpression,
+        operands: Sequence[cst.BaseExpression],
+        new: cst.BaseExpression,
+        node: Statement,
+        env: Env,
+    ) -> cst.BaseExpression:
+        if not self.dtypes.differ(operands, env) or not self._must_be_pinned(
+            node, root
+        ):
+            return new
+        return expr(f"{code(parenthesize(new))}.to({code(root)}.dtype)")
+
+    def _must_be_pinned(self, node: Statement, root: cst.BaseExpression) -> bool:
+        """Whether anything but the parameter gets the new value: the base class sees
+        to the dtypes of parameters."""
+        env = self.places.before.get(node, Env())
+        place = self.places.value(root, env).objects()
+        live = self.live.after.get(node, frozenset())
+        held = (n for n, v in env.names.items() if v.objects() & place)
+        if any(name in live for name in held):
+            return True
+        slots = (s for s, v in env.slots.items() if v.objects() & place)
+        return any(s.container != "param" for s in slots)
+
+    def _new_value(
+        self, value: cst.Call
+    ) -> tuple[cst.BaseExpression, cst.BaseExpression]:
+        out = keyword(value, "out")
+        if out is not None:
+            return out, replace_temporaries(without_out(value), self)
+        function = inplace_function(value)
+        if function is not None:
+            if "_foreach_" in function:
+                self.refuse(
+                    value,
+                    f"{function} mutates a list of tensors",
+                    "use the loop over single tensors",
+                )
+            func = expr(function[:-1])
+            return value.args[0].value, value.with_changes(func=func)
+        root = chain_root(value)
+        chain = self._clean_arguments(value)
+        return root, out_of_place(chain, chain_root(chain), self)
+
+    def _clean_arguments(self, value: cst.Call) -> cst.Call:
+        """Temporaries mutated inside the arguments of a chain's links."""
+        args = [
+            a.with_changes(value=replace_temporaries(a.value, self)) for a in value.args
+        ]
+        func = value.func
+        assert isinstance(func, cst.Attribute)
+        if inplace_method(func.value) is not None:
+            inner = self._clean_arguments(cast(cst.Call, func.value))
+            func = func.with_changes(value=inner)
+        else:
+            func = func.with_changes(value=replace_temporaries(func.value, self))
+        return value.with_changes(args=args, func=func)
+
+    def _reads_itself(self, value: cst.Call, place: Value, env: Env) -> bool:
+        """In ``x.mul_(a).add_(x)`` the second x, whatever its name, is the product."""
+        for link in chain_links(value)[1:]:
+            for part in (n for arg in link.args for n in walk(arg)):
+                if isinstance(part, (cst.Name, cst.Subscript, cst.Attribute)):
+                    if env.may_alias(self.places.value(part, env), place):
+                        return True
+        return False
+
+    def _link_by_link(
+        self,
+        node: Statement,
+        value: cst.Call,
+        env: Env,
+        extra: tuple[cst.BaseExpression, ...],
+    ) -> list[Statement]:
+        """Each in-place call of a chain as a statement of its own."""
+        root = chain_root(value)
+        place = self.places.value(root, env)
+        links = chain_links(value)
+        result: list[Statement] = []
+        for number, link in enumerate(links):
+            assert isinstance(link.func, cst.Attribute)
+            single = link.with_changes(func=link.func.with_changes(value=root))
+            last = number == len(links) - 1
+            write = self.propagation(node, env)
+            for later in links[number + 1 :]:
+                write.live |= {n for arg in later.args for n in read_names(arg)}
+            write.links_left = not last
+            if not last:
+                write.live |= read_names(root)
+            new = self._pinned(root, single, self._new_value(single)[1], node, env)
+            result += write.rebind(root, place, new, extra if last else ())
+        self.fire(node, result)
+        return result
+
+    def fire(self, node: Statement, new: Sequence[Statement]) -> None:
+        after = "\n".join(code(s).strip() for s in new)
+        self.context.fired(self.name, node, code(node).strip(), after)
