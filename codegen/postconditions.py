@@ -362,23 +362,14 @@ def roots_are_stable(body: Body, context: Context) -> Iterator[cst.CSTNode]:
 
 
 def no_store_is_overwritten_next(body: Body, context: Context) -> Iterator[cst.CSTNode]:
-    """No two statements in a row store the parameter, unless the second reads the groups'
-    parameters first, or the step asks which tensors are one."""
-    if any(isinstance(n, cst.Is) for s in body for n in _outside_tests_for_none(s)):
-        return
+    """No two statements in a row store the parameter where the second only reads what the
+    first gave a name."""
     for part in _blocks(body):
         for first, second in zip(part, part[1:]):
-            inner = small(second)
-            if isinstance(inner, cst.Assign) and _PARAMETER not in code(inner.value):
-                if _stores_parameter(first) and _stores_parameter(second):
+            if _stores_parameter(first) and _stores_parameter(second):
+                value = cst.ensure_type(small(second), cst.Assign).value
+                if read_names(value) <= bound_names(first) | {"torch", "ops"}:
                     yield first
-
-
-def _outside_tests_for_none(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    for inner in walk(node):
-        if isinstance(inner, cst.ComparisonTarget):
-            if not is_name(inner.comparator, "None"):
-                yield inner.operator
 
 
 _PARAMETER = 'group["params"]'

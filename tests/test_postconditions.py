@@ -65,7 +65,8 @@ class Odd(Optimizer):
                 denom = moment.sqrt().add_(updated * grad)
                 scale = denom.sum().item()
                 param.data.addcdiv_(param.grad, denom, value=group["lr"])
-                param.data.mul_(1.0 - 0.001 * scale)
+                param.data.mul_(0.5)
+                state["scale"] = scale
         return loss
 """
 CLOSURE = STEP.replace("        updated", "        closure()\n        updated")
