@@ -71,7 +71,7 @@ def _tensors(state: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_memory_and_graph_are_flat(name: str) -> None:
+def test_memory_and_graph_are_flat(name: str, only_new: None) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     loss = regression()
     with higher.innerloop_ctx(

@@ -236,7 +236,9 @@ def test_loaded_state_is_the_differentiable_optimizers_own() -> None:
         torch.testing.assert_close(d.state_dict(), then, rtol=0, atol=0)
 
 
-def test_loading_a_state_dict_in_each_outer_iteration_keeps_no_graph() -> None:
+def test_loading_a_state_dict_in_each_outer_iteration_keeps_no_graph(
+    only_new: None,
+) -> None:
     model = nn.Linear(2, 1)
     opt = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     outer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -25,8 +25,10 @@ class Opt(Optimizer):
                 state = self.state[p]
                 if len(state) == 0:
                     state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
+
                 def pick(name):
                     return state[name]
+
                 a = pick("m")
                 a.mul_(beta).add_(grad)
                 b = pick("v")
