@@ -65,22 +65,47 @@ def _storage_of(x: Tensor) -> int:
 
 
 def write_through(base: Tensor, view: Tensor, new: Tensor) -> Tensor:
-    """``base`` after its part ``view`` was overwritten with ``new``; ``base`` itself
-    where ``view`` shows nothing of it.
+    """``base`` after ``view`` was overwritten with ``new``, as far as they show the same
+    memory; ``base`` itself where they share none.
 
     Raises:
-        RuntimeError: ``view`` reaches beyond ``base``.
+        RuntimeError: ``view`` reads the bits of ``base`` as another dtype.
     """
-    if view.dtype != base.dtype or not _share_memory(base, view):
+    if not _share_memory(base, view):
         return base
+    if view.is_conj():
+        return write_through(base, view.conj(), new.conj())
+    if base.is_conj():
+        return write_through(base.conj(), view, new).conj()
+    if view.is_neg():
+        return write_through(base, torch._neg_view(view), -new)
+    if view.dtype != base.dtype:
+        return _of_complex(base, view, new)
     offset = int(view.storage_offset() - base.storage_offset())
     if offset == 0 and view.size() == base.size() and view.stride() == base.stride():
         return new
+    sources = _sources(base, view, offset).to(base.device)
+    written = sources >= 0
+    if not bool(written.any()):
+        return base
     # torch.as_strided_scatter would do, but for its derivative: it lets the gradient
     # of what is overwritten through
-    places = _places(base, view, offset).to(base.device)
-    flat = base.reshape(-1).scatter(0, places, new.expand_as(view).reshape(-1))
-    return flat.reshape(base.size())
+    parts = new.to(base.dtype).expand_as(view).reshape(-1)[sources.clamp(min=0)]
+    return torch.where(written, parts, base)
+
+
+def _of_complex(base: Tensor, view: Tensor, new: Tensor) -> Tensor:
+    """The same for the real or imaginary part of a complex tensor, or for a complex
+    view of pairs of reals."""
+    if base.is_complex() and view.dtype == base.real.dtype:
+        pairs = write_through(torch.view_as_real(base), view, new)
+        return torch.view_as_complex(pairs)
+    if view.is_complex() and base.dtype == view.real.dtype:
+        return write_through(base, torch.view_as_real(view), torch.view_as_real(new))
+    raise RuntimeError(
+        f"A view of {view.dtype} is written into, which shows the bits of a tensor of "
+        f"{base.dtype}: compute with numbers, not with their bits."
+    )
 
 
 def write_through_all(
@@ -91,19 +116,14 @@ def write_through_all(
     return [written[id(base)] for base in bases]
 
 
-def _places(base: Tensor, view: Tensor, offset: int) -> Tensor:
-    """Where in ``base.flatten()`` each element of ``view.flatten()`` is."""
-    reach = max(_reach(base), offset + _reach(view))
-    owners = torch.full((reach,), -1)
-    owned = owners.as_strided(base.size(), base.stride())
-    owned.copy_(torch.arange(base.numel()).view(base.size()))
-    places = owners.as_strided(view.size(), view.stride(), offset).reshape(-1)
-    if bool((places < 0).any()):
-        raise RuntimeError(
-            "A part of a tensor that is written reaches beyond the tensor itself: "
-            "write each by itself."
-        )
-    return places
+def _sources(base: Tensor, view: Tensor, offset: int) -> Tensor:
+    """Which element of ``view.flatten()`` each element of ``base`` is; -1 for none."""
+    start = min(offset, 0)
+    reach = max(_reach(base) - start, offset - start + _reach(view))
+    memory = torch.full((reach,), -1)
+    shown = memory.as_strided(view.size(), view.stride(), offset - start)
+    shown.copy_(torch.arange(view.numel()).view(view.size()))
+    return memory.as_strided(base.size(), base.stride(), -start)
 
 
 def _reach(x: Tensor) -> int:

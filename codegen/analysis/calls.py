@@ -67,7 +67,8 @@ class Calls:
         receiver = self._argument(operation, bound)
         text = ""
         if receiver is not None and node.args and receiver is node.args[0].value:
-            rest = ", ".join(code(a) for a in node.args[1:])
+            plain = (a.with_changes(comma=cst.MaybeSentinel.DEFAULT) for a in node.args)
+            rest = ", ".join([*map(code, plain)][1:])
             method = operation.name.rpartition(".")[2]
             text = f".{method}({rest})"
         return self._result(operation, bound, node.args, receiver, text, env)

@@ -50,11 +50,46 @@ def test_a_copy_writes_nothing_through() -> None:
     assert ops.write_through(base, base.clone(), torch.zeros(3)) is base
 
 
-def test_a_part_beyond_the_tensor_is_refused() -> None:
-    memory = torch.ones(6)
-    base, beyond = memory[:3], memory[2:5]
-    with pytest.raises(RuntimeError, match="beyond the tensor itself"):
-        ops.write_through(base, beyond, torch.zeros(3))
+MEMORY: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "a part that reaches beyond": (lambda m: m[2:8], lambda m: m[:5]),
+    "a part that begins before, in steps": (lambda m: m[5:], lambda m: m[::2]),
+    "another part": (lambda m: m[:4], lambda m: m[4:]),
+    "an expanded tensor": (lambda m: m[3:4].expand(5), lambda m: m[2:6]),
+    "overlapping windows": (lambda m: m.unfold(0, 4, 2), lambda m: m[3:7]),
+    "the real part": (lambda m: torch.complex(m, -m), lambda c: c.real[1:]),
+    "the imaginary part": (lambda m: torch.complex(m, -m), lambda c: c.imag[:3]),
+    "the imaginary part of a conjugate": (
+        lambda m: torch.complex(m, -m),
+        lambda c: c.conj().imag[:3],
+    ),
+    "a conjugate": (lambda m: torch.complex(m, -m), lambda c: c.conj()[2:]),
+}
+
+
+@pytest.mark.parametrize("held", MEMORY)
+def test_memory_is_written_as_far_as_it_is_shared(held: str) -> None:
+    whole, part = MEMORY[held]
+
+    def memory() -> tuple[Tensor, Tensor]:
+        cells = torch.arange(1.0, 11.0, dtype=torch.float64)
+        base = whole(cells)
+        return base, part(base if base.is_complex() else cells)
+
+    base, view = memory()
+    new = view * 3 + 1
+    found = ops.write_through(base, view, new)
+    in_place, seen = memory()
+    seen.copy_(new)
+    assert torch.equal(found, in_place)
+    if held == "another part":
+        assert found is base
+
+
+def test_bits_written_as_another_dtype_are_refused() -> None:
+    base = torch.ones(4, dtype=torch.float64)
+    view = base.view(torch.int64)
+    with pytest.raises(RuntimeError, match="compute with numbers"):
+        ops.write_through(base, view, view + 1)
 
 
 @pytest.mark.parametrize("name", ["add", "sub", "addcmul", "addcdiv", "lerp"])

@@ -2,8 +2,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+
 def get(store, name):
     return store[name]
+
 
 class Opt(Optimizer):
     def __init__(self, params, lr=0.1, beta=0.9):

@@ -2,10 +2,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+
 def first(xs):
     return xs[0]
+
+
 def last(xs):
     return xs[-1]
+
 
 class Opt(Optimizer):
     def __init__(self, params, lr=0.1, beta=0.9):

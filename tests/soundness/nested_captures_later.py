@@ -26,8 +26,10 @@ class Opt(Optimizer):
                 if len(state) == 0:
                     state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
                 cur = state["m"]
+
                 def pick():
                     return cur
+
                 cur = state["v"]
                 a = pick()
                 a.mul_(beta).add_(grad)
