@@ -31,6 +31,7 @@ from codegen.lower.lists import one_append, walk_selections
 from codegen.lower.lockstep import in_lockstep
 from codegen.lower.loops import lower_loops
 from codegen.lower.names import rename_reserved, reserve_grad
+from codegen.lower.records import records_as_dicts
 from codegen.lower.scratch import without_turns
 from codegen.lower.settings import defaults_by_group
 from codegen.lower.specialize import specialize
@@ -146,6 +147,10 @@ PASSES: Sequence[Pass] = (
         holds.reserved_names_are_free,
     ),
     # one spelling for each operation
+    Pass(
+        records_as_dicts,
+        "before state is read: what follows knows lists and dicts",
+    ),
     Pass(without_setdefault, "makes the statements that the passes on state look for"),
     Pass(
         with_copies,

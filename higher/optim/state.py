@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict, deque
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -180,6 +180,9 @@ class Mover:
             return {k: self.copy(v, k) for k, v in value.items()}
         if isinstance(value, deque):
             return deque(map(self.copy, value), value.maxlen)
+        if is_dataclass(value) and not isinstance(value, type):
+            # as a translation keeps it: its items are replaced, and copied
+            return {f.name: self.copy(getattr(value, f.name)) for f in fields(value)}
         if type(value) in (list, tuple):
             return type(value)(self.copy(v) for v in value)
         return copy.copy(value)

@@ -1,0 +1,130 @@
+"""Records of tensors, as dicts: a translation replaces items, and copies containers.
+
+    @dataclass                               if "s" not in state:
+    class Slots:                                 state["s"] = {"m": torch.zeros_like(p), "n": 0}
+        m: Tensor                        →   s = state["s"]
+        n: int = 0                           s["n"] += 1
+                                             s["m"].add_(grad)
+    if "s" not in state:
+        state["s"] = Slots(torch.zeros_like(p))
+    s = state["s"]
+    s.n += 1
+    s.m.add_(grad)
+
+A dataclass is a record if its body is fields alone, named like nothing that tensors
+have, and a step does nothing with it but make instances and use their fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import libcst as cst
+
+from codegen import optable
+from codegen.context import Context
+from codegen.diagnostics import walk
+from codegen.syntax import (
+    Body,
+    Statement,
+    dotted,
+    is_constant,
+    replace_nodes,
+    small,
+    statements,
+)
+from codegen.upstream import Definition
+
+
+@dataclass(frozen=True)
+class Record:
+    """Fields in order, with the constants that they are by default."""
+
+    fields: Mapping[str, cst.BaseExpression | None]
+
+    def made(self, call: cst.Call) -> cst.Dict | None:
+        """An instance as a dict; None where the arguments don't fit."""
+        if any(a.star for a in call.args):
+            return None
+        given = {n: v for n, v in self.fields.items() if v is not None}
+        plain = [a.value for a in call.args if a.keyword is None]
+        if len(plain) > len(self.fields):
+            return None
+        given.update(zip(self.fields, plain))
+        named = {a.keyword.value: a.value for a in call.args if a.keyword is not None}
+        given.update(named)
+        twice = named.keys() & {*[*self.fields][: len(plain)]}
+        if twice or given.keys() != self.fields.keys():
+            return None
+        return cst.Dict(
+            [cst.DictElement(_key(name), given[name]) for name in self.fields]
+        )
+
+
+def records_as_dicts(body: Body, context: Context) -> Body:
+    """Rewrite where records are made and their fields used; others stay as they are."""
+    records = dict(_records(body, context))
+    if not records:
+        return body
+    fields = frozenset(f for r in records.values() for f in r.fields)
+
+    def replace(node: cst.CSTNode) -> cst.CSTNode | None:
+        if isinstance(node, cst.Call) and dotted(node.func) in records:
+            return records[cast(str, dotted(node.func))].made(node)
+        if isinstance(node, cst.Attribute) and node.attr.value in fields:
+            if (dotted(node) or "").startswith("self."):
+                return None
+            index = cst.SubscriptElement(cst.Index(_key(node.attr.value)))
+            return cst.Subscript(node.value, [index])
+        return None
+
+    return tuple(
+        cast(Statement, replace_nodes(s, replace, context.origins)) for s in body
+    )
+
+
+def _records(body: Body, context: Context) -> Iterator[tuple[str, Record]]:
+    made: dict[str, list[cst.Call]] = {}
+    uses: dict[str, int] = {}
+    for node in (n for s in body for n in walk(s)):
+        if isinstance(node, cst.Call) and isinstance(node.func, cst.Name):
+            made.setdefault(node.func.value, []).append(node)
+        if isinstance(node, cst.Name):
+            uses[node.value] = uses.get(node.value, 0) + 1
+    for name, calls in made.items():
+        found = context.globals.get(name)
+        record = _record(found) if isinstance(found, Definition) else None
+        if record is None or uses[name] != len(calls):
+            continue
+        if all(record.made(call) is not None for call in calls):
+            yield name, record
+
+
+def _record(definition: Definition) -> Record | None:
+    node = definition.node
+    if not isinstance(node, cst.ClassDef) or node.bases or len(node.decorators) != 1:
+        return None
+    decorator = node.decorators[0].decorator
+    func = decorator.func if isinstance(decorator, cst.Call) else decorator
+    if (dotted(func) or "").rpartition(".")[2] != "dataclass":
+        return None
+    fields: dict[str, cst.BaseExpression | None] = {}
+    for statement in statements(node.body):
+        line = small(statement)
+        if isinstance(line, cst.Expr) and isinstance(line.value, cst.BaseString):
+            continue
+        if not isinstance(line, cst.AnnAssign) or not isinstance(line.target, cst.Name):
+            return None
+        if line.value is not None and not is_constant(line.value):
+            return None
+        name = line.target.value
+        if optable.attribute(name) or optable.method(name):
+            return None
+        fields[name] = line.value
+    return Record(fields) if fields else None
+
+
+def _key(name: str) -> cst.SimpleString:
+    return cst.SimpleString(f'"{name}"')
