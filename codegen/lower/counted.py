@@ -1,4 +1,4 @@
-"""Loops that count through a group's parameters.
+"""Loops that count through the groups, or through a group's parameters.
 
 params = group["params"]                     →   for i, p in enumerate(group["params"]):
 for i in range(len(params)):                         g = p.grad
@@ -27,9 +27,11 @@ from codegen.syntax import (
     bound_names,
     call,
     code,
+    dotted,
     index_of,
     is_name,
     map_bodies,
+    read_names,
     replace_nodes,
     small,
     statements,
@@ -84,11 +86,10 @@ def _stands_for(value: cst.BaseExpression, known: _Known) -> cst.BaseExpression 
 
 
 def _is_params(node: cst.CSTNode) -> bool:
-    return (
-        isinstance(node, cst.Subscript)
-        and isinstance(node.value, cst.Name)
-        and string_key(node) == "params"
-    )
+    """A group's parameters, or the groups."""
+    if isinstance(node, cst.Subscript):
+        return isinstance(node.value, cst.Name) and string_key(node) == "params"
+    return dotted(node) == "self.param_groups"
 
 
 def _counted(node: cst.CSTNode, function: str) -> cst.BaseExpression | None:
@@ -140,9 +141,18 @@ def _walking(node: cst.For, known: _Known, context: Context) -> cst.For:
     else:
         return node
     name = context.fresh("param") if name is None else name
-    if {index, name} & bound_names(block(items)):
+    used = bound_names(block(items)) | read_names(block(items))
+    groups = dotted(params) == "self.param_groups"
+    if {index, name} & bound_names(block(items)) or groups and "group" in used - {name}:
         return node
     replaced = [_with_item(s, index, name, known, context.origins) for s in items]
+    if groups:
+        # as where the groups are walked by themselves
+        group = {name: cst.Name("group")}
+        replaced = [
+            cast(Statement, substitute(s, group, context.origins)) for s in replaced
+        ]
+        name = "group"
     new = node.with_changes(
         target=cst.Tuple([cst.Element(cst.Name(index)), cst.Element(cst.Name(name))]),
         iter=call("enumerate", params),

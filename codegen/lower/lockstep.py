@@ -17,7 +17,7 @@ by the position of its parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -319,16 +319,27 @@ class Lockstep:
                 return False
             return self._walks(node) is not None
         if isinstance(node, cst.If):
-            inner = (*statements(node.body), *orelse_statements(node))
-            if self._mentions_in(node.test) or not inner:
+            if self._mentions_in(node.test):
                 return False
-            return any(self._mapped(s) for s in inner) and all(
-                self._mapped(s) or self._is_local(s) for s in inner
-            )
+            inner = [(self._mapped(s), self._is_local(s)) for s in self._in_turn(node)]
+            whole = all(mapped or local for mapped, local in inner)
+            return whole and any(mapped for mapped, _ in inner)
         pair = assignment(node)
         if pair is None or not isinstance(pair[0], cst.Name):
             return False
         return self._comprehended(pair[1]) is not None
+
+    def _in_turn(self, node: cst.If) -> Iterator[Statement]:
+        """The statements of both branches, while lists that they make are known."""
+        lists = dict(self.lists)
+        for branch in (statements(node.body), orelse_statements(node)):
+            for inner in branch:
+                yield inner
+                pair = assignment(inner)
+                found = self._comprehended(pair[1]) if pair is not None else None
+                if found is not None and pair and isinstance(pair[0], cst.Name):
+                    self.lists[pair[0].value] = Listed(found[0], self.item)
+            self.lists = dict(lists)
 
     def _is_local(self, node: Statement) -> bool:
         """A number for the branch at hand, which nothing reads afterwards."""
@@ -433,8 +444,9 @@ class Lockstep:
         if isinstance(node, cst.For):
             return cast(Family, self._walks(node))
         if isinstance(node, cst.If):
-            inner = (*statements(node.body), *orelse_statements(node))
-            families = [self._family_of(s) for s in inner if self._mapped(s)]
+            families = [
+                self._family_of(s) for s in self._in_turn(node) if self._mapped(s)
+            ]
             if len({f.key() for f in families}) != 1:
                 raise _Unfit(node, "its lists are of different parameters")
             return families[0]
