@@ -17,7 +17,7 @@ from typing import cast
 import libcst as cst
 
 from codegen import optable
-from codegen.analysis.environment import is_constant_key, variables
+from codegen.analysis.keys import is_constant_key, variables
 from codegen.context import Context
 from codegen.diagnostics import children, walk
 from codegen.ir.cfg import Edge, Graph, Node, control_flow

@@ -9,7 +9,7 @@ import pytest
 from codegen.analysis.environment import Env
 from codegen.analysis.heap import Heap
 from codegen.analysis.sharing import SharedSlots
-from codegen.analysis.stores import Stores
+from codegen.analysis.bindings import Bindings
 from codegen.diagnostics import CodegenError
 from codegen.optable import Operation, Result
 from codegen.rules.r4_out_of_place.opaque import Opaque
@@ -40,7 +40,7 @@ FAULTS = {
     "ways are not joined": (Env, "joined", the_last_way, "continue_rebinds_alias"),
     "a maybe is a yes": (Operation, "returned", views_for_copies, "reshape_maybe_copy"),
     "keys that may be equal are apart": (
-        Stores,
+        Bindings,
         "put",
         lambda self, slot, value, env: env.slots.__setitem__(slot, value),
         "key_in_a_variable",
@@ -58,13 +58,13 @@ FAULTS = {
         "made_in_each_turn",
     ),
     "lists stay as they were made": (
-        Stores,
+        Bindings,
         "call",
         nothing,
         "list_insert_front",
     ),
     "a parameter keeps its memory": (
-        Stores,
+        Bindings,
         "share_memory",
         nothing,
         "gated_alias_lookahead",

@@ -11,7 +11,8 @@ from typing import cast
 import libcst as cst
 
 from codegen import optable
-from codegen.analysis.environment import Env, is_constant_key
+from codegen.analysis.environment import Env
+from codegen.analysis.keys import is_constant_key
 from codegen.analysis.expressions import Expressions
 from codegen.analysis.values import (
     ANY_ITEM,
@@ -20,7 +21,6 @@ from codegen.analysis.values import (
     NOTHING,
     NUMBER,
     OTHER,
-    REST,
     SETTING,
     UNKNOWN,
     Kind,

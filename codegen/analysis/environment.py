@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-import functools
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from typing import TypeVar
 
-from codegen import optable
+from codegen.analysis.keys import (
+    elements_read,
+    is_computed,
+    is_constant_key,
+    variables,
+)
+from codegen.analysis.store import NO_OBJECTS, Store
 from codegen.analysis.values import (
-    ANY_PARAMETER,
-    ANYTHING,
     CONTAINERS,
     MAY_HOLD_TENSORS,
     REPEATS,
@@ -26,8 +26,6 @@ from codegen.analysis.values import (
     is_many,
     join,
     join_all,
-    of_another,
-    of_any,
     several,
 )
 
@@ -38,51 +36,34 @@ Fact = tuple[str, bool]
 
 
 @dataclass
-class Env:
-    """The heap before one statement.
+class Env(Store):
+    """The heap before one statement: the store, and how it changes.
 
-    ``maybe`` are slots that exist on some way here and not on another. ``exact`` are
-    containers of which every item has a slot, with their length (-1 for a dict),
-    ``distinct`` those whose items are different objects, but for what was stored under
-    constant keys. ``origins`` are what an object
-    that was found in a container may be, beside itself; ``keyed`` the variables that
-    the key under which it was found reads, ``found`` the slot; ``sharing`` what slots may share when the
-    step begins, ``kinds`` what sorts of things they hold, ``lengths`` how many items the
-    lists have that are there then; None where all is taken to be as it is first stored. ``facts`` are conditions that hold here, ``guarded`` what names denote
+    ``keyed`` are the variables that the key reads under which an object was found;
+    ``kinds`` what sorts of things slots hold when the step begins, ``lengths`` how many
+    items the lists have that are there then (None where all is taken to be as it is
+    first stored). ``facts`` are conditions that hold here, ``guarded`` what names denote
     wherever one of them holds again.
     """
 
-    names: dict[str, Value] = field(default_factory=dict)
-    slots: dict[Slot, Value] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    maybe: set[Slot] = field(default_factory=set)
-    exact: dict[str, int] = field(default_factory=dict)
-    distinct: frozenset[str] = frozenset()
-    origins: dict[str, frozenset[str]] = field(default_factory=dict)
     keyed: dict[str, frozenset[str]] = field(default_factory=dict)
-    found: dict[str, Slot] = field(default_factory=dict)
-    sharing: Mapping[str, frozenset[str]] = field(default_factory=dict)
     kinds: Mapping[Slot, Kind] = field(default_factory=dict)
     lengths: Mapping[str, int] | None = None
     facts: frozenset[Fact] = frozenset()
     guarded: dict[Fact, dict[str, Value]] = field(default_factory=dict)
 
     def fork(self) -> Env:
-        return Env(
-            dict(self.names),
-            dict(self.slots),
-            dict(self.texts),
-            set(self.maybe),
-            dict(self.exact),
-            self.distinct,
-            dict(self.origins),
-            dict(self.keyed),
-            dict(self.found),
-            self.sharing,
-            self.kinds,
-            self.lengths,
-            self.facts,
-            dict(self.guarded),
+        return replace(
+            self,
+            names=dict(self.names),
+            slots=dict(self.slots),
+            texts=dict(self.texts),
+            maybe=set(self.maybe),
+            exact=dict(self.exact),
+            origins=dict(self.origins),
+            keyed=dict(self.keyed),
+            found=dict(self.found),
+            guarded=dict(self.guarded),
         )
 
     def joined(self, other: Env) -> Env:
@@ -98,24 +79,23 @@ class Env:
             if all(e.exact.get(obj, length) == length for e in (self, other))
             and all(obj in e.exact or not e.knows(obj) for e in (self, other))
         }
-        joined = Env(
-            _joined(self.names, other.names),
-            _joined(self.slots, other.slots),
-            {**other.texts, **self.texts},
-            self.maybe | other.maybe | one_sided,
-            exact,
-            self._both_distinct(other),
-            {
-                obj: self.origins.get(obj, frozenset()) | other.origins.get(obj, _NONE)
+        joined = replace(
+            self,
+            names=_joined(self.names, other.names),
+            slots=_joined(self.slots, other.slots),
+            texts={**other.texts, **self.texts},
+            maybe=self.maybe | other.maybe | one_sided,
+            exact=exact,
+            distinct=self._both_distinct(other),
+            origins={
+                obj: self.origins.get(obj, NO_OBJECTS)
+                | other.origins.get(obj, NO_OBJECTS)
                 for obj in {**self.origins, **other.origins}
             },
-            {**other.keyed, **self.keyed},
-            {**other.found, **self.found},
-            self.sharing,
-            self.kinds,
-            self.lengths,
-            self.facts & other.facts,
-            self._guards(other),
+            keyed={**other.keyed, **self.keyed},
+            found={**other.found, **self.found},
+            facts=self.facts & other.facts,
+            guarded=self._guards(other),
         )
         for slot in self.slots.keys() ^ other.slots.keys():
             if not is_constant_key(slot.key) and slot.key != REST:
@@ -192,7 +172,7 @@ class Env:
             held = frozenset({Place(name)})
             before = replace(value, kind=kind, places=held, parameter=False)
             self.slots[slot] = _sure(join(value, before))
-            self._may_be(name, self.sharing.get(name, _NONE))
+            self._may_be(name, self.sharing.get(name, NO_OBJECTS))
 
     def _stands_for_both(self, slot: Slot, other: Env) -> bool:
         """Whether what a slot holds was made for it alone: then the object stands for
@@ -206,11 +186,11 @@ class Env:
             return False
         if other.knows(obj):
             return False
-        self._may_be(obj, self.sharing.get(name, _NONE))
+        self._may_be(obj, self.sharing.get(name, NO_OBJECTS))
         items = [*self.slots_of(obj)]
         for item, value in items:
             for part in value.objects():
-                shared = self.sharing.get(f"{obj}[{item.key}]", _NONE)
+                shared = self.sharing.get(f"{obj}[{item.key}]", NO_OBJECTS)
                 self._may_be(part, shared - {part})
         length = self.exact.get(obj, -1)
         same = self.lengths is None or self.lengths.get(name, -2) == length
@@ -223,7 +203,7 @@ class Env:
             self.distinct -= {obj}
             others -= {REPEATS}
         if others:
-            self.origins[obj] = self.origins.get(obj, _NONE) | others
+            self.origins[obj] = self.origins.get(obj, NO_OBJECTS) | others
 
     def _both_distinct(self, other: Env) -> frozenset[str]:
         """A container that one way doesn't know is as distinct as on the other."""
@@ -232,51 +212,7 @@ class Env:
             sure |= {obj for obj in one.distinct - two.distinct if not two.knows(obj)}
         return sure
 
-    def is_kept(self, container: str) -> bool:
-        """Whether a container outlives the step: it is, or lies in, the state or what is
-        shared, at any depth."""
-        pending, seen = [container], set[str]()
-        while pending:
-            obj = pending.pop()
-            if of_any(Place(obj)).obj in ("state", "shared", "param"):
-                return True
-            if obj not in seen:
-                seen.add(obj)
-                holders = self.slots.items()
-                pending += [s.container for s, v in holders if obj in v.objects()]
-        return False
-
-    def knows(self, obj: str) -> bool:
-        """Whether anything here refers to an object."""
-        return any(obj in v.objects() for v in self.names.values()) or any(
-            s.container == obj or obj in v.objects() for s, v in self.slots.items()
-        )
-
-    def keep_reachable(self) -> None:
-        """Forget what no name leads to."""
-        objects: set[str] = set()
-        pending = [o for v in self.names.values() for o in all_objects(v)]
-        while pending:
-            obj = pending.pop()
-            if obj not in objects:
-                objects.add(obj)
-                pending += [o for _, v in self.slots_of(obj) for o in all_objects(v)]
-        self.slots = {s: v for s, v in self.slots.items() if s.container in objects}
-        self.exact = {o: n for o, n in self.exact.items() if o in objects}
-        self.maybe = {s for s in self.maybe if s.container in objects}
-
     # --- contents of containers ---------------------------------------------
-
-    def slots_of(self, obj: str) -> Iterator[tuple[Slot, Value]]:
-        return ((s, v) for s, v in self.slots.items() if s.container == obj)
-
-    def contents(self, value: Value) -> Value | None:
-        """A summary of what a container may hold; None if nothing is known to be in."""
-        found = None
-        tracked = [p.obj for p in value.places]
-        if not tracked or not all(obj in self.exact for obj in tracked):
-            found = value.item
-        return join_all([found, *(v for obj in tracked for _, v in self.slots_of(obj))])
 
     def summarize(self, obj: str, more: Value | None = None) -> None:
         """Which item of ``obj`` is where is not known any more; ``more`` may be in it.
@@ -292,28 +228,6 @@ class Env:
         self.exact.pop(obj, None)
         if rest is not None:
             self.slots[Slot(obj, REST)] = rest
-
-    def may_have(self, slot: Slot) -> bool:
-        """Whether a container may have an item that no slot is known for."""
-        return slot.container not in self.exact
-
-    def copy_items(self, obj: str, made: str, chosen: slice = slice(None)) -> None:
-        """``made`` is a list of the same items as ``obj``, or of some of them."""
-        length = self.exact.get(obj, -1)
-        if length >= 0:
-            items = [self.slots[Slot(obj, str(n))] for n in range(length)][chosen]
-            for number, item in enumerate(items):
-                self.slots[Slot(made, str(number))] = item
-            self.exact[made] = len(items)
-        if obj in self.distinct:
-            self.distinct |= {made}
-
-    def has_no_twins(self, obj: str) -> bool:
-        """Whether no two items of a container are one object."""
-        known = [v for s, v in self.slots_of(obj) if is_constant_key(s.key)]
-        return obj in self.distinct and not any(
-            self.may_alias(a, b) for a, b in combinations(known, 2)
-        )
 
     # --- renaming -----------------------------------------------------------
 
@@ -339,7 +253,7 @@ class Env:
         for obj, found in self.origins.items():
             name = change(Place(obj)).obj
             moved = frozenset(change(Place(f)).obj for f in found)
-            origins[name] = origins.get(name, _NONE) | moved
+            origins[name] = origins.get(name, NO_OBJECTS) | moved
         self.origins = origins
 
     def age(self, objects: Iterable[str], new: Callable[[str], str] = several) -> None:
@@ -386,7 +300,7 @@ class Env:
         def computed(text: str) -> bool:
             return bool(variables(text) & held or elements_read(text) & tensors)
 
-        slots = [s for s in self.slots if _is_computed(s.key, computed)]
+        slots = [s for s in self.slots if is_computed(s.key, computed)]
         for slot in slots:
             del self.slots[slot]
             self.maybe.discard(slot)
@@ -394,7 +308,7 @@ class Env:
             [
                 obj
                 for obj, slot in self.found.items()
-                if _is_computed(slot.key, computed) and not is_many(obj)
+                if is_computed(slot.key, computed) and not is_many(obj)
             ]
         )
 
@@ -411,84 +325,10 @@ class Env:
             self.forget_name(name)
         return self.names[RETURNED]
 
-    def learn_origins(self, origins: Mapping[str, frozenset[str]]) -> None:
-        for obj, others in origins.items():
-            self.origins[obj] = self.origins.get(obj, _NONE) | others
-
-    def _views(self) -> Iterator[View]:
-        for value in (*self.names.values(), *self.slots.values()):
-            for place in value.places:
-                yield from place.views
-
-    # --- may-alias ----------------------------------------------------------
-
-    def may_alias(self, a: Value, b: Value) -> bool:
-        """Whether two values may be, or show, the same object."""
-        return any(
-            self._may_be_one(one, two) for one in a.objects() for two in b.objects()
-        )
-
-    def _may_be_one(self, a: str, b: str) -> bool:
-        if a != b and self._are_siblings(a, b):
-            return False
-        one, two = self._origins_of([a]), self._origins_of([b])
-        if one & two or ANYTHING.obj in one | two:
-            return True
-        return (ANY_PARAMETER.obj in one and bool(two & _PARAMETERS)) or (
-            ANY_PARAMETER.obj in two and bool(one & _PARAMETERS)
-        )
-
-    def _are_siblings(self, a: str, b: str) -> bool:
-        """Whether they were found under different keys of a container whose items are
-        all different."""
-        one, two = self.found.get(a), self.found.get(b)
-        if one is None or two is None or one.container != two.container:
-            return False
-        keys = (one.key, two.key)
-        return one.container in self.distinct and all(map(is_constant_key, keys))
-
-    def identities(self, value: Value) -> set[str]:
-        """The objects that a value may be, and those that they were found among."""
-        return self._origins_of(place.obj for place in value.places)
-
-    def _origins_of(self, objects: Iterable[str]) -> set[str]:
-        found: set[str] = set()
-        pending = list(objects)
-        while pending:
-            obj = pending.pop()
-            if obj not in found:
-                found.add(obj)
-                pending.extend(self.origins.get(obj, ()))
-        return found
-
-    # --- text ---------------------------------------------------------------
-
-    def slot_text(self, slot: Slot) -> str | None:
-        """How to write a slot here: through a name of its container, if there is one."""
-        if slot.key == REST:
-            return None
-        base = self.texts.get(slot.container)
-        if slot.key.startswith("."):
-            return None if base is None else f"{base}{slot.key}"
-        for name, value in self.names.items():
-            if value.place == Place(slot.container):
-                return f"{name}[{slot.key}]"
-        base = base or self._text_of(slot.container)
-        return None if base is None else f"{base}[{slot.key}]"
-
-    def _text_of(self, container: str) -> str | None:
-        """How to write a container that itself lies in a slot."""
-        for slot, value in self.slots.items():
-            if value.place == Place(container) and slot.container != container:
-                return self.slot_text(slot)
-        return None
-
 
 RETURNED = "return"
 """What stands for a result among names: no variable is called so."""
-_NONE: frozenset[str] = frozenset()
 _MUTABLE = (Kind.TENSOR, Kind.UNKNOWN)
-_PARAMETERS = frozenset({"param", of_another("param")})
 K = TypeVar("K")
 
 
@@ -502,46 +342,8 @@ def _sure(value: Value | None) -> Value:
     return value
 
 
-def all_objects(value: Value | None) -> frozenset[str]:
-    """What a value may denote, and what may be in it."""
-    if value is None:
-        return _NONE
-    return value.objects() | all_objects(value.item)
-
-
 def _dull(name: str) -> Callable[[View], View]:
     def dulled(view: View) -> View:
         return View("opaque", "") if name in variables(view.text) else view
 
     return dulled
-
-
-def variables(text: str) -> set[str]:
-    """Variables that a text reads: not ``.data``, nor words in strings."""
-    return set(re.findall(r"(?<![\"'\w.])[A-Za-z_]\w*(?![\"'\w=])", text))
-
-
-@functools.cache
-def elements_read(text: str) -> frozenset[str]:
-    """Variables of which a text reads more than shape and dtype, if they are tensors."""
-    try:
-        tree = ast.parse(f"_{text}" if text[:1] in "[.(" else text)
-    except SyntaxError:
-        return frozenset(variables(text))
-    sizes = {
-        n.value
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Attribute) and optable.is_metadata(n.attr)
-    }
-    names = (n for n in ast.walk(tree) if isinstance(n, ast.Name) and n not in sizes)
-    return frozenset(n.id for n in names)
-
-
-def _is_computed(key: str, computed: Callable[[str], bool]) -> bool:
-    """Whether a key is read out of something that may be written into."""
-    return not is_constant_key(key) and ("(" in key or computed(key))
-
-
-def is_constant_key(key: str) -> bool:
-    """Whether a key is the same wherever it is written: a string, a number."""
-    return key[:1] in "\"'." or key.isdigit() or key in ("True", "False", "None")

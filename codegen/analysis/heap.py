@@ -23,7 +23,7 @@ from codegen.analysis.environment import Env
 from codegen.analysis.expressions import Expressions
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.sharing import SharedSlots, Sharing, merged
-from codegen.analysis.stores import Stores
+from codegen.analysis.bindings import Bindings
 from codegen.analysis.summaries import Ended, Functions, Summaries
 from codegen.analysis.turns import (
     in_state,
@@ -74,7 +74,7 @@ class Heap:
     ) -> None:
         self.expressions = expressions
         self.functions = functions
-        self.stores = Stores(expressions)
+        self.bindings = Bindings(expressions)
         self.calls = Summaries(expressions, functions, depth, self._enter)
         self.before: dict[cst.CSTNode, Env] = {}
         self.returned: Value | None = None
@@ -123,10 +123,10 @@ class Heap:
         elif isinstance(statement, cst.With):
             for item in statement.items:
                 if item.asname is not None:
-                    self.stores.bind(item.asname.name, UNKNOWN, env)
+                    self.bindings.bind(item.asname.name, UNKNOWN, env)
         elif isinstance(statement, cst.ExceptHandler):
             if statement.name is not None:
-                self.stores.bind(statement.name.name, OTHER, env)
+                self.bindings.bind(statement.name.name, OTHER, env)
         elif isinstance(statement, cst.FunctionDef):
             self._function(statement, env)
         else:
@@ -165,7 +165,7 @@ class Heap:
             live = self.live.at_head.get(node, frozenset())
             env.names = {n: v for n, v in env.names.items() if n in live}
         if loop.position is not None:
-            self.stores.bind(loop.position, NUMBER, env)
+            self.bindings.bind(loop.position, NUMBER, env)
         for number, item in enumerate(loop.items):
             self._bind_item(item.target, item.source, walk, number, env)
 
@@ -190,7 +190,7 @@ class Heap:
     ) -> None:
         if walk is Walk.PARAMETERS and number == 0 and isinstance(target, cst.Name):
             param = Value(Kind.TENSOR, frozenset({Place("param")}), parameter=True)
-            self.stores.bind(target, param, env)
+            self.bindings.bind(target, param, env)
             env.slots[Slot("param", ".data")] = replace(param, parameter=False)
             env.texts["param"] = target.value
             env.texts["state"] = "self.state[group_idx][p_idx]"
@@ -202,15 +202,15 @@ class Heap:
         elif is_name(source, "grads") or is_name(source, "group_grads"):
             if walk is Walk.PARAMETERS:
                 grad = Value(Kind.TENSOR, frozenset({Place("grad")}))
-                self.stores.bind(target, grad, env)
+                self.bindings.bind(target, grad, env)
                 env.slots[Slot("grads", "p_idx")] = grad
                 env.texts["grads"] = code(source)
             else:
-                self.stores.bind(target, UNKNOWN, env)
+                self.bindings.bind(target, UNKNOWN, env)
         elif walk is Walk.GROUPS and number < 2:
-            self.stores.bind(target, OTHER, env)
+            self.bindings.bind(target, OTHER, env)
         else:
-            self.stores.bind(target, self.expressions.item_of(source, env), env)
+            self.bindings.bind(target, self.expressions.item_of(source, env), env)
 
     # --- simple statements
 
@@ -219,15 +219,15 @@ class Heap:
         if isinstance(inner, cst.Assign):
             value = self.value(inner.value, env)
             for target in inner.targets:
-                self.stores.bind(target.target, value, env, inner.value)
+                self.bindings.bind(target.target, value, env, inner.value)
         elif isinstance(inner, cst.AnnAssign) and inner.value is not None:
-            self.stores.bind(
+            self.bindings.bind(
                 inner.target, self.value(inner.value, env), env, inner.value
             )
         elif isinstance(inner, cst.AugAssign):
             self._augmented(inner, env)
         elif isinstance(inner, cst.Del):
-            self.stores.delete(inner.target, env)
+            self.bindings.delete(inner.target, env)
         elif isinstance(inner, cst.Return) and inner.value is not None:
             self.returned = join(self.returned, self.value(inner.value, env))
         elif isinstance(inner, cst.Expr):
@@ -237,12 +237,12 @@ class Heap:
             self._walrus(inner, env)
             for call in walk(inner):
                 if isinstance(call, cst.Call):
-                    self.stores.call(call, env)
+                    self.bindings.call(call, env)
 
     def _walrus(self, node: cst.CSTNode, env: Env) -> None:
         for inner in walk(node):
             if isinstance(inner, cst.NamedExpr):
-                self.stores.bind(inner.target, self.value(inner.value, env), env)
+                self.bindings.bind(inner.target, self.value(inner.value, env), env)
 
     def _augmented(self, node: cst.AugAssign, env: Env) -> None:
         before = self.value(node.target, env)
@@ -257,12 +257,12 @@ class Heap:
         kind = self.expressions.arithmetic([before, added])
         if kind is Kind.UNKNOWN and before.places:
             # in place, if it is a tensor
-            self.stores.bind(node.target, replace(before, kind=kind), env)
+            self.bindings.bind(node.target, replace(before, kind=kind), env)
             return
         outer, self.expressions.site = self.expressions.site, node
         made = self.expressions.fresh(kind)
         self.expressions.site = outer
-        self.stores.bind(node.target, made, env)
+        self.bindings.bind(node.target, made, env)
 
     # --- functions
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 
-from codegen.analysis.environment import Env, is_constant_key
+from codegen.analysis.environment import Env
+from codegen.analysis.keys import is_constant_key
 from codegen.analysis.values import (
     ANOTHERS,
     CONTAINERS,
@@ -13,7 +14,6 @@ from codegen.analysis.values import (
     OF_ANOTHER,
     REPEATS,
     REST,
-    Place,
     Slot,
     Value,
     of_any,

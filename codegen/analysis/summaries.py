@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from codegen.analysis.calls import Calls
-from codegen.analysis.environment import Env, is_constant_key
+from codegen.analysis.environment import Env
+from codegen.analysis.keys import is_constant_key
 from codegen.analysis.expressions import Expressions
 from codegen.analysis.values import NOTHING, SETTING, Slot, Value
 from codegen.diagnostics import Origins

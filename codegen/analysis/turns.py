@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import libcst as cst
 
-from codegen.analysis.environment import EARLIER_GROUP, Env, all_objects
+from codegen.analysis.environment import EARLIER_GROUP, Env
+from codegen.analysis.store import all_objects
 from codegen.analysis.values import (
     Place,
     is_many,

@@ -10,7 +10,8 @@ from typing import cast
 import libcst as cst
 
 from codegen import optable
-from codegen.analysis.environment import Env, is_constant_key
+from codegen.analysis.environment import Env
+from codegen.analysis.keys import is_constant_key
 from codegen.analysis.expressions import Expressions
 from codegen.analysis.turns import GROUP_BY_NUMBER, leave_group
 from codegen.analysis.values import (
@@ -32,7 +33,7 @@ from codegen.analysis.values import (
 from codegen.syntax import code, is_name, positional
 
 
-class Stores:
+class Bindings:
     """Binds targets of assignments, and follows the methods of lists and dicts."""
 
     def __init__(self, expressions: Expressions) -> None:

@@ -1,0 +1,195 @@
+"""What names and slots denote, and what can be asked about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from codegen.analysis.keys import is_constant_key
+from codegen.analysis.values import (
+    ANY_PARAMETER,
+    ANYTHING,
+    REST,
+    Place,
+    Slot,
+    Value,
+    View,
+    join_all,
+    of_another,
+    of_any,
+)
+
+
+@dataclass
+class Store:
+    """The values of names and slots, and what is known of the objects among them.
+
+    ``texts`` are ways to write objects. ``maybe`` are slots that exist on some way here
+    and not on another. ``exact`` are containers of which every item has a slot, with
+    their length (-1 for a dict), ``distinct`` those whose items are different objects,
+    but for what was stored under constant keys. ``origins`` are what an object that was
+    found in a container may be, beside itself, ``found`` the slot where; ``sharing`` is
+    what slots may share when the step begins.
+    """
+
+    names: dict[str, Value] = field(default_factory=dict)
+    slots: dict[Slot, Value] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    maybe: set[Slot] = field(default_factory=set)
+    exact: dict[str, int] = field(default_factory=dict)
+    distinct: frozenset[str] = frozenset()
+    origins: dict[str, frozenset[str]] = field(default_factory=dict)
+    found: dict[str, Slot] = field(default_factory=dict)
+    sharing: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    # --- contents of containers --------------------------------------------
+
+    def slots_of(self, obj: str) -> Iterator[tuple[Slot, Value]]:
+        return ((s, v) for s, v in self.slots.items() if s.container == obj)
+
+    def contents(self, value: Value) -> Value | None:
+        """A summary of what a container may hold; None if nothing is known to be in."""
+        found = None
+        tracked = [p.obj for p in value.places]
+        if not tracked or not all(obj in self.exact for obj in tracked):
+            found = value.item
+        return join_all([found, *(v for obj in tracked for _, v in self.slots_of(obj))])
+
+    def may_have(self, slot: Slot) -> bool:
+        """Whether a container may have an item that no slot is known for."""
+        return slot.container not in self.exact
+
+    def copy_items(self, obj: str, made: str, chosen: slice = slice(None)) -> None:
+        """``made`` is a list of the same items as ``obj``, or of some of them."""
+        length = self.exact.get(obj, -1)
+        if length >= 0:
+            items = [self.slots[Slot(obj, str(n))] for n in range(length)][chosen]
+            for number, item in enumerate(items):
+                self.slots[Slot(made, str(number))] = item
+            self.exact[made] = len(items)
+        if obj in self.distinct:
+            self.distinct |= {made}
+
+    def has_no_twins(self, obj: str) -> bool:
+        """Whether no two items of a container are one object."""
+        known = [v for s, v in self.slots_of(obj) if is_constant_key(s.key)]
+        return obj in self.distinct and not any(
+            self.may_alias(a, b) for a, b in combinations(known, 2)
+        )
+
+    def is_kept(self, container: str) -> bool:
+        """Whether a container outlives the step: it is, or lies in, the state or what is
+        shared, at any depth."""
+        pending, seen = [container], set[str]()
+        while pending:
+            obj = pending.pop()
+            if of_any(Place(obj)).obj in ("state", "shared", "param"):
+                return True
+            if obj not in seen:
+                seen.add(obj)
+                holders = self.slots.items()
+                pending += [s.container for s, v in holders if obj in v.objects()]
+        return False
+
+    def knows(self, obj: str) -> bool:
+        """Whether anything here refers to an object."""
+        return any(obj in v.objects() for v in self.names.values()) or any(
+            s.container == obj or obj in v.objects() for s, v in self.slots.items()
+        )
+
+    def keep_reachable(self) -> None:
+        """Forget what no name leads to."""
+        objects: set[str] = set()
+        pending = [o for v in self.names.values() for o in all_objects(v)]
+        while pending:
+            obj = pending.pop()
+            if obj not in objects:
+                objects.add(obj)
+                pending += [o for _, v in self.slots_of(obj) for o in all_objects(v)]
+        self.slots = {s: v for s, v in self.slots.items() if s.container in objects}
+        self.exact = {o: n for o, n in self.exact.items() if o in objects}
+        self.maybe = {s for s in self.maybe if s.container in objects}
+
+    # --- may-alias ---------------------------------------------------------
+
+    def may_alias(self, a: Value, b: Value) -> bool:
+        """Whether two values may be, or show, the same object."""
+        return any(
+            self._may_be_one(one, two) for one in a.objects() for two in b.objects()
+        )
+
+    def _may_be_one(self, a: str, b: str) -> bool:
+        if a != b and self._are_siblings(a, b):
+            return False
+        one, two = self._origins_of([a]), self._origins_of([b])
+        if one & two or ANYTHING.obj in one | two:
+            return True
+        return (ANY_PARAMETER.obj in one and bool(two & _PARAMETERS)) or (
+            ANY_PARAMETER.obj in two and bool(one & _PARAMETERS)
+        )
+
+    def _are_siblings(self, a: str, b: str) -> bool:
+        """Whether they were found under different keys of a container whose items are
+        all different."""
+        one, two = self.found.get(a), self.found.get(b)
+        if one is None or two is None or one.container != two.container:
+            return False
+        keys = (one.key, two.key)
+        return one.container in self.distinct and all(map(is_constant_key, keys))
+
+    def identities(self, value: Value) -> set[str]:
+        """The objects that a value may be, and those that they were found among."""
+        return self._origins_of(place.obj for place in value.places)
+
+    def _origins_of(self, objects: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        pending = list(objects)
+        while pending:
+            obj = pending.pop()
+            if obj not in found:
+                found.add(obj)
+                pending.extend(self.origins.get(obj, ()))
+        return found
+
+    def learn_origins(self, origins: Mapping[str, frozenset[str]]) -> None:
+        for obj, others in origins.items():
+            self.origins[obj] = self.origins.get(obj, NO_OBJECTS) | others
+
+    # --- text --------------------------------------------------------------
+
+    def slot_text(self, slot: Slot) -> str | None:
+        """How to write a slot here: through a name of its container, if there is one."""
+        if slot.key == REST:
+            return None
+        base = self.texts.get(slot.container)
+        if slot.key.startswith("."):
+            return None if base is None else f"{base}{slot.key}"
+        for name, value in self.names.items():
+            if value.place == Place(slot.container):
+                return f"{name}[{slot.key}]"
+        base = base or self._text_of(slot.container)
+        return None if base is None else f"{base}[{slot.key}]"
+
+    def _text_of(self, container: str) -> str | None:
+        """How to write a container that itself lies in a slot."""
+        for slot, value in self.slots.items():
+            if value.place == Place(container) and slot.container != container:
+                return self.slot_text(slot)
+        return None
+
+    def _views(self) -> Iterator[View]:
+        for value in (*self.names.values(), *self.slots.values()):
+            for place in value.places:
+                yield from place.views
+
+
+NO_OBJECTS: frozenset[str] = frozenset()
+_PARAMETERS = frozenset({"param", of_another("param")})
+
+
+def all_objects(value: Value | None) -> frozenset[str]:
+    """What a value may denote, and what may be in it."""
+    if value is None:
+        return NO_OBJECTS
+    return value.objects() | all_objects(value.item)
