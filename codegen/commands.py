@@ -123,7 +123,7 @@ def _unverifiable(
 def _settled(
     target: str, translation: Translation, library: Library
 ) -> tuple[Translation, str]:
-    from codegen.memory import import_original
+    from codegen.class_source import import_original
     from codegen.settle import settle
 
     translation, report = settle(import_original(target), translation, library)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codegen import emit
 from codegen.diagnostics import CodegenError, Diagnostic
-from codegen.memory import load
+from codegen.loading import load_text
 from codegen.translate import Translation, translate
 from codegen.upstream import Library
 from codegen.verify import Report, verify
@@ -36,13 +36,13 @@ def settle(
     Raises:
         CodegenError: verification fails; the message has the figures.
     """
-    compiled = load(translation)
+    compiled = _load(translation)
     report = verify(original, compiled)
     if not report.ok:
         jumps = frozenset(jumping_settings(original, compiled))
         if jumps:
             translation = translate(translation.target, library, jumps)
-            report = verify(original, load(translation))
+            report = verify(original, _load(translation))
     if not report.ok:
         raise CodegenError(
             [
@@ -62,6 +62,10 @@ def _telling(translation: Translation, report: Report) -> Translation:
     more = text.count("\n") - translation.text.count("\n")
     lines = (line._replace(number=line.number + more) for line in translation.lines)
     return replace(translation, text=text, lines=tuple(lines))
+
+
+def _load(translation: Translation) -> type[DifferentiableOptimizer]:
+    return load_text(translation.text, translation.target, translation.class_name)
 
 
 def jumping_settings(

@@ -18,6 +18,7 @@ import libcst as cst
 
 from codegen import emit, fence
 from codegen.carry import Carrier
+from codegen.class_source import class_target
 from codegen.command_line import command
 from codegen.constructor import attributes, shared_values, stored_values
 from codegen.context import Change, Context
@@ -99,8 +100,6 @@ def translate(
         True
     """
     if isinstance(target, type):
-        from codegen.memory import class_target
-
         target, library = class_target(target)
     context = Context(jumps=jumps)
     if library is None:

@@ -32,7 +32,7 @@ from codegen.source_module import SourceModule as SourceModule
 from codegen.source_module import bind
 from codegen.source_tree import SourceTree
 from codegen.substitution import substitute
-from codegen.syntax import dotted, statements
+from codegen.syntax import code, dotted, statements
 
 BASE = "torch.optim.optimizer.Optimizer"
 _BASES = (BASE, "torch.optim.Optimizer")
@@ -407,8 +407,6 @@ class Upstream:
 
     def digest(self) -> str:
         """Hash of the functions read, whatever the order of reading."""
-        from codegen.syntax import code
-
         hasher = hashlib.sha256()
         for name in sorted(self.reads):
             hasher.update(f"{name}\n{code(self.reads[name]).strip()}\n".encode())

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("libcst")
 
 import codegen
-from codegen import cache, memory, settle
+from codegen import cache, memory
 from codegen.verify.report import Report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +57,7 @@ class Counted:
             return translation, report
 
         patch.setattr(memory, "translate", translated)
-        patch.setattr(settle, "settle", settled)
+        patch.setattr(memory, "settle", settled)
 
     def __call__(self) -> tuple[int, int]:
         return self.translations, self.verifications

@@ -21,7 +21,8 @@ from codegen.verify.coverage import Gap
 from codegen.verify.report import Tally
 from codegen.verify.settings import settings_of
 from codegen.verify.source_lines import source_of
-from codegen.verify.subject import Configuration, Subject, subject
+from codegen.verify.configuration import Configuration
+from codegen.verify.subject import Subject, subject
 from codegen.verify.surroundings import undisturbed
 from codegen.verify.tracing import Hits, Trace
 

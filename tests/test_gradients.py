@@ -12,7 +12,7 @@ from codegen.verify import gradients
 from codegen.verify.comparison import TOLERANCE
 from codegen.verify.oracle import Original
 from codegen.verify.report import Tally
-from codegen.verify.subject import Configuration
+from codegen.verify.configuration import Configuration
 from codegen.verify.surroundings import undisturbed, unrounded
 from compiled import PATHS, compiled
 

@@ -10,7 +10,8 @@ import torch
 from codegen.verify import trajectory
 from codegen.verify.report import Tally
 from codegen.verify.settings import DISPATCH
-from codegen.verify.subject import Configuration, Subject
+from codegen.verify.configuration import Configuration
+from codegen.verify.subject import Subject
 from codegen.verify.surroundings import undisturbed
 from compiled import PATHS, build, compiled, seeded
 from torch import Tensor, nn

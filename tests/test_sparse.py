@@ -9,7 +9,8 @@ import torch
 from codegen.verify import gradients, trajectory
 from codegen.verify.problem import SPARSE
 from codegen.verify.report import Tally
-from codegen.verify.subject import Configuration, Subject
+from codegen.verify.configuration import Configuration
+from codegen.verify.subject import Subject
 from codegen.verify.surroundings import undisturbed
 from compiled import PATHS, build, compiled, seeded
 from torch import Tensor, nn

@@ -6,7 +6,7 @@ import pytest
 import torch
 from codegen.verify import stability
 from codegen.verify.report import Tally
-from codegen.verify.subject import Configuration
+from codegen.verify.configuration import Configuration
 from codegen.verify.surroundings import undisturbed
 from compiled import PATHS, compiled
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import codegen
 import pytest
-from codegen.memory import import_original, load
+from codegen.class_source import import_original
+from codegen.memory import load
 from followed import follows
 
 Made = Callable[..., Any]

@@ -12,7 +12,8 @@ import pytest
 import torch
 from codegen.verify.problem import Problem
 from codegen.verify.settings import elements, sampled, together, with_element
-from codegen.verify.subject import Configuration, Subject
+from codegen.verify.configuration import Configuration
+from codegen.verify.subject import Subject
 from codegen.verify.surroundings import unrounded
 from compiled import PATHS, compiled, seeded
 from higher.optim.base import DifferentiableOptimizer, OptimizerState

@@ -18,9 +18,12 @@ from pathlib import Path
 
 import libcst as cst
 
+from codegen.class_source import import_original
 from codegen.diagnostics import CodegenError, Diagnostic, misuse
+from codegen.settle import settle
 from codegen.tools.processes import in_processes
 from codegen.tools.progress import followed
+from codegen.translate import translate
 from codegen.upstream import Library, library_of, torch_optimizers
 
 _NO_SOURCE = re.compile(r"(^|[._])tests?([._]|$)|(^|\.)(visualize|conftest)(\.|$)")
@@ -76,10 +79,6 @@ def table(found: Sequence[Finding]) -> str:
 
 def examine(target: str, verified: bool = True) -> Finding:
     """Translate, and verify, one optimizer."""
-    from codegen.memory import import_original
-    from codegen.settle import settle
-    from codegen.translate import translate
-
     try:
         translation = translate(target)
         if not verified:

@@ -6,7 +6,7 @@ import importlib
 import os
 from collections.abc import Iterator, Sequence
 
-from codegen.memory import import_original
+from codegen.class_source import import_original
 from codegen.tools.processes import in_processes
 from codegen.tools.progress import followed
 from codegen.verify import Report, verify

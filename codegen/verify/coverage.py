@@ -13,20 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
-
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from higher.optim.base import DifferentiableOptimizer
 from torch.optim import Optimizer
 
 from . import source_lines
+from .configuration import Configuration
 from .report import Missed, Share
 from .source_lines import Source, source_of
 from .tracing import Hits, Jump, Span, Trace, Way, jumps, nested
-
-if TYPE_CHECKING:
-    from .subject import Configuration
 
 
 class Gap(NamedTuple):

@@ -9,7 +9,8 @@ import torch
 
 from . import hints, trajectory
 from .report import Tally
-from .subject import Configuration, Subject
+from .configuration import Configuration
+from .subject import Subject
 from .trials import trials as trials_for
 
 MOST = 240  # trials for one optimizer

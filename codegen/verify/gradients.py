@@ -18,7 +18,8 @@ from .oracle import Original, moments
 from .problem import SPARSE
 from .report import Tally
 from .settings import Setting, elements, farther, sampled, together
-from .subject import Configuration, Subject, Unusable
+from .configuration import Configuration
+from .subject import Subject, Unusable
 from .surroundings import unrounded
 
 SLOW = 0.08  # seconds that a run takes, of which differences need some hundred

@@ -20,7 +20,8 @@ from .differences import Slope, slopes
 from .leaves import EACH_STEP, REBUILD, WRITE, Leaf, Move, write
 from .problem import Problem
 from .settings import elements
-from .subject import Configuration, Subject, Unusable
+from .configuration import Configuration
+from .subject import Subject, Unusable
 
 KEPT = (1, 2, 4, 6, 8)  # steps after which outer losses are differentiated
 STATE = 0  # stands among them for a function of the state after the last step

@@ -20,7 +20,8 @@ from .leaves import Leaf, overridden
 from .oracle import Original
 from .report import Tally
 from .settings import sampled, together
-from .subject import Configuration, Subject, Unusable
+from .configuration import Configuration
+from .subject import Subject, Unusable
 from .surroundings import unrounded
 
 STEPS = 6  # some optimizers change over at the sixth

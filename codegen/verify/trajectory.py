@@ -24,7 +24,8 @@ from .compare import SAME, Difference, compare, snapshot, worst_of
 from .problem import SPARSE, Problem
 from .report import Tally
 from .settings import DISPATCH, variants
-from .subject import Configuration, Stopped, Subject, Unusable
+from .configuration import Configuration
+from .subject import Stopped, Subject, Unusable
 from .tracing import Hits
 
 #: Relative to the largest number of a tensor. float64 and float32 leave room for

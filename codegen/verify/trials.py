@@ -19,7 +19,8 @@ from .coverage import Gap
 from .hints import Hints, hints
 from .problem import LAYOUTS, SPARSE, Layout, of_shapes
 from .settings import Setting, together
-from .subject import Configuration, Subject
+from .configuration import Configuration
+from .subject import Subject
 
 #: Scalar, vectors, tall, wide and square, three and four dimensions, thousands.
 SHAPES: tuple[tuple[int, ...], ...] = (

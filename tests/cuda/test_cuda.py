@@ -10,7 +10,7 @@ import pytest
 import torch
 from codegen.verify.problem import Problem
 from codegen.verify.settings import sampled
-from codegen.verify.subject import Configuration
+from codegen.verify.configuration import Configuration
 from codegen.verify.surroundings import unrounded
 from compiled import PATHS, build, compiled, seeded
 from torch import Tensor
