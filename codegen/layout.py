@@ -85,6 +85,8 @@ def space(body: Body, context: Context) -> Body:
 
 def _spaced(node: Statement, previous: Statement | None) -> Statement:
     lines = list(node.leading_lines)
+    while any(l.comment for l in lines) and lines[-1].comment is None:
+        lines.pop()  # a comment stands at what it speaks of
     tight = previous is None or (_reads_setting(previous) and _reads_setting(node))
     if tight:
         while lines and lines[0].comment is None:

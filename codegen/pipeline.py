@@ -37,6 +37,7 @@ from codegen.lower.settings import defaults_by_group
 from codegen.lower.specialize import specialize
 from codegen.lower.states import slot_by_slot
 from codegen.overwritten import drop_overwritten
+from codegen.polish import respell, reuse_variables, unwrap_functions
 from codegen.postconditions import BrokenPostcondition, Postcondition
 from codegen.rules.base import Rule
 from codegen.rules.r1_closures import NoClosures, refuse_closures
@@ -247,6 +248,9 @@ PASSES: Sequence[Pass] = (
         "once all stores are there",
         holds.no_store_is_overwritten_next,
     ),
+    Pass(respell, "once no rule reads what upstream wrote"),
+    Pass(unwrap_functions, "once their bodies are what the rules made of them"),
+    Pass(reuse_variables, "after the rules: nothing is written into any more"),
     TIDY_CALLS,
     Pass(
         alternate_quotes,

@@ -82,17 +82,12 @@ def idle(body: Body, context: Context) -> Body:
     return body
 
 
-def still_in_place(body: Body, context: Context) -> Body:
-    """A pass that undoes what a rule did."""
-    return (*space(body, context), stmt("updated.mul_(2)"))
-
-
 def still_dead(body: Body, context: Context) -> Body:
     """A pass that leaves what nobody reads."""
     return (*tidy_calls(body, context), stmt("unread = len(())"))
 
 
-FAULTS = {"check": still_in_place, "tidy_calls": still_dead}
+FAULTS = {"tidy_calls": still_dead}
 """Of passes that may find nothing to do."""
 
 
