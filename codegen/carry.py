@@ -17,6 +17,7 @@ from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.layout import space
 from codegen.lower.specialize import Specializer
+from codegen.polish import with_scalars
 from codegen.pipeline import HELPER_PASSES, run_passes
 from codegen.rules.r4_out_of_place.inplace import may_mutate
 from codegen.syntax import (
@@ -154,6 +155,7 @@ class Carrier:
             block(space(body, self.context)),
             returns=node.returns,
         )
+        new = with_scalars(new, self.context.origins)
         self.result.helpers.append(new)
         names = {p.name.value for p in params}
         annotations = _annotation_lines(new)

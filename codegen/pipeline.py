@@ -37,7 +37,7 @@ from codegen.lower.settings import defaults_by_group
 from codegen.lower.specialize import specialize
 from codegen.lower.states import slot_by_slot
 from codegen.overwritten import drop_overwritten
-from codegen.polish import respell, reuse_variables, unwrap_functions
+from codegen.polish import respell, reuse_variables
 from codegen.postconditions import BrokenPostcondition, Postcondition
 from codegen.rules.base import Rule
 from codegen.rules.r1_closures import NoClosures, refuse_closures
@@ -50,6 +50,7 @@ from codegen.rules.r7_settings import DifferentiableSettings
 from codegen.rules.r8_stable_gradients import StableGradients
 from codegen.syntax import Body, code
 from codegen.tidy import tidy, tidy_calls
+from codegen.unwrap import unwrap_functions
 from codegen.upstream import Upstream
 
 CHECKED = "HIGHER_CODEGEN_POSTCONDITIONS"

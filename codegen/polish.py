@@ -5,10 +5,6 @@ x.addcmul(g, g, value=1)                  x.addcmul(g, g)
 x.add(y, alpha=-1.0)                      x.sub(y)
 del a, b
 
-def rect():                           →   rect = 2 * rho
-    return 2 * rho                        p = p.mul(rect)
-p = p.mul(rect())
-
 amsgrad = group["amsgrad"]            →   amsgrad = group["amsgrad"]
 if group["amsgrad"]: …                    if amsgrad: …
 step = state["step"]                  →   state["step"] = state["step"] + 1
@@ -26,7 +22,6 @@ its copy are alike, and a name and what it was bound to.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -44,17 +39,16 @@ from codegen.syntax import (
     bound_names,
     code,
     dotted,
+    expr,
     is_name,
     map_bodies,
     read_names,
     replace_nodes,
     same,
     small,
-    statements,
     string_key,
     target_names,
 )
-from codegen.tidy import pure
 
 _SCALED = {"add": "alpha", "sub": "alpha", "addcmul": "value", "addcdiv": "value"}
 _NEEDS_PARENTHESES = (cst.Tuple, cst.GeneratorExp, cst.NamedExpr, cst.Yield)
@@ -142,100 +136,19 @@ def _plainer(node: cst.Call, func: cst.Attribute) -> cst.CSTNode | None:
     return None
 
 
-# --- functions --------------------------------------------------------------------
+def with_scalars(node: cst.FunctionDef, origins: Origins) -> cst.FunctionDef:
+    """``lr: float`` of a helper that may be handed a tensor: ``lr: ops.Scalar``."""
 
+    def name(inner: cst.CSTNode) -> cst.CSTNode | None:
+        return expr("ops.Scalar") if is_name(inner, "float") else None
 
-def unwrap_functions(body: Body, context: Context) -> Body:
-    """A nested function without arguments that one statement calls stands there."""
-    for node in all_statements(body):
-        if isinstance(node, cst.FunctionDef) and (parts := _parts(node, body)):
-            name = re.sub("^_*(compute_|get_|calc_)?", "", node.name.value)
-            nodes = (n for s in body for n in walk(s))
-            if any(is_name(n, name) for n in nodes) or name in context.taken:
-                name = context.fresh(name)
-            unwrapped = _unwrapped(body, node, parts, name, context.origins)
-            return unwrap_functions(unwrapped, context)
-    return body
-
-
-def _parts(node: cst.FunctionDef, body: Body) -> Body | None:
-    """What a function does, where it can stand at its one call: pure assignments to
-    variables of its own, then the value."""
-    nodes = [n for s in body for n in walk(s)]
-    inside = statements(node.body)
-    *lines, last = inside
-    given = small(last)
-    if node.decorators or [*walk(node.params)][1:] or not isinstance(given, cst.Return):
-        return None
-    own: set[str] = set()
-    for line in lines:
-        pair = assignment(line)
-        if pair is None or not isinstance(pair[0], cst.Name) or not pure(pair[1]):
+    def annotated(inner: cst.CSTNode) -> cst.CSTNode | None:
+        if not isinstance(inner, cst.Annotation):
             return None
-        own.add(pair[0].value)
-    theirs = Counter(n.value for n in nodes if isinstance(n, cst.Name))
-    ours = Counter(n.value for n in walk(node) if isinstance(n, cst.Name))
-    called = [n for n in nodes if _is_call_of(n, node)]
-    once = len(called) == 1 and theirs[node.name.value] == 2
-    if not once or any(theirs[name] != ours[name] for name in own):
-        return None
-    if given.value is None or not pure(given.value) or not _at_once(called[0], body):
-        return None
-    return inside
+        new = replace_nodes(inner, name, origins)
+        return None if new is inner else new
 
-
-def _is_call_of(node: cst.CSTNode, function: cst.FunctionDef) -> bool:
-    return (
-        isinstance(node, cst.Call)
-        and is_name(node.func, function.name.value)
-        and not node.args
-    )
-
-
-_LATER = (cst.IfExp, cst.BooleanOperation, cst.Lambda, cst.BaseComp)
-
-
-def _at_once(call: cst.CSTNode, body: Body) -> bool:
-    """Whether a call is made whenever its statement, a simple one, is reached."""
-    for node in all_statements(body):
-        inner = small(node)
-        if inner is not None and any(n is call for n in walk(inner)):
-            parts = (p for n in walk(inner) if isinstance(n, _LATER) for p in walk(n))
-            return not any(p is call for p in parts)
-    return False
-
-
-def _unwrapped(
-    body: Sequence[Statement],
-    function: cst.FunctionDef,
-    parts: Body,
-    name: str,
-    origins: Origins,
-) -> Body:
-    result: list[Statement] = []
-    for node in body:
-        if node is function:
-            continue
-        if small(node) is None:
-            node = map_bodies(
-                node, lambda part: _unwrapped(part, function, parts, name, origins)
-            )
-        elif any(_is_call_of(n, function) for n in walk(node)):
-            *lines, last = parts
-            value = cst.ensure_type(small(last), cst.Return).value
-            assert value is not None
-            line = cst.Assign([cst.AssignTarget(cst.Name(name))], value)
-            named = last.with_changes(body=[line])
-            origins.inherit(named, last)
-            moved = [*lines, named]
-            result += moved
-
-            def called(inner: cst.CSTNode) -> cst.CSTNode | None:
-                return cst.Name(name) if _is_call_of(inner, function) else None
-
-            node = cast(Statement, replace_nodes(node, called, origins))
-        result.append(node)
-    return tuple(result)
+    return cst.ensure_type(replace_nodes(node, annotated, origins), cst.FunctionDef)
 
 
 # --- variables ------------------------------------------------------------------

@@ -7,8 +7,10 @@ import textwrap
 import libcst as cst
 import pytest
 from codegen.context import Context
-from codegen.polish import respell, reuse_variables, unwrap_functions
+from codegen.diagnostics import Origins
+from codegen.polish import respell, reuse_variables, with_scalars
 from codegen.syntax import statements
+from codegen.unwrap import unwrap_functions
 
 STRUCK = {
     "parentheses of an argument": ("f(x, value=(a * b))", "f(x, value=a * b)"),
@@ -158,6 +160,15 @@ KEPT = {
         use(f)
         """,
 }
+
+
+def test_a_helper_s_numbers_may_be_tensors() -> None:
+    given = "def f(lr: float, k: str = 'float') -> Optional[float]:\n    x: int = 1\n"
+    node = cst.ensure_type(cst.parse_statement(given), cst.FunctionDef)
+    text = cst.Module([with_scalars(node, Origins())]).code
+    assert text == given.replace(": float", ": ops.Scalar").replace(
+        "[float]", "[ops.Scalar]"
+    )
 
 
 def polished(source: str) -> str:
