@@ -110,6 +110,23 @@ def _settled(module: ModuleType) -> None:
     assert all(grad.isfinite().all() for grad in grads)
 
 
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_the_program_for_another_library_learns_the_same_weights(other: str) -> None:
+    """Where that library is installed: side by side, from the same random numbers."""
+    if missing(f"import {other}"):
+        pytest.skip(f"{other} is not installed")
+    maml = [b for b in blocks("coming-from.md", "python") if "for phase in" in b]
+    learned = []
+    for library in ("higher", other):
+        (program,) = (b for b in maml if f"import {library}\n" in b)
+        torch.manual_seed(0)
+        shown: dict[str, Any] = {}
+        exec(compile(program, f"coming-from.md, {library}", "exec"), shown)
+        learned.append([p.detach() for p in shown["model"].parameters()])
+    torch.testing.assert_close(*learned, rtol=1e-4, atol=1e-5)
+
+
 CONSOLE = [(page, block) for page in PAGES for block in blocks(page, "console")]
 
 
