@@ -10,7 +10,8 @@ import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
 from codegen.analysis.values import Slot, Value
-from codegen.upstream import Definition, Resolved, Upstream
+from codegen.syntax import dotted
+from codegen.upstream import Definition, External, Resolved, SourceModule, Upstream
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Context:
     ``attributes``, ``shared_before`` which of it may be one tensor, ``globals`` what module-level names mean, ``annotations`` those of the
     function at hand. ``jumps`` are settings at whose zero the update itself jumps,
     ``whole_lists`` those that loops over parameters fill to be read as a whole,
-    ``taken`` variables, whose names no new one may get. ``arguments_are_local`` says
+    ``taken`` variables, whose names no new one may get, ``stands_for`` the expressions
+    that variables of ours stand for. ``arguments_are_local`` says
     that nobody outside holds the annotated arguments (in examples). ``converts`` says whether the
     step converts to short floats, ``copies`` that these are taken for copies.
     """
@@ -57,6 +59,7 @@ class Context:
     jumps: frozenset[str] = frozenset()
     whole_lists: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
+    stands_for: dict[str, str] = field(default_factory=dict)
     arguments_are_local: bool = False
     converts: bool = False
     copies: bool = False
@@ -74,6 +77,16 @@ class Context:
             for name, found in self.globals.items()
             if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef)
         }
+
+    def full_name(self, func: cst.CSTNode) -> str:
+        """The dotted name of what is called, where it lies at module level."""
+        root, dot, rest = (dotted(func) or "").partition(".")
+        found = self.globals.get(root)
+        if isinstance(found, SourceModule):
+            return f"{found.name}{dot}{rest}"
+        if isinstance(found, (Definition, External)):
+            return f"{found.full_name}{dot}{rest}"
+        return f"{root}{dot}{rest}"
 
     def name(self, found: Resolved, name: str, taken: Container[str] = ()) -> str:
         """The name under which a step reads something of upstream's module level: its

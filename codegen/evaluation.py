@@ -17,7 +17,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import children, walk
-from codegen.syntax import Statement, assign, is_constant, is_name, map_parts
+from codegen.syntax import Statement, assign, code, is_constant, is_name, map_parts
 
 
 class Evaluation:
@@ -76,6 +76,7 @@ class Evaluation:
 
     def _keep(self, node: cst.BaseExpression) -> cst.BaseExpression:
         name = cst.Name(self.context.fresh(_called_like(node)))
+        self.context.stands_for[name.value] = code(node)
         bind = assign([name], node)
         self.context.origins.inherit(bind, node)
         self.prelude.append(bind)

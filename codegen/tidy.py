@@ -117,16 +117,27 @@ class _Sweep:
         if isinstance(node, cst.If):
             return self._if(node)
         if isinstance(node, (cst.For, cst.While, cst.With)):
-            body = self.block(statements(node.body))
-            if not body and not isinstance(node, cst.While):
-                return None
-            return node.with_changes(body=block(body))
+            return self._repeated(node)
         if isinstance(node, cst.FunctionDef):
             if node.name.value not in self.live.after.get(node, ()):
                 return None
             inner = statements(node.body)
             return node.with_changes(body=block(_tidied(inner, self.origins)))
         return self._simple(node)
+
+    def _repeated(self, node: cst.For | cst.While | cst.With) -> Statement | None:
+        body = self.block(statements(node.body))
+        orelse = None if isinstance(node, cst.With) else node.orelse
+        if orelse is not None:
+            rest = self.block(statements(orelse.body))
+            orelse = orelse.with_changes(body=block(rest)) if rest else None
+            node = node.with_changes(orelse=orelse)
+        if body or orelse is not None or isinstance(node, cst.While):
+            return node.with_changes(body=block(body))
+        heads = [node.iter] if isinstance(node, cst.For) else node.items
+        if all(pure(head, self.functions) for head in heads):
+            return None
+        return node.with_changes(body=block(body))
 
     def _if(self, node: cst.If) -> Statement | None:
         body = self.block(statements(node.body))

@@ -131,10 +131,15 @@ class Calls:
             return base.through(view)
         if result is Result.MAYBE:
             seen = base if operation.how == "itself" else base.through(view)
-            return Value(Kind.TENSOR, seen.places | made.places)
+            places = seen.places
+            if operation.name.endswith(".to_dense"):
+                # of a sparse tensor it makes a copy
+                places = frozenset(p for p in places if not _is_sparse(p))
+            return Value(Kind.TENSOR, places | made.places)
         if result is Result.NEW_OR_SEVERAL:
             return Value(Kind.UNKNOWN, made.places)
         if result in (Result.SEVERAL, Result.VIEWS):
+            self.expressions.tuples.add(self.expressions.new().obj)
             item = Value(Kind.TENSOR, frozenset({self.expressions.new(" item'")}))
             if result is Result.VIEWS:
                 item = base.through(View("opaque", text and f"{text}{ANY_ITEM}"))
@@ -342,6 +347,10 @@ class Calls:
     def returned_by(self, node: cst.Call, env: Env) -> Value | None:
         """What a function with a source returns; None if that can't be told."""
         return None
+
+
+def _is_sparse(place: Place) -> bool:
+    return bool(place.views) and place.views[-1].how == "sparse"
 
 
 def _is_true(node: cst.BaseExpression | None) -> bool:

@@ -260,7 +260,10 @@ class Expressions:
             return env.contents(base) or UNKNOWN
         if dotted(node.value) == "self.defaults":
             return SETTING
-        return Value(Kind.UNKNOWN, base.places)
+        # an item, if it is a container, or a part, if it is a tensor
+        held = env.contents(replace(base, kind=Kind.SEQUENCE))
+        places = base.places | base.through(View("opaque", "")).places
+        return Value(Kind.UNKNOWN, places if held is None else places | held.places)
 
     def _of_sequence(self, node: cst.Subscript, base: Value, env: Env) -> Value:
         """An item of one of several lists, or a slice: a list of the same items."""
@@ -407,6 +410,8 @@ class Expressions:
         if name == "data":
             return replace(base, parameter=False)
         known = optable.attribute(name)
+        if base.kind is Kind.SEQUENCE:
+            return env.contents(base) or UNKNOWN  # a field of a named tuple
         if base.kind not in (Kind.TENSOR, Kind.UNKNOWN) or known is None:
             return UNKNOWN if base.kind is Kind.UNKNOWN else OTHER
         return self.calls.of_attribute(known, node, base)

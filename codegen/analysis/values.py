@@ -38,7 +38,8 @@ class View:
     """One step from an object to a part or another shape of it."""
 
     how: str
-    """``transpose``, ``reshape``, ``index``, ``real``, ``complex`` or ``opaque``."""
+    """``transpose``, ``reshape``, ``index``, ``real``, ``complex``, ``sparse`` (its
+    values) or ``opaque``."""
     text: str
     """What is written after the base: ``.view(-1)``, ``[0]``; empty if not known, and
     ``.chunk(2)[*]`` for any item."""

@@ -30,6 +30,7 @@ from codegen.syntax import (
     string_key,
     target_names,
 )
+from codegen.tidy import pure
 from codegen.upstream import Definition, Upstream
 
 _MAX_DEPTH = 12
@@ -342,11 +343,16 @@ class Inliner:
             if is_return:
                 return [cst.SimpleStatementLine([cst.Return(value)])]
             if target is None:
-                return []
+                # nobody asks for the value, but it may be made by changing something
+                return [] if value is None or pure(value) else [_line(value)]
             return [assign([cst.Name(_RESULT)], value or cst.Name("None"))]
 
         needs_value = target is not None or is_return
         return tail_returns(body, finish, needs_value)
+
+
+def _line(value: cst.BaseExpression) -> Statement:
+    return cst.SimpleStatementLine([cst.Expr(value)])
 
 
 def _spread(args: Sequence[cst.Arg]) -> list[cst.Arg] | None:

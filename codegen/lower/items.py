@@ -33,9 +33,11 @@ from codegen.syntax import (
     dotted,
     expr,
     index_of,
+    is_constant,
     is_name,
     map_bodies,
     read_names,
+    replace_nodes,
     small,
     statements,
     string_key,
@@ -54,13 +56,14 @@ class _Items:
     def __init__(self, context: Context, taken: set[str]) -> None:
         self.origins = context.origins
         self.taken = taken
+        self.functions = context.sources()
 
     def block(self, body: Sequence[Statement]) -> Body:
         result: list[Statement] = []
         for node in body:
             new = [node]
             if isinstance(node, cst.For):
-                new = self._unrolled(node) or [self._loop(node)]
+                new = self._unrolled(node) or self._listed(node)
             for part in new:
                 part = part if small(part) else map_bodies(part, self.block)
                 self.origins.inherit(part, node)
@@ -68,6 +71,28 @@ class _Items:
         return tuple(result)
 
     # --- by position
+
+    def _listed(self, node: cst.For) -> list[Statement]:
+        """A loop over a display that can't be unrolled walks a list with a name: what
+        its body does to an item is done to that of the list."""
+        _, source, target = _enumerated(node)
+        sources, targets = _parallel(source, target)
+        names: dict[cst.CSTNode, cst.CSTNode] = {}
+        prelude: list[Statement] = []
+        if len(sources) == len(targets):
+            for item, walked in zip(targets, sources):
+                if self._may_hold_tensors(walked) and _mutates(
+                    statements(node.body), set(target_names(item))
+                ):
+                    name = self._fresh("items")
+                    elements = cast(cst.Tuple, walked).elements
+                    items = cst.List([_plain(e) for e in elements])
+                    prelude.append(assign([cst.Name(name)], items))
+                    names[walked] = cst.Name(name)
+        if names:
+            head = replace_nodes(node.iter, names.get, self.origins)
+            node = node.with_changes(iter=head)
+        return [*prelude, self._loop(node)]
 
     def _loop(self, node: cst.For) -> cst.For:
         index, source, target = _enumerated(node)
@@ -101,6 +126,13 @@ class _Items:
                 "    pass\n"
             )
         return self._headed(node, head, binds)
+
+    def _may_hold_tensors(self, node: cst.BaseExpression) -> bool:
+        """Whether a display may hold more than constants and functions."""
+        return isinstance(node, (cst.Tuple, cst.List)) and not all(
+            is_constant(e.value) or dotted(e.value) in self.functions
+            for e in node.elements
+        )
 
     def _mapping(
         self,
@@ -145,11 +177,17 @@ class _Items:
             return None
         if not _mutates(body, names):
             return None
+        values = [e.value for e in node.iter.elements]
+        if any(isinstance(e, cst.StarredElement) for e in node.iter.elements):
+            return None
         result: list[Statement] = []
-        for element in node.iter.elements:
-            if isinstance(element, cst.StarredElement):
-                return None
-            bind = assign([cast(cst.BaseExpression, node.target)], element.value)
+        if any(_may_differ(v, node, body) for v in values[1:]):
+            # all of them are evaluated before the first turn
+            held = [cst.Name(self._fresh("item")) for _ in values]
+            result = [assign([n], v) for n, v in zip(held, values)]
+            values = [n.deep_clone() for n in held]
+        for value in values:
+            bind = assign([cast(cst.BaseExpression, node.target)], value)
             result += split_tuple(bind)
             result += [self._copy(s) for s in body]
         return result
@@ -165,6 +203,36 @@ class _Items:
             name += "_"
         self.taken.add(name)
         return name
+
+
+def _may_differ(
+    value: cst.BaseExpression, loop: cst.For, body: Sequence[Statement]
+) -> bool:
+    """Whether an expression may yield another object after a turn of the loop."""
+    bound = bound_names(block(body)) | set(target_names(loop.target))
+    if read_names(value) & bound:
+        return True
+    if isinstance(value, cst.Tuple):
+        return any(_may_differ(e.value, loop, body) for e in value.elements)
+    if isinstance(value, cst.Name) or is_constant(value):
+        return False
+    stored = {code(t) for t in _stored(body)}
+    changed = any(isinstance(n, (cst.Call, cst.Del)) for s in body for n in walk(s))
+    slot = string_key(value) is not None and is_name(cast(cst.Subscript, value).value)
+    return bool(stored) if slot else changed or bool(stored)
+
+
+def _stored(body: Sequence[Statement]) -> list[cst.BaseExpression]:
+    """Items that are stored to."""
+    nodes = [n for s in body for n in walk(s)]
+    targets = [
+        n.target for n in nodes if isinstance(n, (cst.AssignTarget, cst.AugAssign))
+    ]
+    return [t for t in targets if not isinstance(t, cst.Name)]
+
+
+def _plain(element: cst.BaseElement) -> cst.BaseElement:
+    return element.with_changes(comma=cst.MaybeSentinel.DEFAULT)
 
 
 def _enumerated(

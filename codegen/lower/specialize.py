@@ -194,7 +194,13 @@ class Specializer:
         inner = frame.fork()
         body = self.block(statements(node.body), inner, live)
         frame.join(inner)
-        return [*before, node.with_changes(body=block(body))]
+        node = node.with_changes(body=block(body))
+        if node.orelse is not None:
+            last = frame.fork()
+            rest = self.block(statements(node.orelse.body), last, live)
+            node = node.with_changes(orelse=node.orelse.with_changes(body=block(rest)))
+            frame.join(last)
+        return [*before, node]
 
     def _count_from_zero(self, node: cst.For) -> cst.For:
         """``for i, x in enumerate(xs, 1)`` counts from zero, and adds one."""

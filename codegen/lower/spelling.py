@@ -8,6 +8,7 @@
     decay(b)                             decay_of.mul_(b)
     decay = lambda t: t.mul_(b)      →   def decay(t): return t.mul_(b)
     used and m.mul_(b)               →   if used: m.mul_(b)
+    x[0], p.data = y, z              →   one, two = y, z; x[0] = one; p.data = two
     match mode:                      →   if mode == "sign": …
         case "sign": …
 
@@ -25,6 +26,7 @@ import libcst as cst
 from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.lower.tuples import one_by_one
 from codegen.optable import Write
 from codegen.syntax import (
     Body,
@@ -100,6 +102,10 @@ class _Spelling:
         if isinstance(node, cst.Match):
             branches = self._match(node)
             return [node] if branches is None else self._block(branches)
+        apart = one_by_one(node, self.context)
+        if len(apart) > 1:
+            return self._block(apart)
+        (node,) = apart
         if small(node) is None:
             node = cast(Statement, self._calls(node))
             return [map_bodies(node, self._block)]

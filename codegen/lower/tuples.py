@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import libcst as cst
 
+from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.syntax import (
     Statement,
     assign,
     assignment,
+    block,
     code,
+    dotted,
     is_constant,
     is_name,
     read_names,
     small,
+    statements,
     string_key,
     target_names,
     with_comments,
@@ -104,3 +111,67 @@ def _unstarred(target: cst.Tuple, value: cst.Tuple) -> tuple[cst.Tuple, cst.Tupl
         cst.Element(e.value) if i == at else e for i, e in enumerate(value.elements)
     ]
     return target.with_changes(elements=targets), value.with_changes(elements=values)
+
+
+def one_by_one(node: Statement, context: Context) -> list[Statement]:
+    """``x[0], p.data = y, z`` → ``one, two = y, z``, ``x[0] = one``, ``p.data = two``;
+    ``for x[0] in xs:`` → ``for item in xs: x[0] = item``. What stores into a tensor, or
+    to a parameter's memory, is a statement of its own."""
+    if isinstance(node, cst.For) and _stores_apart([node.target]):
+        item = cst.Name(context.fresh("item"))
+        store = assign([cast(cst.BaseExpression, node.target)], item.deep_clone())
+        context.origins.inherit(store, node.target)
+        body = block([store, *statements(node.body)])
+        return [node.with_changes(target=item, body=body)]
+    inner = small(node)
+    if not isinstance(inner, cst.Assign):
+        return [node]
+    targets = [cast(cst.BaseExpression, t.target) for t in inner.targets]
+    single = len(targets) == 1 and not isinstance(targets[0], (cst.Tuple, cst.List))
+    if single or not _stores_apart(targets):
+        return [node]
+    stores: list[Statement] = []
+    if len(targets) == 1:
+        first = assign([_named(targets[0], stores, context)], inner.value)
+    else:
+        value = cst.Name(context.fresh("value"))
+        first = assign([value], inner.value)
+        stores = [assign([t], value.deep_clone()) for t in targets]
+    for new in (first, *stores):
+        context.origins.inherit(new, node)
+    return [with_comments(first, node), *stores]
+
+
+def _named(
+    target: cst.BaseExpression, stores: list[Statement], context: Context
+) -> cst.BaseExpression:
+    """A target with a variable for each part; ``stores`` gets what goes on from there."""
+    if isinstance(target, cst.StarredElement):
+        return target.with_changes(value=_named(target.value, stores, context))
+    if isinstance(target, (cst.Tuple, cst.List)):
+        elements = [
+            e.with_changes(value=_named(e.value, stores, context))
+            for e in target.elements
+        ]
+        return target.with_changes(elements=elements)
+    name = cst.Name(context.fresh("value"))
+    stores.append(assign([target], name))
+    return name.deep_clone()
+
+
+def _stores_apart(targets: Sequence[cst.CSTNode]) -> bool:
+    """Whether targets may be parts of tensors, or a parameter's memory: not slots under
+    a string, which only dicts have."""
+    for target in targets:
+        if isinstance(target, (cst.Tuple, cst.List)):
+            if _stores_apart([e.value for e in target.elements]):
+                return True
+        elif isinstance(target, cst.StarredElement):
+            if _stores_apart([target.value]):
+                return True
+        elif isinstance(target, cst.Attribute):
+            return dotted(target) is None or target.attr.value == "data"
+        elif isinstance(target, cst.Subscript) and string_key(target) is None:
+            if dotted(target.value) != "self.state":
+                return True
+    return False

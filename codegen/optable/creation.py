@@ -25,7 +25,7 @@ torch (x, N, increasing) new: vander
 torch (window_length, periodic) new: bartlett_window blackman_window hann_window
 torch (window_length, periodic, alpha#, beta#) new: hamming_window
 torch (window_length, periodic, beta#) new: kaiser_window
-torch (indices, values, size, *, is_coalesced, check_invariants) maybe:opaque of:1:
+torch (indices, values, size, *, is_coalesced, check_invariants) maybe:sparse of:1:
     sparse_coo_tensor
 torch (ndarray) view:opaque: from_numpy
 nn (data) view:opaque cuts: Parameter

@@ -87,7 +87,7 @@ class Operation:
 
     ``base`` is the place of the parameter that the result is, or shows; ``how`` the way
     in which a view is undone: ``transpose``, ``reshape``, ``index``, ``real``,
-    ``complex`` or ``opaque``. ``functional`` is what computes the value that an
+    ``complex``, ``sparse`` or ``opaque``. ``functional`` is what computes the value that an
     operation leaves in what it writes: a function (with a dot) or a method, or the
     operation itself without ``inplace=`` or ``out=``; None if there is no such thing.
     Where it is a ``mask`` it gives booleans, and the receiver keeps its own dtype. ``twin`` keeps the gradients of settings, ``stable`` has

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import libcst as cst
@@ -14,14 +14,11 @@ from codegen.rules.base import Example, Rule
 from codegen.syntax import (
     Body,
     Statement,
-    assignment,
     block,
     call,
     dotted,
-    method,
     parenthesize,
     statements,
-    with_comments,
 )
 
 _GRAD_MODES = ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
@@ -49,35 +46,22 @@ class NoData(Rule):
             "p.add_(grad)",
         ),
         Example("values = grad._values()", "values = grad.values()"),
-        Example("p.data = p.data - x", "p.copy_(p - x)"),
+        Example("p.data = p.data - x", "p.data = p - x"),
         Example("size = p.shape"),
     )
 
     def apply(self, body: Body) -> Body:
-        body = self.rewrite(tuple(self._unwrap(body)), self._store)
+        body = tuple(self._unwrap(body))
         nodes = [n for s in body for n in walk(s)]
         # whoever shares a parameter's memory keeps it when the parameter gets another
-        self._kept = set[cst.CSTNode]()
-        if any(isinstance(n, cst.AssignTarget) and _is_data(n.target) for n in nodes):
-            lines = [n for n in nodes if isinstance(n, cst.Assign)]
-            self._kept = {n.value for n in lines if _is_data(n.value)}
-            self._kept |= {t.target for n in lines for t in n.targets}
+        self._swaps = any(
+            isinstance(n, cst.AssignTarget) and _is_data(n.target) for n in nodes
+        )
+        self._computed = {part for n in nodes for part in _computed_with(n)}
         return self.rewrite(body, self._replace)
 
-    def _store(self, node: cst.CSTNode) -> cst.CSTNode | None:
-        """``p.data = x`` gives p new values: ``p.copy_(x)``, where x is surely new."""
-        pair = assignment(node)
-        if pair is None or not isinstance(pair[0], cst.Attribute):
-            return None
-        if pair[0].attr.value != "data" or not _is_new(pair[1]):
-            return None
-        copy = method(pair[0].value, "copy_", [cst.Arg(pair[1])])
-        return with_comments(
-            cst.SimpleStatementLine([cst.Expr(copy)]), cast(Statement, node)
-        )
-
     def _replace(self, node: cst.CSTNode) -> cst.CSTNode | None:
-        if _is_data(node) and node not in self._kept:
+        if _is_data(node) and (not self._swaps or node in self._computed):
             return parenthesize(cast(cst.Attribute, node).value)
         if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
             return self._method(node, node.func)
@@ -87,8 +71,10 @@ class NoData(Rule):
         method, receiver = func.attr.value, func.value
         if method in ("detach", "detach_", "requires_grad_") and len(node.args) <= 1:
             if dotted(receiver) == "torch" and node.args:
-                return parenthesize(node.args[0].value)
-            return parenthesize(receiver)
+                receiver = node.args[0].value
+            receiver = parenthesize(receiver)
+            memory = self._swaps and method == "detach"
+            return cst.Attribute(receiver, cst.Name("data")) if memory else receiver
         if method == "item" and not node.args:
             return call("ops.value", receiver)
         if method in ("_values", "_indices") and not node.args:
@@ -134,16 +120,16 @@ def _is_data(node: cst.CSTNode) -> bool:
     return isinstance(node, cst.Attribute) and node.attr.value == "data"
 
 
-def _is_new(node: cst.BaseExpression) -> bool:
-    """Whether an expression surely makes a tensor that nothing else shows."""
-    if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation)):
-        return True
-    if not isinstance(node, cst.Call):
-        return False
-    operation = optable.function(dotted(node.func) or "")
-    if operation is None and isinstance(node.func, cst.Attribute):
+def _computed_with(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """Operands of what makes a new value, or writes: nothing keeps them."""
+    if isinstance(node, cst.BinaryOperation):
+        yield from (node.left, node.right)
+    elif isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
         operation = optable.method(node.func.attr.value)
-    return operation is not None and operation.result is Result.NEW
+        if operation is not None and (
+            operation.in_place or operation.result is Result.NEW
+        ):
+            yield node.func.value
 
 
 def _is_grad_mode(node: cst.BaseExpression) -> bool:

@@ -20,7 +20,7 @@ from codegen.diagnostics import walk
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.chains import ChainRule
 from codegen.rules.r4_out_of_place.dtypes import Dtypes
-from codegen.rules.r4_out_of_place.hoist import hoist, mutates_place
+from codegen.rules.r4_out_of_place.hoist import hoist, mutates_place, walked
 from codegen.rules.r4_out_of_place.holders import Scope
 from codegen.rules.r4_out_of_place.inplace import inplace_method, mutated, mutated_roots
 from codegen.rules.r4_out_of_place.opaque import Opaque
@@ -41,6 +41,7 @@ from codegen.syntax import (
     parenthesize,
     replace_nodes,
     small,
+    statements,
     with_comments,
 )
 
@@ -152,7 +153,29 @@ class OutOfPlace(ChainRule):
         if isinstance(node, cst.FunctionDef):
             self._refuse_captured(node)
         env = self.places.before.get(node, Env())
+        if isinstance(node, cst.For):
+            self._refuse_walked(node, env)
         return [self._heads(map_bodies(node, self._block), env)]
+
+    def _refuse_walked(self, node: cst.For, env: Env) -> None:
+        """A tensor that is walked row by row must not change meanwhile: the rows that
+        are still to come would be those of its old value."""
+        for source in walked(node.iter):
+            rows = self.places.value(source, env)
+            if rows.kind not in (Kind.TENSOR, Kind.UNKNOWN):
+                continue
+            for statement in all_statements(statements(node.body)):
+                inside = self.places.before.get(statement, env)
+                changed = mutated(statement) if small(statement) else ()
+                if any(
+                    inside.may_alias(self.places.value(c, inside), rows)
+                    for c in changed
+                ):
+                    self.refuse(
+                        statement,
+                        f"mutates what may be walked row by row, `{code(source)}`",
+                        "walk its indices, and read each row where it is needed",
+                    )
 
     def _heads(self, node: Statement, env: Env) -> Statement:
         """Tests and iterables mutate temporaries at most."""
@@ -197,7 +220,7 @@ class OutOfPlace(ChainRule):
     def propagation(self, node: Statement, env: Env) -> Propagation:
         live = self.live.after.get(node, frozenset())
         later = tuple(self._mutated_later(node))
-        return Propagation(self, Scope(env, live, self.rereads, later))
+        return Propagation(self, Scope(env, live, self.rereads, later), node)
 
     def _mutated_later(self, node: Statement) -> Iterator[Value]:
         """What is mutated after a statement, or in the next round of a loop that it
@@ -248,7 +271,7 @@ class OutOfPlace(ChainRule):
         env: Env,
     ) -> list[Statement]:
         """``p.data = x``: from now on p and x are one memory. Where nothing else shows
-        x, p gets its values."""
+        x, or what p showed before, p gets its values."""
         held = self.places.value(target.value, env)
         if not held.parameter:
             self.refuse(
@@ -259,7 +282,7 @@ class OutOfPlace(ChainRule):
             return []
         given = self.places.value(value, env)
         write = self.propagation(node, env)
-        if not write.is_shown(given):
+        if not write.is_shown(given) and not write.shows_memory(held):
             copy = method(target.value, "copy_", [cst.Arg(value)])
             return self.mutation(node, copy, env, ())
         names = [

@@ -14,14 +14,18 @@ from typing import cast
 
 import libcst as cst
 
+from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.evaluation import Evaluation
+from codegen.ir.loops import Loop, Walk
+from codegen.optable import Operation, Result
 from codegen.rules.r4_out_of_place.inplace import (
     VIEWS,
     chain_root,
     inplace_function,
     inplace_method,
+    mutated,
 )
 from codegen.syntax import (
     HAVE_VALUES,
@@ -32,6 +36,7 @@ from codegen.syntax import (
     block,
     bound_names,
     dotted,
+    index_of,
     is_constant,
     is_name,
     keyword,
@@ -96,6 +101,9 @@ class _Hoist:
                 "compute the condition in a statement of its own",
             )
         if isinstance(node, cst.For):
+            named, node = self._named_walk(node)
+            if named:
+                return [new for part in (*named, node) for new in self._statement(part)]
             prelude, iterated = self._extract(node.iter)
             node = node.with_changes(iter=iterated)
             return [*prelude, self._inside(node)]
@@ -120,6 +128,17 @@ class _Hoist:
             inner = self.block(orelse_statements(node))
             new = new.with_changes(orelse=node.orelse.with_changes(body=block(inner)))
         return [*prelude, new]
+
+    def _named_walk(self, node: cst.For) -> tuple[list[Statement], cst.For]:
+        """``for t in (a, b):`` → ``walked = (a, b)`` in front, where the body changes
+        tensors: what is still to be walked is held."""
+        if Loop.of(node).walk in (Walk.GROUPS, Walk.PARAMETERS, Walk.RANGE):
+            return [], node
+        body = node.with_changes(iter=cst.Name("walked"), orelse=None)
+        if not any(True for s in all_statements([body]) for _ in mutated(s)):
+            return [], node
+        names = _Walked(self.context, node.iter)
+        return names.prelude, node.with_changes(iter=names.visit(node.iter))
 
     def _simple(self, node: Statement) -> list[Statement]:
         named = self._name_roots(node)
@@ -203,37 +222,169 @@ def _mutates_inside(node: cst.CSTNode) -> bool:
 
 
 class _Roots(Evaluation):
-    """What in-place methods are called on, where that has no name."""
+    """What is written into, where that has no name."""
 
     def __init__(self, context: Context, node: cst.CSTNode) -> None:
         super().__init__(context)
-        mutations = (n for n in walk(node) if inplace_method(n) is not None)
-        roots = (chain_root(cast(cst.Call, n)) for n in mutations)
-        self.roots = {r for r in roots if _may_be_held(r)}
+        roots = (r for n in walk(node) if (r := _written(n)) is not None)
+        held = _Held(context)
+        self.roots = {r for r in roots if held.may_be(r)}
 
     def moves(self, node: cst.CSTNode) -> bool:
         return node in self.roots
+
+    def leave_lazy(self, node: cst.CSTNode) -> None:
+        _refuse_lazy(next(n for n in walk(node) if n in self.roots), self.context)
 
     def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
         return self._keep(node)
 
 
-def _may_be_held(node: cst.BaseExpression) -> bool:
-    """Whether an expression that is no place may yield something that has one."""
+class _Walked(Evaluation):
+    """Containers without a name, among what a loop walks."""
+
+    def __init__(self, context: Context, node: cst.BaseExpression) -> None:
+        super().__init__(context)
+        held = _Held(context)
+        self.found = {n for n in walked(node) if _is_anonymous(n, held)}
+
+    def moves(self, node: cst.CSTNode) -> bool:
+        return node in self.found
+
+    def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
+        return self._keep(node)
+
+
+def walked(node: cst.BaseExpression) -> Iterator[cst.BaseExpression]:
+    """What a loop walks, through ``zip`` and ``enumerate``."""
+    if isinstance(node, cst.Call) and dotted(node.func) in _WALKING:
+        for arg in node.args:
+            yield from walked(arg.value)
+    else:
+        yield node
+
+
+_WALKING = ("zip", "enumerate", "reversed", "iter")
+
+
+def _is_anonymous(node: cst.BaseExpression, held: _Held) -> bool:
+    """Whether an expression makes a container that may hold tensors."""
     node = cast(cst.BaseExpression, bare(node))
-    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
-        return node.func.attr.value in _HAND_OUT
-    if is_place(node):
-        return False
-    if isinstance(node, (cst.IfExp, cst.BooleanOperation, cst.NamedExpr)):
-        return True
-    if isinstance(node, cst.Subscript):
-        return isinstance(node.value, (cst.List, cst.Tuple, cst.Dict))
-    func = node.func if isinstance(node, cst.Call) else None
-    return isinstance(func, cst.Name) and func.value in _PICK
+    if isinstance(node, cst.Call):
+        name = node.func.attr.value if isinstance(node.func, cst.Attribute) else ""
+        is_view = name in ("items", "values", "keys") and not node.args
+        return not is_view and dotted(node.func) != "range" and not held.makes_new(node)
+    if isinstance(node, (cst.List, cst.Tuple, cst.Set)):
+        return not all(
+            is_constant(e.value) or dotted(e.value) in held.sources
+            for e in node.elements
+        )
+    slices = isinstance(node, cst.Subscript) and index_of(node) is None
+    return slices or not is_place(node)
 
 
-_PICK = ("max", "min", "next", "getattr")
+def _written(node: cst.CSTNode) -> cst.BaseExpression | None:
+    """What a call writes into, if it does: one tensor."""
+    if not isinstance(node, cst.Call):
+        return None
+    out = keyword(node, "out")
+    if inplace_method(node) is not None:
+        out = chain_root(node)
+    elif out is None and inplace_function(node) is not None and node.args:
+        out = node.args[0].value
+    several = (cst.List, cst.Tuple, cst.ListComp, cst.Dict)
+    return None if isinstance(out, several) else out
+
+
+def _refuse_lazy(node: cst.CSTNode, context: Context) -> None:
+    context.refuse(
+        "R4",
+        node,
+        "a tensor is mutated inside a conditional or repeated expression",
+        "write it as a statement, in an if or a for",
+    )
+
+
+class _Held:
+    """Which expressions, that are no places, may yield something that has one."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.sources = context.sources()
+        self.asked = set[str]()
+
+    def may_be(self, node: cst.BaseExpression) -> bool:
+        node = cast(cst.BaseExpression, bare(node))
+        if isinstance(node, cst.Call):
+            return self.hands_out(node)
+        if isinstance(node, (cst.Attribute, cst.Subscript)):
+            return not is_place(node) and self.may_be(node.value)
+        if isinstance(node, _MADE):
+            return False
+        return not is_place(node) and not is_constant(node)
+
+    def hands_out(self, node: cst.Call) -> bool:
+        """Whether a call may yield what was there before it. Those do that the table of
+        operations doesn't know; a view does of what may."""
+        if mutates_place(node):
+            return False  # it moves to a statement of its own, and its receiver is left
+        name = dotted(node.func) or ""
+        if name in self.sources:
+            return not self._returns_new(name)
+        operation, bound = self._bound(node)
+        if isinstance(node.func, cst.Attribute) and node.func.attr.value in _HAND_OUT:
+            return True
+        if operation is None or bound is None:
+            # a function of torch's that isn't in the table is refused elsewhere
+            return name.partition(".")[0] not in optable.MODULES
+        if operation.returned(bound) in _NEW:
+            return False
+        base = bound.get(operation.parameters[operation.base].name)
+        return base is None or operation.result in _HELD or self.may_be(base)
+
+    def makes_new(self, node: cst.Call) -> bool:
+        """Whether a call surely yields nothing that shows what was there before."""
+        operation, bound = self._bound(node)
+        if operation is None or bound is None:
+            return False
+        return operation.returned(bound) in _NEW
+
+    def _bound(
+        self, node: cst.Call
+    ) -> tuple[Operation | None, dict[str, cst.BaseExpression] | None]:
+        operation = optable.function(self.context.full_name(node.func))
+        receiver = None
+        if operation is None and isinstance(node.func, cst.Attribute):
+            operation, receiver = optable.method(node.func.attr.value), node.func.value
+        bound = None if operation is None else operation.bind(node.args, receiver)
+        return operation, bound
+
+    def _returns_new(self, name: str) -> bool:
+        """Whether all that a function returns it surely made."""
+        if name in self.asked:
+            return False
+        self.asked.add(name)
+        body = all_statements(statements(self.sources[name].body))
+        returned = [s for line in body if isinstance(s := small(line), cst.Return)]
+        found = all(
+            s.value is not None and not is_place(s.value) and not self.may_be(s.value)
+            for s in returned
+        )
+        self.asked.discard(name)
+        return found
+
+
+_MADE = (cst.BinaryOperation, cst.UnaryOperation, cst.Comparison)
+_NEW = (
+    Result.NEW,
+    Result.SEVERAL,
+    Result.NEW_OR_SEVERAL,
+    Result.COMPUTED,
+    Result.NUMBER,
+    Result.SETTING,
+    Result.METADATA,
+)
+_HELD = (Result.ITEMS, Result.ONE_OF)
 _HAND_OUT = ("get", "pop", "popleft", "setdefault")
 
 
@@ -269,12 +420,7 @@ class _Mutations(Evaluation):
         return node.with_changes(func=func.with_changes(value=receiver))
 
     def leave_lazy(self, node: cst.CSTNode) -> None:
-        self.context.refuse(
-            "R4",
-            next(inner for inner in walk(node) if mutates_place(inner)),
-            "a tensor is mutated inside a conditional or repeated expression",
-            "write it as a statement, in an if or a for",
-        )
+        _refuse_lazy(next(n for n in walk(node) if mutates_place(n)), self.context)
 
     def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
         assert isinstance(node, cst.Call)

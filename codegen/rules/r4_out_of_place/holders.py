@@ -48,8 +48,9 @@ class MutationRule(Rule):
 class Holders:
     """Who holds what is mutated where it stands, shows it, or may."""
 
-    def __init__(self, rule: MutationRule, scope: Scope) -> None:
+    def __init__(self, rule: MutationRule, scope: Scope, at: cst.CSTNode) -> None:
         self.rule = rule
+        self.at = at
         self.env = scope.env
         self.live = scope.live
         self.scope = scope
@@ -70,6 +71,9 @@ class Holders:
         if not self.rule.context.arguments_are_local:
             if any(place.obj.startswith("argument ") for place in value.places):
                 return "the caller"
+        container = self._in_tuple(value)
+        if container is not None:
+            return self._text_of_container(container)
         for slot, held in self.env.slots.items():
             if slot.container == EARLIER_GROUP and self.env.may_alias(held, value):
                 return f"{EARLIER_GROUP}'s {slot.key}"
@@ -84,11 +88,31 @@ class Holders:
                 return self._text_of_container(container)
         return None
 
+    def _in_tuple(self, value: Value) -> str | None:
+        """A tuple that may hold it, is still read, and can't get a new item."""
+        for slot, held in self.env.slots.items():
+            sure = value.place is not None and held.place == value.place
+            if not sure and self.rule.places.expressions.may_be_tuple(slot.container):
+                if self.env.may_alias(held, value) and self._matters(slot.container):
+                    return slot.container
+        return None
+
     def is_shown(self, value: Value) -> bool:
         """Whether anything that is still read may be, or show, what ``value`` denotes."""
         if not value.places or self._out_of_reach(value) is not None:
             return True
         return any(True for _ in self._related(value))
+
+    def shows_memory(self, parameter: Value) -> bool:
+        """Whether anything that is still read may show a parameter's memory, and is not
+        the parameter itself."""
+        if self._out_of_reach(parameter) is not None:
+            return True
+        related = ((held, slot) for _, held, slot in self._related(parameter))
+        return any(
+            not held.parameter and slot != Slot("param", ".data")
+            for held, slot in related
+        )
 
     def _may_be_in_rest(self, slot: Slot, held: Value, value: Value) -> bool:
         """Whether an item that has no slot of its own may be what is mutated."""
@@ -177,18 +201,23 @@ class Holders:
         return targets
 
     def _refuse_tuple(self, slot: Slot) -> None:
+        name = self._text_of_container(slot.container)
+        shown = self.rule.context.stands_for.get(name, name)
         self.rule.refuse(
             self.root,
-            f"mutates an item of a tuple, `{self._text_of_container(slot.container)}`, "
-            "which can't get a new one",
+            f"mutates an item of a tuple, `{shown}`, which can't get a new one",
             "keep the tensors in a list",
         )
 
     def _can_hold(self, node: cst.BaseExpression) -> bool:
         """Whether storing to ``node`` puts a tensor back: not where it was a copy
-        (``x[mask]``) or a view (``x.T``)."""
+        (``x[mask]``) or a view (``x.T``), nor into a tuple."""
         if isinstance(node, cst.Subscript):
-            return self.rule.places.value(node.value, self.env).kind in CONTAINERS
+            held = self.rule.places.value(node.value, self.env)
+            may_be_tuple = self.rule.places.expressions.may_be_tuple
+            return held.kind in CONTAINERS and not any(
+                map(may_be_tuple, held.objects())
+            )
         if isinstance(node, cst.Attribute):
             return self.rule.places.value(node.value, self.env).kind is not Kind.TENSOR
         return isinstance(node, cst.Name)
@@ -205,6 +234,8 @@ class Holders:
         for slot, held in self.env.slots.items():
             if slot.key == REST or slot.container == "params":
                 continue  # no two parameters are one: p.data is the slot of this one
+            if held.kind in CONTAINERS:
+                continue  # what it holds has slots of its own, or is among the rest
             if not self.env.may_alias(held, value):
                 continue
             if not self._slot_matters(slot) or self._is_another_item(slot, held, value):
@@ -213,7 +244,7 @@ class Holders:
             if text is not None:
                 yield expr(text), held, slot
             elif not is_many(slot.container):
-                self._unknown_alias(self.root, self._text_of_container(slot.container))
+                self._unknown_alias(self.at, self._text_of_container(slot.container))
         for name, held in self.env.names.items():
             if name in self.live and held.kind not in CONTAINERS:
                 if self.env.may_alias(held, value):
@@ -277,10 +308,11 @@ class Holders:
         if place.obj == "param" and kept is not None and "param" in kept.objects():
             self._unknown_alias(root, "the parameter")
 
-    def _unknown_alias(self, node: cst.BaseExpression, other: str) -> None:
+    def _unknown_alias(self, node: cst.CSTNode, other: str) -> None:
+        shown = self.rule.context.stands_for.get(other, other)
         self.rule.refuse(
             node,
-            f"mutates a tensor that `{other}` may share memory with",
+            f"mutates a tensor that `{shown}` may share memory with",
             "clone it first, or assign the result back",
         )
 

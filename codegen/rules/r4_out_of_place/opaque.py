@@ -19,7 +19,7 @@ from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.optable import Operation
 from codegen.syntax import code, comprehension_names, dotted, is_name
-from codegen.upstream import Definition, External, SourceModule
+from codegen.upstream import Definition, External
 
 _MODULES = ("torch", "ops", "math", "F", "operator")
 _OF_STRINGS = ("format", "join", "startswith", "endswith", "lower", "upper", "strip")
@@ -84,7 +84,9 @@ class Opaque:
         if root == "self":
             return True  # a method without a source: the fence has words for it
         if root not in env.names and (root in _MODULES or root in self.context.globals):
-            return self._is_operation(optable.function(self._full(path)), node)
+            return self._is_operation(
+                optable.function(self.context.full_name(func)), node
+            )
         kind = self.heap.value(func.value, env).kind
         name = func.attr.value
         if kind in CONTAINERS:
@@ -94,15 +96,6 @@ class Opaque:
         return self._is_operation(optable.method(name), node, func.value) or (
             kind is Kind.UNKNOWN and optable.container_method(name) is not None
         )
-
-    def _full(self, path: str) -> str:
-        root, dot, rest = path.partition(".")
-        found = self.context.globals.get(root)
-        if isinstance(found, SourceModule):
-            return f"{found.name}{dot}{rest}"
-        if isinstance(found, (Definition, External)):
-            return f"{found.full_name}{dot}{rest}"
-        return path
 
     def _is_operation(
         self,

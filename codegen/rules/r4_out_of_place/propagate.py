@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import libcst as cst
 
-from codegen.analysis.values import Place, Value, View
+from codegen.analysis.values import Kind, Place, Value, View
 from codegen.rules.r4_out_of_place.holders import Holders
 from codegen.syntax import (
     Statement,
@@ -123,6 +123,9 @@ class Propagation(Holders):
         updated = cst.Name("updated")
         named, old = self._old(root)
         if any(p.views for p in value.places):
+            for other, held in related:
+                if held.kind is not Kind.TENSOR:
+                    self._unknown_alias(root, code(other))
             self._refuse_again(root, value, others)
             tests = self._write_parts(others, old, updated)
         else:

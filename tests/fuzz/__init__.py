@@ -1,0 +1,1 @@
+"""Random in-place optimizers, and what holds their translations to them."""
