@@ -102,9 +102,16 @@ def no_call_is_dead(body: Body, context: Context) -> Iterator[cst.CSTNode]:
 
 def _dead(body: Body, helpers: Collection[str]) -> Iterator[cst.CSTNode]:
     live = liveness(body)
+    # whether it raises may be what a statement in a ``try`` is there for
+    tried = {
+        inner
+        for node in all_statements(body)
+        if isinstance(node, cst.Try)
+        for inner in all_statements([node])
+    }
     for node in all_statements(body):
         pair = assignment(node)
-        if pair is None or not isinstance(pair[0], cst.Name):
+        if node in tried or pair is None or not isinstance(pair[0], cst.Name):
             continue
         after = live.after.get(node)
         if after is not None and pair[0].value not in after:
