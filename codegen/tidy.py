@@ -150,7 +150,9 @@ class _Sweep:
             )
         body, orelse = _without_pass(body), _without_pass(orelse)
         if not body and not orelse:
-            return None if pure(node.test) else node
+            if pure(node.test):
+                return None
+            return node.with_changes(body=block(()), orelse=None)
         return rebuild_if(node, node.test, body, orelse)
 
     def _simple(self, node: Statement) -> Statement | None:
