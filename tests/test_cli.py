@@ -277,14 +277,15 @@ def test_what_needs_a_checkout_says_so_where_there_is_none(
     assert "installed, not in a checkout" in error and INSTALLED[flag] in error
 
 
+@pytest.mark.parametrize("words", [["rules"], ["explain", "torch.optim.SGD"]])
 def test_a_reader_that_stops_reading_is_no_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
-        assert main(["rules"]) == 141
+        assert main(words) == 141
     assert capsys.readouterr().err == ""
 
 

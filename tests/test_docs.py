@@ -83,7 +83,7 @@ SHOWING = [page for page in PAGES if blocks(page, "python") and page not in ELSE
 
 
 @pytest.mark.parametrize("page", SHOWING)
-def test_python_runs_as_shown(
+def test_the_python_of_a_page_runs_as_shown(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blocks of a page, one after the other, as one program."""

@@ -164,12 +164,12 @@ NOT_BY_ELEMENT = {
 
 
 @pytest.mark.parametrize("title", BY_ELEMENT)
-def test_found(title: str) -> None:
+def test_updates_that_treat_elements_alone_are_found(title: str) -> None:
     assert is_elementwise(body(BY_ELEMENT[title]))
 
 
 @pytest.mark.parametrize("title", NOT_BY_ELEMENT)
-def test_not_claimed(title: str) -> None:
+def test_updates_that_mix_elements_are_not_claimed(title: str) -> None:
     assert not is_elementwise(body(NOT_BY_ELEMENT[title]))
 
 

@@ -26,7 +26,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def test_maml_under_torchrun() -> None:
+def test_maml_under_torchrun_has_the_meta_gradient_of_one_process() -> None:
     """Its meta-gradient is that of one process."""
     if not torch.distributed.is_available():
         pytest.skip("needs processes that gloo joins")
@@ -49,7 +49,7 @@ def test_maml_under_torchrun() -> None:
     assert learned.startswith("learned inner learning rate")
 
 
-def test_learn_lr(
+def test_learn_lr_lowers_its_loss_and_its_derivatives_agree(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The meta-loss falls at each step, and the two derivatives agree."""

@@ -23,7 +23,7 @@ UNDEFINED = {
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_derivatives_equal_finite_differences(path: str) -> None:
+def test_every_derivative_equals_finite_differences_of_the_original(path: str) -> None:
     """Initial weights and every float setting, elements of tuples included, after 1 to
     8 steps; told by `override` at construction and in `step`, and, at the defaults and
     with all float settings at work, by a tensor in the user's optimizer, and alone."""

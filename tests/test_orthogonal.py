@@ -94,7 +94,9 @@ def source(body: str, convert: str = "", swap: str = "x, c = c, x") -> str:
 
 @pytest.mark.parametrize("swap", ["x, c = c, x", "c, x = x, c"])
 @pytest.mark.parametrize("title", BODIES)
-def test_followed(title: str, swap: str, tmp_path: Path) -> None:
+def test_an_orthogonalizing_step_follows_its_original(
+    title: str, swap: str, tmp_path: Path
+) -> None:
     follows(*compiled(source(BODIES[title], swap=swap), tmp_path))
 
 

@@ -54,7 +54,7 @@ def test_every_configuration_is_followed(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_grid_misses_no_setting(path: str) -> None:
+def test_the_grid_moves_every_setting(path: str) -> None:
     found = compiled(path)
     told: dict[str, set[str]] = {}
     for conf in trajectory.configurations(found, thorough=True):
@@ -99,7 +99,7 @@ def test_tensors_as_long_as_vector_units(path: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_memory_format_is_kept(path: str) -> None:
+def test_channels_last_stays_channels_last(path: str) -> None:
     found = _dense(path)
     if found.layout.name.startswith("matrices"):
         pytest.skip("takes no convolution kernels")

@@ -140,7 +140,7 @@ def copied(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.title)
-def test_becomes(case: Case) -> None:
+def test_a_mutation_becomes_what_stands_beside_it(case: Case) -> None:
     if case.after.startswith("refused: "):
         with pytest.raises(CodegenError, match=case.after.removeprefix("refused: ")):
             translated(in_loop(case.before))
@@ -154,7 +154,7 @@ def test_becomes(case: Case) -> None:
     [c for c in CASES.values() if not c.after.startswith("refused: ")],
     ids=lambda case: case.title,
 )
-def test_same_values(case: Case) -> None:
+def test_what_it_becomes_has_the_same_values(case: Case) -> None:
     in_place = Run(in_loop(case.before))
     out_of_place = Run(translated(in_loop(case.before)))
     assert out_of_place.seen == in_place.seen
@@ -214,7 +214,7 @@ BEFORE = 'm = state["m"]\nbufs = state["bufs"]\nc = len(bufs)\nhere = 1'
 
 
 @pytest.mark.parametrize("source", TABLE)
-def test_place_of(source: str) -> None:
+def test_an_expression_denotes_what_stands_beside_it(source: str) -> None:
     module = cst.parse_module(in_loop(BEFORE))
     analysis = analyse(statements(module.body))
     env: Env = list(analysis.before.values())[-1]

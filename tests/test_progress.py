@@ -16,13 +16,13 @@ def shown(terminal: bool) -> str:
     return told.getvalue()
 
 
-def test_terminal_shows_a_bar() -> None:
+def test_a_terminal_shows_a_bar() -> None:
     bar = shown(terminal=True)
     assert "2/2" in bar
     assert "one.B" in bar
 
 
-def test_pipe_shows_nothing() -> None:
+def test_a_pipe_shows_nothing() -> None:
     assert shown(terminal=False).strip() == ""
 
 

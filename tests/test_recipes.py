@@ -260,6 +260,6 @@ def test_every_recipe_is_checked_and_short() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe(name: str) -> None:
+def test_a_recipe_has_the_gradients_of_a_plain_loop(name: str) -> None:
     made = run(name)
     CHECKS[name](made, leaves(made["initial"]))

@@ -39,7 +39,9 @@ def checkout(place: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_torch(form: str, tmp_path: Path) -> None:
+def test_every_form_of_torchs_source_translates_alike(
+    form: str, tmp_path: Path
+) -> None:
     with unpacked(str(FORMS[form](tmp_path))) as tree:
         assert tree.version_of("torch") == "torch 9.9.0"
         assert tree.version_of("numpy") is None

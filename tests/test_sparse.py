@@ -29,7 +29,7 @@ def _configurations(found: Subject) -> list[Configuration]:
 
 
 @pytest.mark.parametrize("path", TAKERS)
-def test_trajectory(path: str) -> None:
+def test_sparse_gradients_lead_where_the_original_goes(path: str) -> None:
     found, tally = compiled(path), Tally()
     with undisturbed():
         for conf in _configurations(found):
@@ -40,7 +40,9 @@ def test_trajectory(path: str) -> None:
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 @pytest.mark.parametrize("path", TAKERS)
-def test_derivatives(path: str, warm: bool) -> None:
+def test_derivatives_through_sparse_gradients_equal_finite_differences(
+    path: str, warm: bool
+) -> None:
     """Of a loss that is no linear function of the rows it looks up: right derivatives
     need the second derivative of the lookup."""
     found, tally = compiled(path), Tally()

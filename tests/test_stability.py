@@ -12,7 +12,9 @@ from compiled import PATHS, compiled
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_exactly_zero_gradients(path: str) -> None:
+def test_gradients_that_are_exactly_zero_give_the_originals_derivatives(
+    path: str,
+) -> None:
     """From the first step, from a later one, or zero with a curvature: first derivatives
     are the original's, second ones finite, in autograd's anomaly mode."""
     found, tally = compiled(path), Tally()
@@ -28,7 +30,7 @@ def test_exactly_zero_gradients(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_all_gradients_zero(path: str) -> None:
+def test_where_all_gradients_are_zero_derivatives_are_finite(path: str) -> None:
     """Nothing moves but what decays; every derivative is finite."""
     found = compiled(path)
     if found.layout.sparse:

@@ -141,7 +141,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_refused_at_its_line(name: str, tmp_path: Path) -> None:
+def test_what_is_unsupported_is_refused_at_its_line(name: str, tmp_path: Path) -> None:
     step, rule, line = CASES[name]
     found = refused(tmp_path, step).diagnostics
     match = [d for d in found if d.rule == rule]

@@ -187,7 +187,7 @@ def _is_tensor(value: object) -> bool:
         (SGD, Crash, "error", "KeyError: 'momentum_buffer'"),
     ],
 )
-def test_mutation_is_found(
+def test_a_mutation_shows_in_the_figure_it_spoils(
     original: type[Optimizer],
     wrong: type[DifferentiableOptimizer],
     kind: str,
@@ -220,7 +220,7 @@ def test_tensors_for_settings_lead_where_numbers_do() -> None:
     assert "with tensors for settings" in str(first)
 
 
-def test_mutation_fails_the_verification() -> None:
+def test_a_mutated_translation_fails_the_verification() -> None:
     report = verify(SGD, NumberForLearningRate, stop_after=1)
     assert not report.ok
     assert report.followed == report.run > 100
@@ -239,7 +239,7 @@ def test_plain_square_root_is_found_where_a_gradient_is_zero() -> None:
 @pytest.mark.parametrize(
     "original, right", [(SGD, ReferenceSGD), (Adam, ReferenceAdam)]
 )
-def test_right_one_passes(
+def test_a_right_translation_passes(
     original: type[Optimizer], right: type[DifferentiableOptimizer]
 ) -> None:
     report = verify(original, right)
@@ -333,7 +333,7 @@ def test_verification_leaves_no_trace() -> None:
     assert random.getstate() == python
 
 
-def test_report_is_readable() -> None:
+def test_a_report_says_what_failed_in_words() -> None:
     failure = Failure("hypergradient", "defaults", {"of": "lr", "found": 0.25})
     worst = {"float64": 0.0, "float32": 1e-7}
     report = Report("Adam", 9, 9, 8, 4, 3, worst, 2e-7, 1.25, (failure,), ("one note",))

@@ -58,7 +58,7 @@ def _run(results: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_case(name: str, outcomes: dict[str, str]) -> None:
+def test_a_case_holds_on_all_its_ranks(name: str, outcomes: dict[str, str]) -> None:
     assert name in outcomes, "not all ranks have come to it"
     assert not outcomes[name], outcomes[name]
 

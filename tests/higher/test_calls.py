@@ -73,13 +73,13 @@ def test_forward_called_by_name_takes_params() -> None:
     assert fmodel.fast_params == new
 
 
-def test_params_from_an_iterator() -> None:
+def test_params_may_be_an_iterator() -> None:
     net = Net()
     fmodel = higher.monkeypatch(net)
     assert torch.equal(fmodel(X, params=iter(list(net.parameters()))), net(X))
 
 
-def test_without_fast_weights() -> None:
+def test_without_fast_weights_asking_for_them_is_refused() -> None:
     fmodel = higher.patch.make_functional(Net())
     with pytest.raises(ValueError, match="no fast weights"):
         fmodel(X)
@@ -88,7 +88,7 @@ def test_without_fast_weights() -> None:
     assert fmodel.fast_params is None
 
 
-def test_wrong_number_of_params() -> None:
+def test_a_wrong_number_of_params_is_refused_and_changes_nothing() -> None:
     fmodel = higher.monkeypatch(Net())
     before = fmodel(X)
     with pytest.raises(ValueError, match="1 fast weights given.*4 parameters"):
@@ -130,7 +130,7 @@ def test_an_exception_leaves_the_context_clean() -> None:
     assert torch.backends.cuda.flash_sdp_enabled() == flags
 
 
-def test_nested_contexts() -> None:
+def test_a_context_inside_another_has_third_derivatives() -> None:
     """An inner loop on the fast weights of an outer one: third-order."""
     net = Net()
     loss = regression()
@@ -179,7 +179,7 @@ def test_the_same_model_in_several_contexts_at_once() -> None:
             torch.testing.assert_close(list(grads), wanted[1])
 
 
-def test_threads() -> None:
+def test_threads_get_the_same_and_leave_flags_as_they_were() -> None:
     class Attending(Net):
         def forward(self, x: Tensor) -> Tensor:
             h = self.hidden(x)
@@ -217,7 +217,7 @@ def test_users_methods_and_attributes_work_on_the_stateless_module() -> None:
     assert fmodel.hidden(X).shape == (2, 4) and not hasattr(net, "extra")
 
 
-def test_inside_another_module() -> None:
+def test_inside_another_module_it_is_an_ordinary_part() -> None:
     fmodel = higher.monkeypatch(Net())
     outer = nn.ModuleDict({"fast": fmodel, "plain": nn.Linear(2, 1).double()})
     assert len(list(outer.parameters())) == 6

@@ -53,7 +53,7 @@ def through_torch_save(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle, through_torch_save])
-def test_stateless_module(copied: Any) -> None:
+def test_a_copied_stateless_module_has_weights_of_its_own(copied: Any) -> None:
     fmodel, _ = stepped()
     twin = copied(fmodel)
     assert isinstance(twin, Net) and type(twin) is type(fmodel)
@@ -79,20 +79,20 @@ def test_deepcopy_of_something_that_holds_one() -> None:
     assert holder["a"] is holder["b"][0] and holder["a"] is not fmodel
 
 
-def test_shallow_copy() -> None:
+def test_a_shallow_copy_shares_its_parts() -> None:
     fmodel, _ = stepped()
     twin = copy.copy(fmodel)
     assert type(twin) is type(fmodel) and twin.first is fmodel.first
     assert torch.equal(twin.eval()(X), fmodel.eval()(X))
 
 
-def test_without_fast_weights() -> None:
+def test_a_copy_without_fast_weights_takes_params() -> None:
     fmodel = copy.deepcopy(higher.patch.make_functional(Net()))
     assert fmodel.fast_params is None
     assert fmodel(X, params=list(Net().parameters())).shape == (4, 2)
 
 
-def test_optimizer_state_dict() -> None:
+def test_a_loaded_state_dict_gives_the_same_step() -> None:
     model, loss = Net(), regression()
     opt = torch.optim.Adam(model.parameters(), lr=0.01)
     with higher.innerloop_ctx(model, opt) as (fmodel, diff):
@@ -139,7 +139,7 @@ def test_optimizer_refuses_a_state_dict_of_other_groups() -> None:
 
 
 @pytest.mark.parametrize("kind", ["norm", "rnn"])
-def test_a_submodule_alone(kind: str) -> None:
+def test_a_copied_submodule_stands_alone(kind: str) -> None:
     """Of the kinds that have a ``forward`` of their own in stateless modules."""
     inner: nn.Module = nn.BatchNorm1d(3) if kind == "norm" else nn.RNN(3, 2)
     fmodel = higher.monkeypatch(nn.Sequential(inner)).eval()

@@ -39,7 +39,7 @@ def test_forward_pre_hook_changes_the_input() -> None:
     assert_same_unroll(net, regression())
 
 
-def test_hooks_with_kwargs() -> None:
+def test_hooks_with_kwargs_run_on_fast_weights() -> None:
     class Scaled(Net):
         def forward(self, x: Tensor, scale: Any = 1.0) -> Tensor:
             return super().forward(x) * scale
@@ -153,7 +153,7 @@ def test_what_a_hook_records_ends_up_where_its_owner_looks() -> None:
         assert found[0] is outputs[0]
 
 
-def test_backward_hooks_run() -> None:
+def test_backward_hooks_are_called_with_the_copys_modules() -> None:
     net, calls = Net(), []
     net.first.register_full_backward_hook(
         lambda module, grad_in, grad_out: calls.append(module)
@@ -199,7 +199,7 @@ REPARAMETRIZED = {
 
 
 @pytest.mark.parametrize("name", REPARAMETRIZED)
-def test_reparametrized(name: str) -> None:
+def test_reparametrized_weights_have_right_meta_gradients(name: str) -> None:
     net = Net()
     net.register_forward_hook(lambda module, args, out: out * module.gain)
     REPARAMETRIZED[name](net)
@@ -210,7 +210,9 @@ def test_reparametrized(name: str) -> None:
     "spectral_norm", [torch.nn.utils.spectral_norm, parametrizations.spectral_norm]
 )
 @pytest.mark.parametrize("training", [True, False])
-def test_spectral_norm(spectral_norm: Any, training: bool) -> None:
+def test_spectral_norm_has_right_meta_gradients(
+    spectral_norm: Any, training: bool
+) -> None:
     net = Net()
     if spectral_norm is torch.nn.utils.spectral_norm:
         with warnings.catch_warnings():

@@ -10,7 +10,7 @@ import torch
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "maml_omniglot.py"
 
 
-def test_maml_example() -> None:
+def test_the_maml_example_learns_better_than_chance() -> None:
     spec = importlib.util.spec_from_file_location("maml_omniglot", EXAMPLE)
     assert spec is not None and spec.loader is not None
     maml = importlib.util.module_from_spec(spec)

@@ -21,11 +21,13 @@ def net() -> nn.Module:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_ordinary_modules(training: bool) -> None:
+def test_ordinary_modules_have_the_meta_gradient_of_a_plain_loop(
+    training: bool,
+) -> None:
     assert_same_unroll(net().train(training), regression(), steps=3)
 
 
-def test_convolutions() -> None:
+def test_convolutions_have_the_meta_gradient_of_a_plain_loop() -> None:
     class Conv(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x[:, None, None].expand(-1, 1, 4, 3))
@@ -63,7 +65,7 @@ def test_initial_weights_in_the_graph_of_the_model() -> None:
     torch.testing.assert_close(list(fmodel.parameters()), before)
 
 
-def test_times() -> None:
+def test_a_time_has_the_weights_of_its_step() -> None:
     model = net()
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
     with higher.innerloop_ctx(model, opt) as (fmodel, diff):
@@ -82,7 +84,7 @@ def test_times() -> None:
             assert p.grad_fn is not None
 
 
-def test_times_in_test_mode() -> None:
+def test_in_test_mode_only_the_latest_time_is_kept() -> None:
     fmodel = higher.monkeypatch(net(), track_higher_grads=False)
     new = [p + 1 for p in fmodel.parameters()]
     fmodel.update_params(new)
@@ -94,7 +96,7 @@ def test_times_in_test_mode() -> None:
         fmodel.init_fast_params
 
 
-def test_parameters_without_recursion() -> None:
+def test_parameters_without_recursion_are_the_modules_own() -> None:
     class Outer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -165,7 +167,7 @@ def test_assigning_a_tensor_makes_it_the_latest_fast_weight() -> None:
     assert fmodel.fast_params[0] is as_parameter
 
 
-def test_assigning_to_the_root() -> None:
+def test_a_tensor_assigned_to_the_root_is_the_latest_fast_weight() -> None:
     fmodel = higher.monkeypatch(nn.Linear(3, 2))
     fmodel.bias = new = torch.zeros(2)
     assert list(fmodel.parameters())[1] is new is fmodel.bias
@@ -202,7 +204,7 @@ def test_ordinary_attributes_of_modules_with_weights_still_work() -> None:
     assert "missing" in fmodel[0]._parameters
 
 
-def test_buffers_diverge() -> None:
+def test_buffers_go_ways_of_their_own() -> None:
     model = net()
     fmodel = higher.monkeypatch(model)
     fmodel(X)
@@ -212,7 +214,7 @@ def test_buffers_diverge() -> None:
     assert model[1].num_batches_tracked == 2 and fmodel[1].num_batches_tracked == 1
 
 
-def test_buffer_sync() -> None:
+def test_buffer_sync_copies_once() -> None:
     model = net()
     fmodel = higher.monkeypatch(model)
     model(X)
@@ -237,7 +239,7 @@ def test_make_functional_and_its_encapsulator() -> None:
     assert torch.equal(fmodel(X, params=list(model.parameters())), model(X))
 
 
-def test_device() -> None:
+def test_device_moves_the_copy_alone() -> None:
     model = net()
     fmodel = higher.monkeypatch(model, device="meta")
     assert {t.device.type for t in fmodel.state_dict().values()} == {"meta"}
@@ -328,7 +330,7 @@ def test_weights_and_graphs_go_with_the_last_reference(kind: str) -> None:
         gc.enable()
 
 
-def test_static_and_odd_forwards() -> None:
+def test_static_and_late_forwards_are_called() -> None:
     class Static(nn.Module):
         @staticmethod
         def forward(x: Tensor) -> Tensor:

@@ -87,13 +87,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_meta_gradient(name: str) -> None:
+def test_a_real_model_has_the_meta_gradient_of_a_plain_loop(name: str) -> None:
     make, loss = CASES[name]
     assert_same_unroll(make(), loss, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_kinds_of_attention(attention: str) -> None:
+def test_each_kind_of_attention_has_the_meta_gradient_of_a_plain_loop(
+    attention: str,
+) -> None:
     model = gpt2()
     model.set_attn_implementation(attention)
     assert_same_unroll(model, language, rtol=1e-6, atol=1e-9)
@@ -101,7 +103,9 @@ def test_kinds_of_attention(attention: str) -> None:
 
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_gradient_checkpointing(name: str, reentrant: bool) -> None:
+def test_gradient_checkpointing_changes_no_meta_gradient(
+    name: str, reentrant: bool
+) -> None:
     make, loss = CASES[name]
     model, plain = make(), make()
     plain.load_state_dict(model.state_dict())
@@ -111,7 +115,7 @@ def test_gradient_checkpointing(name: str, reentrant: bool) -> None:
     assert_same_unroll(model, loss, reference=plain.train(), rtol=1e-6, atol=1e-9)
 
 
-def test_generation_with_fast_weights() -> None:
+def test_generation_with_fast_weights_gives_the_models_words() -> None:
     """A method of the model, which looks at its signature and its class."""
     model = gpt2().eval()
     fmodel = higher.monkeypatch(model)
@@ -133,7 +137,7 @@ def _with_adapters() -> nn.Module:
     return model.double()
 
 
-def test_lora() -> None:
+def test_lora_adapts_its_own_weights_alone() -> None:
     model = _with_adapters()
     assert_same_unroll(model, language, rtol=1e-6, atol=1e-9)
     opt = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
@@ -153,7 +157,7 @@ def test_lora_switched_off_and_on() -> None:
     torch.testing.assert_close(language(fmodel), language(model))
 
 
-def test_accelerate_hooks() -> None:
+def test_accelerates_hooks_change_no_meta_gradient() -> None:
     hooks = pytest.importorskip("accelerate.hooks")
 
     class Doubling(hooks.ModelHook):

@@ -20,7 +20,7 @@ def _sgd(model: nn.Module, **kwargs: Any) -> torch.optim.Optimizer:
 
 
 @pytest.mark.parametrize("wrap", [lambda m: m, lambda m: nn.Sequential(m)])
-def test_script_modules(wrap: Any) -> None:
+def test_script_modules_are_refused(wrap: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3))
@@ -28,7 +28,7 @@ def test_script_modules(wrap: Any) -> None:
         higher.monkeypatch(wrap(scripted))
 
 
-def test_uninitialized_lazy_modules() -> None:
+def test_uninitialized_lazy_modules_are_refused() -> None:
     model = nn.Sequential(nn.LazyLinear(2), nn.LazyBatchNorm1d())
     with pytest.raises(
         TypeError, match=r"'0.weight' is not initialized.*call the model"
@@ -38,7 +38,9 @@ def test_uninitialized_lazy_modules() -> None:
     assert higher.monkeypatch(model)(torch.ones(4, 3)).shape == (4, 2)
 
 
-def test_distributed_data_parallel(tmp_path: Any) -> None:
+def test_distributed_data_parallel_is_refused_and_what_it_wraps_is_not(
+    tmp_path: Any,
+) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
     )
@@ -51,7 +53,7 @@ def test_distributed_data_parallel(tmp_path: Any) -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_compiled_modules() -> None:
+def test_compiled_modules_are_refused_and_their_originals_are_not() -> None:
     from torch._dynamo.eval_frame import OptimizedModule
 
     model = torch.compile(nn.Linear(3, 2), backend="eager")
@@ -84,7 +86,9 @@ OVERRIDES: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("override", "error", "message"), OVERRIDES)
-def test_override(override: Any, error: type[Exception], message: str) -> None:
+def test_an_override_that_does_not_fit_is_refused(
+    override: Any, error: type[Exception], message: str
+) -> None:
     model = nn.Linear(3, 2)
     opt = torch.optim.Adam([{"params": [p]} for p in model.parameters()])
     with pytest.raises(error, match=message):
@@ -111,7 +115,7 @@ def test_a_loss_of_earlier_weights() -> None:
             diff.step(loss)
 
 
-def test_a_loss_without_graph() -> None:
+def test_a_loss_without_graph_is_refused() -> None:
     model = nn.Linear(3, 2)
     with higher.innerloop_ctx(model, _sgd(model)) as (fmodel, diff):
         with torch.no_grad():
@@ -145,7 +149,7 @@ def test_step_without_fmodel_needs_params() -> None:
         diff.step(model(torch.ones(1, 3)).sum(), params=[model.weight])
 
 
-def test_unknown_optimizer() -> None:
+def test_an_unknown_optimizer_is_refused_with_what_to_do() -> None:
     class Mine(torch.optim.Optimizer):
         def step(self, closure: Any = None) -> None: ...
 

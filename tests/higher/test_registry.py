@@ -35,7 +35,7 @@ def diff_type(opt_type: type[torch.optim.Optimizer], **kwargs: Any) -> type:
     return type(higher.get_diff_optim(opt_type(params, lr=0.1, **kwargs), params))
 
 
-def test_registered_pair() -> None:
+def test_a_registered_pair_is_found_and_the_latest_counts() -> None:
     with pytest.raises(ValueError, match="no differentiable version"):
         diff_type(Mine)
     higher.register_optim(Mine, HandSGD)
@@ -54,7 +54,7 @@ def test_registered_pair() -> None:
         (torch.optim.SGD([nn.Parameter(torch.ones(1))]), HandSGD),
     ],
 )
-def test_wrong_types(pair: Any) -> None:
+def test_wrong_types_are_refused(pair: Any) -> None:
     with pytest.raises(TypeError, match="must be a subclass of"):
         higher.register_optim(*pair)
 
@@ -86,7 +86,7 @@ def test_an_instance_s_wrapped_step_does_not_matter() -> None:
     assert type(higher.get_diff_optim(opt, params)) is HandSGD
 
 
-def test_create_from_a_type() -> None:
+def test_an_optimizer_is_made_from_a_type_and_groups() -> None:
     higher.register_optim(torch.optim.SGD, HandSGD)
     model = nn.Linear(3, 2)
     fmodel = higher.monkeypatch(model)
@@ -107,7 +107,7 @@ def test_create_from_a_type() -> None:
     assert lr == 0.5
 
 
-def test_create_without_fmodel() -> None:
+def test_an_optimizer_made_without_fmodel_steps_params() -> None:
     higher.register_optim(torch.optim.SGD, HandSGD)
     p = torch.ones(2, requires_grad=True) * 2
     diff = higher.create_diff_optim(

@@ -36,7 +36,7 @@ class Attention(nn.Module):
         return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def test_scaled_dot_product_attention() -> None:
+def test_scaled_dot_product_attention_has_right_second_derivatives() -> None:
     assert_same_unroll(Attention(), sequence())
 
 
@@ -52,13 +52,13 @@ def test_attention_in_a_submodule_called_directly() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_transformer_encoder(training: bool) -> None:
+def test_a_transformer_encoder_has_right_second_derivatives(training: bool) -> None:
     layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
     net = nn.TransformerEncoder(layer, 2).double().train(training)
     assert_same_unroll(net, sequence())
 
 
-def test_multihead_attention() -> None:
+def test_multihead_attention_has_right_second_derivatives() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -99,11 +99,13 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("kwargs", [{}, {"num_layers": 2, "bidirectional": True}])
-def test_recurrent(kind: type[nn.RNNBase], kwargs: Any) -> None:
+def test_recurrent_layers_have_right_second_derivatives(
+    kind: type[nn.RNNBase], kwargs: Any
+) -> None:
     assert_same_unroll(Recurrent(kind, **kwargs), sequence())
 
 
-def test_packed_sequence() -> None:
+def test_packed_sequences_have_right_second_derivatives() -> None:
     class Packed(Recurrent):
         def forward(self, x: Tensor) -> Tensor:
             packed = pack_padded_sequence(x, torch.tensor([5, 3, 2]), batch_first=True)
@@ -112,7 +114,7 @@ def test_packed_sequence() -> None:
     assert_same_unroll(Packed(nn.LSTM), sequence())
 
 
-def test_recurrent_cells() -> None:
+def test_recurrent_cells_have_right_second_derivatives() -> None:
     class Cells(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -185,7 +187,9 @@ def meta_difference(
 @pytest.mark.parametrize("normalized", [hooked, parametrized])
 @pytest.mark.parametrize("dim", [0, 1, None])
 @pytest.mark.parametrize("how", ["context", "alone", "submodules"])
-def test_weight_norm(normalized: Any, dim: int | None, how: str) -> None:
+def test_weight_norm_has_right_second_derivatives(
+    normalized: Any, dim: int | None, how: str
+) -> None:
     """torch's own kernel misses this by a percent: no oracle that uses it."""
 
     def make() -> nn.Module:

@@ -40,7 +40,7 @@ def lr_case() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("form", ["0-dim", "1-dim", "non-leaf", "parameter"])
-def test_tensor_lr_by_override(form: str, lr_case: Any) -> None:
+def test_a_tensor_as_lr_gets_its_hypergradient(form: str, lr_case: Any) -> None:
     model, lr, wanted = lr_case
     value = {
         "0-dim": lr,
@@ -115,7 +115,7 @@ def test_override_at_a_step_wins_and_carries_gradient() -> None:
     assert all(g != 0 for g in grads)
 
 
-def test_values_from_one_tensor() -> None:
+def test_values_taken_from_one_tensor_all_reach_it() -> None:
     model = net()
     opt = torch.optim.SGD([{"params": [p]} for p in model.parameters()], lr=0.1)
     rates = torch.full((4,), 0.1, dtype=torch.float64, requires_grad=True)
@@ -125,7 +125,7 @@ def test_values_from_one_tensor() -> None:
     assert grad.shape == (4,) and (grad != 0).all()
 
 
-def test_tuple_of_tensors() -> None:
+def test_each_tensor_of_a_tuple_gets_its_gradient() -> None:
     model = net()
     betas = (tensor(0.9), tensor(0.99))
     opt = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -171,7 +171,7 @@ def test_what_the_optimizer_does_later_changes_nothing() -> None:
 # learned settings
 
 
-def test_trainable_settings() -> None:
+def test_trainable_settings_are_leaves_and_leave_flags_out() -> None:
     params = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
     opt = torch.optim.Adam(
         [{"params": params[:1]}, {"params": params[1:], "lr": 0.5, "weight_decay": 1}]

@@ -37,7 +37,7 @@ class Base(nn.Module):
 X = torch.ones(1, 3, dtype=torch.float64)
 
 
-def test_slices_of_containers() -> None:
+def test_slices_of_containers_run_on_fast_weights() -> None:
     class Sliced(Base):
         def build(self) -> None:
             self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
@@ -51,7 +51,7 @@ def test_slices_of_containers() -> None:
     assert_same_unroll(Sliced(), regression())
 
 
-def test_plain_module_as_container() -> None:
+def test_a_plain_module_that_holds_others_runs_on_fast_weights() -> None:
     class Contained(Base):
         def build(self) -> None:
             self.box = nn.Module()
@@ -64,7 +64,7 @@ def test_plain_module_as_container() -> None:
     assert_same_unroll(Contained(), regression())
 
 
-def test_custom_metaclass() -> None:
+def test_a_users_metaclass_does_not_hear_of_the_stateless_class() -> None:
     made: list[type] = []
 
     class Registering(type):
@@ -95,7 +95,7 @@ def test_init_subclass_with_required_keywords() -> None:
     assert higher.monkeypatch(Sized()).size == 3
 
 
-def test_abc_mixin() -> None:
+def test_a_module_that_mixes_in_an_abstract_class_stays_one() -> None:
     class Shape(abc.ABC):
         @abc.abstractmethod
         def area(self) -> int: ...
@@ -110,7 +110,7 @@ def test_abc_mixin() -> None:
     assert_same_unroll(Shaped(), regression())
 
 
-def test_slots() -> None:
+def test_slots_are_carried_along() -> None:
     class Slotted(Base):
         __slots__ = ("factor", "unset")
 
@@ -123,7 +123,7 @@ def test_slots() -> None:
     assert_same_unroll(Slotted(), regression())
 
 
-def test_instance_level_forward() -> None:
+def test_a_forward_of_the_instances_own_runs_on_fast_weights() -> None:
     """A method, a lambda that closes over the model, a partial of a function."""
 
     def doubled(self: Base, x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def test_instance_level_forward() -> None:
         torch.testing.assert_close(fast_unroll(net, regression()), wanted)
 
 
-def test_stored_methods_and_partials() -> None:
+def test_stored_methods_and_partials_run_on_fast_weights() -> None:
     class Stored(Base):
         def build(self) -> None:
             self.act = functools.partial(self.scaled, by=2.0)
@@ -159,7 +159,7 @@ def test_stored_methods_and_partials() -> None:
     assert_same_unroll(Stored(), regression())
 
 
-def test_cached_method() -> None:
+def test_a_cached_method_is_computed_anew_for_the_copy() -> None:
     class Cached(Base):
         def build(self) -> None:
             self.bias = functools.lru_cache(maxsize=1)(self.own_bias)
@@ -206,7 +206,7 @@ def test_modules_outside_the_tree_keep_their_weights_and_get_buffers_of_their_ow
     assert net.helper[0].weight.grad is not None
 
 
-def test_parameter_list_and_dict() -> None:
+def test_lists_and_dicts_of_parameters_hold_fast_weights() -> None:
     class Raw(Base):
         def build(self) -> None:
             self.list = nn.ParameterList([torch.ones(4), torch.ones(4) / 2])
@@ -311,7 +311,7 @@ def test_forward_with_an_argument_named_params() -> None:
     assert fmodel.fast_params == zeros
 
 
-def test_tensors_as_plain_attributes() -> None:
+def test_tensors_in_plain_attributes_are_copied_with_their_graph() -> None:
     """A leaf, a non-leaf whose graph goes on, and one that forward writes into."""
 
     class Plain(Base):
@@ -335,7 +335,7 @@ def test_tensors_as_plain_attributes() -> None:
     assert_same_unroll(net, regression())
 
 
-def test_modules_that_define_deepcopy() -> None:
+def test_modules_that_define_deepcopy_are_copied_by_it() -> None:
     class Stubborn(nn.Linear):
         def __deepcopy__(self, memo: Any) -> Any:
             raise RuntimeError("not to be copied")
@@ -385,7 +385,7 @@ def test_objects_and_references_back_to_the_module() -> None:
     assert fmodel.pair.module is fmodel.first and type(fmodel.pair) is Pair
 
 
-def test_same_classes_same_names() -> None:
+def test_classes_and_names_stay_the_same() -> None:
     net = nn.Sequential(Base(), nn.ModuleDict({"a": nn.Conv2d(1, 1, 1)}))
     fmodel = higher.monkeypatch(net)
     for (name, m), (fname, fm) in zip(
@@ -397,12 +397,12 @@ def test_same_classes_same_names() -> None:
     assert isinstance(fmodel, nn.Sequential) and isinstance(fmodel[0], Base)
 
 
-def test_module_made_by_fx() -> None:
+def test_a_module_made_by_fx_runs_on_fast_weights() -> None:
     traced = torch.fx.symbolic_trace(Base())
     assert_same_unroll(traced, regression())
 
 
-def test_overridden_parameters() -> None:
+def test_weights_that_parameters_leaves_out_stay_the_originals() -> None:
     """A module that shows only some of its weights has only those as fast ones."""
 
     class Partial(Base):
@@ -417,7 +417,9 @@ def test_overridden_parameters() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.ParameterList, nn.ModuleList, nn.ModuleDict])
-def test_bare_containers(kind: type[nn.Module]) -> None:
+def test_bare_containers_are_copied_with_all_their_parameters(
+    kind: type[nn.Module],
+) -> None:
     net = nn.Module()
     net.box = (
         kind([nn.Parameter(torch.ones(1))])

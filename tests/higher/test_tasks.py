@@ -130,7 +130,9 @@ def test_forward_mode_has_the_derivatives_and_losses_of_reverse_mode() -> None:
 
 @pytest.mark.parametrize("options", [{"truncate": 2}, {"order": 1}])
 @pytest.mark.parametrize("memory", ["full", "low"])
-def test_truncation_and_first_order(options: dict[str, int], memory: Any) -> None:
+def test_truncation_and_first_order_are_those_of_the_loop(
+    options: dict[str, int], memory: Any
+) -> None:
     results = []
     for tasks in (TASKS, None):
         model, (*inner, outer) = net(), data()

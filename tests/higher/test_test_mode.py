@@ -71,7 +71,9 @@ def _tensors(state: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_memory_and_graph_are_flat(name: str, only_new: None) -> None:
+def test_steps_in_test_mode_keep_no_tensor_and_no_graph(
+    name: str, only_new: None
+) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     loss = regression()
     with higher.innerloop_ctx(
@@ -89,7 +91,7 @@ def test_memory_and_graph_are_flat(name: str, only_new: None) -> None:
 
 
 @pytest.mark.parametrize("copy", [True, False])
-def test_follows_the_original_optimizer(copy: bool) -> None:
+def test_steps_in_test_mode_follow_the_original_optimizer(copy: bool) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     loss = regression()
     opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)

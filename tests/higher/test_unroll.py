@@ -41,7 +41,9 @@ def build(path: str) -> Callable[[nn.Module], torch.optim.Optimizer]:
 
 @pytest.mark.parametrize("memory", MODES)
 @pytest.mark.parametrize("path", PATHS)
-def test_every_optimizer(path: str, memory: Any) -> None:
+def test_every_optimizer_has_the_plain_loops_derivatives(
+    path: str, memory: Any
+) -> None:
     if not hasattr(torch.optim, path.rsplit(".", 1)[1]):
         pytest.skip("this torch has no such optimizer")
 
@@ -54,7 +56,7 @@ def test_every_optimizer(path: str, memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", ["full", *MODES])
-def test_settings_of_groups(memory: Any) -> None:
+def test_settings_of_groups_get_their_own_derivatives(memory: Any) -> None:
     def run(unroll: Any) -> list[Tensor]:
         def groups(m: nn.Module) -> torch.optim.Optimizer:
             first, *rest = m.parameters()
@@ -72,7 +74,7 @@ def test_settings_of_groups(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", ["full", *MODES])
-def test_override_and_callback_of_the_call(memory: Any) -> None:
+def test_override_and_callback_of_the_call_are_those_of_each_step(memory: Any) -> None:
     def run(unroll: Any) -> list[Tensor]:
         limit, lr = scalar(0.3), scalar(0.2)
 
@@ -92,7 +94,7 @@ def test_override_and_callback_of_the_call(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_an_optimizer_that_has_stepped_and_goes_on(memory: Any) -> None:
+def test_an_optimizer_that_has_stepped_goes_on_from_its_state(memory: Any) -> None:
     def used(m: nn.Module) -> torch.optim.Optimizer:
         opt = torch.optim.NAdam(m.parameters(), lr=0.02)
         loss_fn(m, data(1)[0]).backward()
@@ -110,7 +112,9 @@ def test_an_optimizer_that_has_stepped_and_goes_on(memory: Any) -> None:
 
 @pytest.mark.parametrize("memory", ["full", *MODES])
 @pytest.mark.parametrize("cls", [HandSGD, HandAdam])
-def test_a_subclass_of_a_user(cls: type[DifferentiableOptimizer], memory: Any) -> None:
+def test_a_users_subclass_is_unrolled_as_the_plain_loop_steps_it(
+    cls: type[DifferentiableOptimizer], memory: Any
+) -> None:
     plain = torch.optim.SGD if cls is HandSGD else torch.optim.Adam
 
     def run(unroll: Any) -> list[Tensor]:
@@ -132,7 +136,9 @@ def test_a_subclass_of_a_user(cls: type[DifferentiableOptimizer], memory: Any) -
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("memory", MODES)
-def test_buffers_that_carry_gradient(memory: Any, order: int) -> None:
+def test_buffers_that_carry_gradient_keep_it_in_every_memory_mode(
+    memory: Any, order: int
+) -> None:
     class Remembers(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -156,7 +162,9 @@ def test_buffers_that_carry_gradient(memory: Any, order: int) -> None:
 
 @pytest.mark.parametrize("memory", MODES)
 @pytest.mark.parametrize("affine", [False, True])
-def test_eval_mode_in_between(affine: bool, memory: Any) -> None:
+def test_eval_mode_in_between_reads_the_statistics_of_its_step(
+    affine: bool, memory: Any
+) -> None:
     """What torch saved of running statistics is not overwritten by a later step."""
 
     def run(unroll: Any) -> list[Tensor]:
@@ -176,7 +184,9 @@ def test_eval_mode_in_between(affine: bool, memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_modes_and_weights_may_change_before_backward(memory: Any) -> None:
+def test_modes_and_weights_that_change_before_backward_make_no_difference(
+    memory: Any,
+) -> None:
     def run(unroll: Any) -> list[Tensor]:
         torch.manual_seed(3)
         model = net()
@@ -193,7 +203,9 @@ def test_modes_and_weights_may_change_before_backward(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_backward_as_well_as_grad_and_more_than_once(memory: Any) -> None:
+def test_backward_adds_up_as_grad_does_and_a_freed_graph_is_an_error(
+    memory: Any,
+) -> None:
     def run(unroll: Any) -> list[Tensor]:
         torch.manual_seed(3)
         model = net()
@@ -212,7 +224,9 @@ def test_backward_as_well_as_grad_and_more_than_once(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_the_module_may_be_gone_when_backward_comes(memory: Any) -> None:
+def test_a_module_that_is_gone_when_backward_comes_makes_no_difference(
+    memory: Any,
+) -> None:
     def run(unroll: Any) -> list[Tensor]:
         torch.manual_seed(3)
         model = net()
@@ -243,7 +257,7 @@ def test_nothing_outlives_the_last_reference(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_activation_checkpoints_inside(memory: Any) -> None:
+def test_activation_checkpoints_inside_change_no_derivative(memory: Any) -> None:
     from torch.utils.checkpoint import checkpoint
 
     class Checkpointed(nn.Module):
@@ -266,7 +280,7 @@ def test_activation_checkpoints_inside(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_autocast(memory: Any) -> None:
+def test_autocast_computes_a_step_again_as_it_did_first(memory: Any) -> None:
     """What is computed in bfloat16 the first time is so again."""
 
     def run(unroll: Any) -> list[Tensor]:
@@ -299,7 +313,9 @@ def test_test_mode_keeps_nothing() -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_unequal_parameters(memory: Any) -> None:
+def test_frozen_unused_complex_and_shared_parameters_get_the_plain_loops_derivatives(
+    memory: Any,
+) -> None:
     """Frozen, unused and complex ones, and one in two places."""
 
     class Odd(nn.Module):
@@ -347,7 +363,9 @@ class Lists(DifferentiableOptimizer):
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_state_in_containers(memory: Any) -> None:
+def test_state_in_lists_and_state_of_no_parameter_are_carried_along(
+    memory: Any,
+) -> None:
     def run(unroll: Any) -> list[Tensor]:
         torch.manual_seed(3)
         model = net()
@@ -363,7 +381,7 @@ def test_state_in_containers(memory: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.parametrize("memory", MODES)
-def test_sparse_gradients(memory: Any) -> None:
+def test_sparse_gradients_give_the_plain_loops_derivatives(memory: Any) -> None:
     def run(unroll: Any) -> list[Tensor]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Embedding(7, 3, sparse=True)).double()
@@ -386,7 +404,9 @@ def test_sparse_gradients(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_a_callback_that_writes_into_gradients(memory: Any) -> None:
+def test_a_callback_that_writes_into_gradients_is_run_again_on_the_same_ones(
+    memory: Any,
+) -> None:
     def halve(grads: list[Tensor]) -> list[Tensor]:
         for g in grads:
             g.mul_(0.5)
@@ -399,7 +419,7 @@ def test_a_callback_that_writes_into_gradients(memory: Any) -> None:
     same(run(by(memory)), run(looped))
 
 
-def test_settings_of_less_precision() -> None:
+def test_settings_of_less_precision_change_no_step_that_is_run_again() -> None:
     """Segments come out equal to the last bit, though no number is exact."""
 
     def run(unroll: Any) -> list[Tensor]:

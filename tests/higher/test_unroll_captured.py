@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 
 @pytest.mark.parametrize("memory", ["full", *MODES])
-def test_what_the_loss_captures(memory: Any) -> None:
+def test_what_the_loss_captures_gets_its_derivative_in_every_memory_mode(
+    memory: Any,
+) -> None:
     """Learned losses, data weights, distilled images, computed or not."""
 
     def run(unroll: Any) -> list[Tensor]:
@@ -64,7 +66,7 @@ KINDS: list[Any] = [Named, Data, Slots, SimpleNamespace]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_computed_tensors_in_batches(kind: Any) -> None:
+def test_computed_tensors_in_batches_are_differentiated_through(kind: Any) -> None:
     def run(unroll: Any) -> list[Tensor]:
         raw = torch.zeros(K, dtype=torch.float64, requires_grad=True)
         batches = [
@@ -82,7 +84,7 @@ def test_computed_tensors_in_batches(kind: Any) -> None:
     same(run(by("step")), run(looped))
 
 
-def test_one_tensor_is_named() -> None:
+def test_one_captured_tensor_may_be_named_alone() -> None:
     def run(unroll: Any, **kwargs: Any) -> list[Tensor]:
         raw = torch.zeros(4, dtype=torch.float64, requires_grad=True)
         scale = raw.exp()
@@ -98,7 +100,9 @@ def test_one_tensor_is_named() -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_computed_and_named_beside_what_it_was_computed_from(memory: Any) -> None:
+def test_a_named_tensor_beside_what_it_was_computed_from_counts_once(
+    memory: Any,
+) -> None:
     """The path through the named tensor must not count twice."""
 
     def run(unroll: Any, **kwargs: Any) -> list[Tensor]:
@@ -122,7 +126,9 @@ def test_computed_and_named_beside_what_it_was_computed_from(memory: Any) -> Non
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_a_pull_to_the_initial_weights(memory: Any) -> None:
+def test_a_pull_to_the_initial_weights_reaches_them_by_both_their_names(
+    memory: Any,
+) -> None:
     """They are captured as the fast weights of time 0, and as the model's own."""
 
     def run(unroll: Any) -> list[Tensor]:
@@ -145,7 +151,9 @@ def test_a_pull_to_the_initial_weights(memory: Any) -> None:
     same(run(by(memory)), run(looped))
 
 
-def test_earlier_weights_in_the_loss() -> None:
+def test_earlier_weights_in_the_loss_count_or_are_refused_where_they_are_not_kept() -> (
+    None
+):
     def loss(f: Any, batch: Any) -> Tensor:
         time = max(0, (len(f._fast_params) - 1) // 2)
         pairs = zip(f.parameters(), f.parameters(time=time), f.parameters(time=-1))
@@ -207,7 +215,9 @@ class Scaled(torch.autograd.Function):
 
 @pytest.mark.parametrize("memory", MODES)
 @pytest.mark.parametrize("by_hook", [False, True])
-def test_what_only_gradients_capture(by_hook: bool, memory: Any) -> None:
+def test_what_only_gradients_capture_gets_its_derivative(
+    by_hook: bool, memory: Any
+) -> None:
     def run(unroll: Any) -> list[Tensor]:
         factor = scalar(0.7)
 

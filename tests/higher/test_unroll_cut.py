@@ -116,7 +116,7 @@ def same(found: list[Tensor], expected: list[Tensor], zero: bool = False) -> Non
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_order_1(path: str) -> None:
+def test_order_1_takes_inner_gradients_for_constants(path: str) -> None:
     with unrounded():
         expected = wanted(path, None, 1)
         for memory in MEMORY:
@@ -125,7 +125,7 @@ def test_order_1(path: str) -> None:
 
 
 @pytest.mark.parametrize("truncate", [1, 2, 7, K, 100])
-def test_truncate(truncate: int) -> None:
+def test_truncate_cuts_what_is_so_many_steps_before_the_end(truncate: int) -> None:
     expected = wanted("torch.optim.NAdam", min(truncate, K), 2)
     if truncate >= K:
         expected = wanted("torch.optim.NAdam", None, 2)
@@ -135,7 +135,7 @@ def test_truncate(truncate: int) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_truncate_every_optimizer(path: str) -> None:
+def test_truncate_cuts_every_optimizers_state(path: str) -> None:
     with unrounded():
         expected = wanted(path, 4, 2)
         # Rprop's later steps don't read the learning rate, and see only signs
@@ -144,7 +144,7 @@ def test_truncate_every_optimizer(path: str) -> None:
         same(by_ctx(path, truncate=4), expected, zero)
 
 
-def test_both() -> None:
+def test_truncate_and_order_1_go_together() -> None:
     expected = wanted("torch.optim.Adam", 3, 1)
     same(by_unroll("torch.optim.Adam", "step", truncate=3, order=1), expected)
     same(by_ctx("torch.optim.Adam", truncate=3, order=1), expected)
@@ -210,7 +210,7 @@ def test_an_old_loss_in_the_outer_one() -> None:
 
 
 @pytest.mark.parametrize("memory", ["full", "low"])
-def test_copies_and_pickles(memory: Any) -> None:
+def test_copies_and_pickles_have_the_weights_that_are_kept(memory: Any) -> None:
     model = net()
     opt = build("torch.optim.Adam", model)
     with higher.innerloop_ctx(model, opt) as (f, diffopt):
@@ -224,7 +224,7 @@ def test_copies_and_pickles(memory: Any) -> None:
                 list(copied.parameters(time=1))
 
 
-def test_arguments() -> None:
+def test_wrong_numbers_are_refused() -> None:
     model = net()
     opt = build("torch.optim.SGD", model)
     for kwargs in ({"truncate": 0}, {"truncate": True}, {"order": 3}, {"order": 0}):

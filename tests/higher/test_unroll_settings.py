@@ -129,7 +129,7 @@ def test_one_written_once_holds_from_there_on(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORY)
-def test_numbers_that_decay(memory: Any) -> None:
+def test_numbers_that_decay_are_those_of_each_step(memory: Any) -> None:
     def write(d: Any, t: int) -> None:
         d.param_groups[0]["lr"] *= 0.8
 
@@ -247,7 +247,7 @@ def test_state_that_the_loss_writes(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORY)
-def test_state_that_is_cleared(memory: Any) -> None:
+def test_state_that_is_cleared_starts_again(memory: Any) -> None:
     def write(d: Any, t: int) -> None:
         if t == 4:
             d.state[0].clear()
@@ -314,7 +314,7 @@ def test_a_tensor_without_gradient_may_be_written_into(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORY[1:])
-def test_override_as_a_function(memory: Any) -> None:
+def test_override_as_a_function_tells_each_step_its_own(memory: Any) -> None:
     lr, decay = number(0.1), number(0.9)
     found = by_higher(
         memory, [lr, decay], override=lambda step: {"lr": [lr * decay**step]}
@@ -323,7 +323,7 @@ def test_override_as_a_function(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORY[1:])
-def test_override_as_a_list(memory: Any) -> None:
+def test_override_as_a_list_tells_each_step_its_own(memory: Any) -> None:
     """Of tensors that were computed before."""
     logs = [number(-3.0 - 0.1 * t) for t in range(K)]
     override: list[Any] = [{"lr": [log.exp()]} for log in logs]
@@ -333,7 +333,7 @@ def test_override_as_a_list(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORY[1:])
-def test_override_as_numbers(memory: Any) -> None:
+def test_override_as_numbers_leaves_other_derivatives_right(memory: Any) -> None:
     """Also of Adam, whose small weights are updated as one."""
     lr = number(0.01)
 
@@ -392,7 +392,7 @@ def test_override_as_a_list_for_batches_of_unknown_number() -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORY[1:])
-def test_truncated(memory: Any) -> None:
+def test_settings_written_before_a_cut_are_no_constants(memory: Any) -> None:
     """Settings that were written before the cut are no constants."""
     raw = number(-3.0)
 

@@ -151,7 +151,7 @@ def same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
 
 @pytest.mark.parametrize("counts", [(4, 4, 4), (2, 2, 2), (3, 5, 2), (1, 1, 9, 1)])
 @pytest.mark.parametrize("memory", MODES)
-def test_truncate_across_calls(memory: Any, counts: tuple[int, ...]) -> None:
+def test_truncate_counts_across_calls(memory: Any, counts: tuple[int, ...]) -> None:
     run = Run()
     for count in counts:
         run.unroll(count, memory=memory, truncate=4)
@@ -159,7 +159,7 @@ def test_truncate_across_calls(memory: Any, counts: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_truncate_of_the_context(memory: Any) -> None:
+def test_truncate_of_the_context_counts_all_steps(memory: Any) -> None:
     run = Run(truncate=4)
     for count in (2, 7, 3, 1):
         run.unroll(count, memory=memory)
@@ -216,7 +216,7 @@ def test_a_buffer_in_the_graph(memory: Any) -> None:
         same(run.found(), by_hand(run.made, max(0, run.made - 4), graph=True))
 
 
-def test_forward_mode() -> None:
+def test_forward_mode_truncates_as_reverse_mode_does() -> None:
     run = Run(copy=True)
     run.scale.requires_grad_(False)
     for count in (3, 3, 5):
@@ -228,7 +228,7 @@ def test_forward_mode() -> None:
 
 @pytest.mark.parametrize("window", [4, 6])
 @pytest.mark.parametrize("memory", [None, *MODES])
-def test_backward_every_window(memory: Any, window: int) -> None:
+def test_backward_after_every_window_adds_up(memory: Any, window: int) -> None:
     run = Run(truncate=4 if memory is None else None)
     for _ in range(4):
         if memory is None:
@@ -288,7 +288,7 @@ def test_a_loss_from_before_a_backward_that_frees() -> None:
 
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("memory", [None, *MODES])
-def test_windows_by_hand(memory: Any, graph: bool) -> None:
+def test_windows_cut_by_hand_add_up(memory: Any, graph: bool) -> None:
     run = Run(graph=graph)
     for window in range(3):
         if window:

@@ -22,7 +22,9 @@ def laid_out(code: str) -> str:
 
 
 @pytest.mark.parametrize(("rule", "example"), CASES)
-def test_example(rule: type[Rule], example: Example) -> None:
+def test_a_rules_example_becomes_what_it_shows(
+    rule: type[Rule], example: Example
+) -> None:
     wanted = example.before if example.after is None else example.after
     assert laid_out(run_example(rule, example.before)) == laid_out(wanted)
 

@@ -26,11 +26,17 @@ Line = tuple[str, str]
 """A line number, or nothing, and code."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The command tells what it means, with the exit code that it has for it."""
+        raise BrokenPipeError
+
+
 def show(
     translation: Translation, rows: Sequence[Row], file: TextIO, width: int | None
 ) -> None:
     """Print all rows; in colour where ``file`` is a terminal."""
-    console = Console(file=file, width=width, highlight=False, soft_wrap=True)
+    console = _Console(file=file, width=width, highlight=False, soft_wrap=True)
     console.print(
         Text(f"{translation.target} -> {translation.class_name}", style="bold")
     )

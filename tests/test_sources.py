@@ -18,14 +18,10 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in SOURCES.item
 LINES = 500
 METHODS = 25
 LONG = {
-    "codegen.analysis.environment",
-    "codegen.analysis.expressions",
     "codegen.lower.lockstep",
     "codegen.lower.loops",
 }
 LARGE = {
-    "codegen.analysis.environment.Env",
-    "codegen.analysis.expressions.Expressions",
     "codegen.fence.expressions.Expressions",
     "codegen.fence.statements.Interpreter",
     "codegen.lower.lockstep.Lockstep",
