@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from higher._scalars import Scalar, as_tensor_like, is_transformed, known
+from higher._tracing import is_tracing
 
 
 def setitem(input: Tensor, index: Any, value: Scalar) -> Tensor:
@@ -55,6 +56,15 @@ def fill_diagonal(input: Tensor, fill_value: Scalar, wrap: bool = False) -> Tens
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
+    """
+    Raises:
+        RuntimeError: a step is being traced, where tensors have no memory.
+    """
+    if is_tracing():
+        raise RuntimeError(
+            "it asks whether two tensors share memory, which can't be told while a step "
+            "is traced (Muon does for parameters in bfloat16). Leave out compile=True."
+        )
     return _storage_of(a) == _storage_of(b)
 
 

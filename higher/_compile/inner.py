@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class CompiledInner(Inner):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         check_compiler(w.device for w in fast_weights(self.module()).installed)
+        self._recorded: Recorded | None = None
         self._outside: list[Tensor] = []
         self._missing: list[bool] = []
         self._graph: Graph | None = None
@@ -64,18 +65,25 @@ class CompiledInner(Inner):
         if step > 0:
             return super().loss(tree, step, held, params, past, used)
         batch = tensors_within(self._batches[step])
-        with Recorded([*params, *tree.buffers(), *batch]) as recorded:
-            result = super().loss(tree, step, held, params, past, used)
+        self._recorded = Recorded([*params, *tree.buffers(), *batch])
+        result = super().loss(tree, step, held, params, past, used)
         if self._static is None:
-            self._outside = recorded.found
+            self._outside = self._recorded.found
+        self._recorded = None
         return result
+
+    def _called(self, module: Any, batch: Any) -> Tensor:
+        # nothing but the user's code: what we ask of tensors is no use of them
+        with self._recorded or nullcontext():
+            return super()._called(module, batch)
 
     def _called_back(
         self, held: Held, grads: list[Tensor | None]
     ) -> tuple[Held, list[Tensor | None]]:
         if self._callback is None or is_tracing():
             return super()._called_back(held, grads)
-        known = [*tensors_in([*held]), *held.each()]
+        # a setting may be a tensor that the callback holds
+        known = [*tensors_in([held.params, held.state]), *held.each()]
         known += [g for g in grads if g is not None]
         with Recorded(known) as recorded:
             result = super()._called_back(held, grads)
@@ -223,6 +231,7 @@ class CompiledInner(Inner):
             [kind_of(t)[:3] for t in carry.tensors],
             [kind_of(t) for t in _in_slots(layout[1], carry.tensors)],
             [kind_of(b) for b in tree.buffers()],
+            _repeated([*carry.tensors, *self._read, *self._outside]),
         ]
         graph = self._graph
         if graph is None or not _same_facts(graph.facts, facts, layout[4]):
@@ -404,6 +413,13 @@ def _same_facts(known: _Facts, facts: list[Any], joined: Bundles | None) -> bool
 
 def _same_bundles(a: Bundles | None, b: Bundles | None) -> bool:
     return a is b or (a is not None and a.same(b))
+
+
+def _repeated(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Which of them are others again."""
+    first: dict[int, int] = {}
+    places = ((i, first.setdefault(id(t), i)) for i, t in enumerate(tensors))
+    return [(i, k) for i, k in places if i != k]
 
 
 def _in_slots(layout: Any, tensors: Sequence[Tensor]) -> list[Tensor]:

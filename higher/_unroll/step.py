@@ -130,7 +130,7 @@ class Inner:
         before, memory = hooks.count, [address_of(p) for p in params]
         batch, override = self._batches[step], self._overrides.at(step)
         with self._handed.out(held.optimizer(params), params, override) as loan:
-            loss = self._loss_fn(module, batch)
+            loss = self._called(module, batch)
             written = loan.written()
         self.hooked = hooks.count > before
         # ``p.data = …`` leaves the object, and changes what it stands for
@@ -141,6 +141,9 @@ class Inner:
         if not kept or not all(map(is_, weights.installed, params)):
             raise RuntimeError(_ASSIGNED)
         return loss, written
+
+    def _called(self, module: Any, batch: Any) -> Tensor:
+        return self._loss_fn(module, batch)
 
     def whole(
         self,
