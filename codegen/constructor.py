@@ -75,9 +75,7 @@ def _is_own(
             return True  # an argument: a setting
         return len(stored) == 1 and all(_is_own(v, []) for v in values)
     if isinstance(node, cst.Call):
-        operation = optable.function(dotted(node.func) or "")
-        if operation is None and isinstance(node.func, cst.Attribute):
-            operation = optable.method(node.func.attr.value)
+        operation = optable.spelled(node)
         return operation is not None and operation.result in _OWN
     if isinstance(node, (cst.Attribute, cst.Subscript)):
         return "data" not in code(node) and "param" not in code(node)

@@ -439,7 +439,7 @@ class _Update:
             return self._all_numbers(kinds)
         if operation.mask:
             return Kind.MASK if kind in (Kind.EACH, Kind.MASK) else kind
-        if operation.elementwise and not operation.random:
+        if operation.elementwise and not operation.uses_rng:
             return _value(kind)
         if operation.result in _OF_NUMBERS or operation.twin == "ops.tensor":
             return self._all_numbers(kinds)

@@ -9,6 +9,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import Origins, walk
 from codegen.analysis.liveness import Liveness, liveness
@@ -41,13 +42,6 @@ _IMPURE_METHODS = frozenset(
     "append appendleft clear extend insert pop popitem popleft remove reverse "
     "setdefault sort update".split()
 )
-_RANDOM = (
-    "torch.rand",
-    "torch.normal",
-    "torch.bernoulli",
-    "torch.multinomial",
-    "random.",
-)
 
 
 def pure(node: cst.CSTNode, functions: Collection[str] = ()) -> bool:
@@ -59,7 +53,10 @@ def pure(node: cst.CSTNode, functions: Collection[str] = ()) -> bool:
 
 def _pure_call(call: cst.Call) -> bool:
     name = dotted(call.func) or ""
-    if name.startswith(_RANDOM) or any(
+    operation = optable.spelled(call)
+    if operation is not None and operation.uses_rng:
+        return False
+    if name.startswith("random.") or any(
         a.keyword and a.keyword.value == "out" for a in call.args
     ):
         return False

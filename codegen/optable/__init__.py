@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import re
 
+import libcst as cst
+
 from codegen.optable import (
     creation,
     linear_algebra,
@@ -140,6 +142,30 @@ def is_metadata(name: str) -> bool:
     return asked or name in _SIZES
 
 
+def spelled(node: cst.Call) -> Operation | None:
+    """The operation of a call as it is spelled: a function's, or else a method's."""
+    func = node.func
+    found = function(_dotted(func) or "")
+    if found is None and isinstance(func, cst.Attribute):
+        return method(func.attr.value)
+    return found
+
+
+def makes_new(node: cst.Call) -> bool:
+    """Whether a call surely makes a tensor that nothing else shows."""
+    operation = spelled(node)
+    return operation is not None and operation.result is Result.NEW
+
+
+def _dotted(node: cst.CSTNode) -> str | None:
+    if isinstance(node, cst.Name):
+        return node.value
+    if isinstance(node, cst.Attribute):
+        base = _dotted(node.value)
+        return None if base is None else f"{base}.{node.attr.value}"
+    return None
+
+
 __all__ = [
     "MODULES",
     "OPTIONS",
@@ -152,6 +178,8 @@ __all__ = [
     "attribute",
     "container_method",
     "function",
+    "makes_new",
     "is_metadata",
     "method",
+    "spelled",
 ]

@@ -106,7 +106,9 @@ def _told(operation: Operation, name: str, word: str) -> Operation:
         return replace(operation, stable=f"ops.{value or name}")
     if key in ("functional", "means", "several_unless"):
         return replace(operation, **{key: value})  # type: ignore[arg-type]
-    if key in ("random", "decides", "flag", "cuts", "picks", "own", "converts"):
+    if key == "random":
+        return replace(operation, uses_rng=True)
+    if key in ("decides", "flag", "cuts", "picks", "own", "converts"):
         return replace(operation, **{key: True})  # type: ignore[arg-type]
     if key == "inplace":
         return operation

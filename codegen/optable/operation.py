@@ -103,7 +103,8 @@ class Operation:
     elementwise: bool = False
     mask: bool = False
     """Elementwise, and the result is of booleans."""
-    random: bool = False
+    uses_rng: bool = False
+    """Two calls with the same arguments give two values."""
     decides: bool = False
     """No derivative goes through its numbers: those only decide something."""
     flag: bool = False

@@ -18,7 +18,6 @@ from codegen.syntax import (
     call,
     calls,
     code,
-    dotted,
     expr,
     is_constant,
     is_name,
@@ -27,21 +26,13 @@ from codegen.syntax import (
 )
 
 
-def _operation(node: cst.Call) -> optable.Operation | None:
-    """The operation of a call, by its spelling: a function's or a method's."""
-    found = optable.function(dotted(node.func) or "")
-    if found is None and isinstance(node.func, cst.Attribute):
-        return optable.method(node.func.attr.value)
-    return found
-
-
 def _divide(node: cst.CSTNode) -> cst.CSTNode | None:
     """``a / b`` and ``a.div(b)`` as ``ops.div(a, b)``."""
     if isinstance(node, cst.BinaryOperation):
         if isinstance(node.operator, cst.Divide) and not is_constant(bare(node.right)):
             return call("ops.div", node.left, node.right)
     if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
-        operation, plain = _operation(node), positional(node)
+        operation, plain = optable.spelled(node), positional(node)
         if operation is not None and operation.stable == "ops.div":
             if (
                 operation.name.startswith("method.")
@@ -56,7 +47,7 @@ def _cleared_names(body: Body) -> Iterator[str]:
     not pick them."""
     for statement in body:
         for node in calls(statement):
-            operation = _operation(node)
+            operation = optable.spelled(node)
             if operation is None or not operation.picks:
                 continue
             method = operation.name.startswith("method.")

@@ -25,11 +25,6 @@ _METHODS = {
     for key, operation in optable.TABLE.items()
     if key.startswith("method.")
 }
-TWINS = frozenset(
-    name[:-1] for name, o in _METHODS.items() if o.functional == name[:-1]
-)
-"""Tensor methods ``x.op_()`` for which ``x.op()`` computes the same value."""
-
 VIEWS = frozenset(
     n for n, o in _METHODS.items() if o.result in _SHARED and not o.in_place
 ) | {"get"}

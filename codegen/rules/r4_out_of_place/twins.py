@@ -43,7 +43,7 @@ def twin(
         new = method(receiver, variant, args)
         # the receiver keeps its dtype, where the plain comparison gives booleans
         return call("ops.copy", receiver, new) if operation.mask else new
-    if operation.random:
+    if operation.uses_rng:
         text = cst.SimpleString(f'"{name}"')
         random = call(variant, receiver, text)
         return random.with_changes(args=[*random.args, *args])
