@@ -25,7 +25,7 @@ from codegen.analysis.environment import Env
 from codegen.analysis.heap import Heap
 from codegen.analysis.values import ANYTHING, Kind, Value
 from codegen.rules import r4_out_of_place
-from codegen.syntax import code, expr, read_names, statements
+from codegen.syntax import bound_names, code, expr, read_names, statements
 from higher import ops
 from torch import Tensor
 
@@ -172,7 +172,8 @@ class Sanitizer:
         if isinstance(statement, (cst.For, cst.While)):
             head = statement.iter if isinstance(statement, cst.For) else statement.test
             return {*live.at_head.get(statement, ()), *read_names(head)}
-        return {*live.after.get(statement, ()), *read_names(statement)}
+        later = live.after.get(statement, frozenset()) - bound_names(statement)
+        return {*later, *live.reads(statement)}
 
     def _at_hand(
         self, names: dict[str, Any], env: Env, live: set[str]
@@ -250,6 +251,6 @@ def check(
         for k, v in vars(optimizer).items()
         if k not in ("param_groups", "state") and not k.startswith("_")
     }
-    own["shared"] = {}
+    own["shared"] = dict(own)
     sanitizer.run(optimizer.param_groups, loss, steps, own)
     return sanitizer
