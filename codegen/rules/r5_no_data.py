@@ -9,6 +9,7 @@ import libcst as cst
 
 from codegen import optable
 from codegen.diagnostics import walk
+from codegen.ir.loops import Loop, Walk
 from codegen.optable import Result
 from codegen.rules.base import Example, Rule
 from codegen.syntax import (
@@ -58,14 +59,23 @@ class NoData(Rule):
             isinstance(n, cst.AssignTarget) and _is_data(n.target) for n in nodes
         )
         self._computed = {part for n in nodes for part in _computed_with(n)}
+        loops = [Loop.of(n) for n in nodes if isinstance(n, cst.For)]
+        walks = [loop for loop in loops if loop.walk is Walk.PARAMETERS]
+        self._params = {dotted(loop.items[0].target) for loop in walks}
         return self.rewrite(body, self._replace)
 
     def _replace(self, node: cst.CSTNode) -> cst.CSTNode | None:
-        if _is_data(node) and (not self._swaps or node in self._computed):
+        if _is_data(node) and not (self._swaps and self._is_kept(node)):
             return parenthesize(cast(cst.Attribute, node).value)
         if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
             return self._method(node, node.func)
         return None
+
+    def _is_kept(self, node: cst.CSTNode) -> bool:
+        """Whether it is a parameter's own memory, and may be held."""
+        assert isinstance(node, cst.Attribute)
+        own = not self._params or dotted(node.value) in self._params
+        return own and node not in self._computed
 
     def _method(self, node: cst.Call, func: cst.Attribute) -> cst.CSTNode | None:
         method, receiver = func.attr.value, func.value
@@ -73,7 +83,8 @@ class NoData(Rule):
             if dotted(receiver) == "torch" and node.args:
                 receiver = node.args[0].value
             receiver = parenthesize(receiver)
-            memory = self._swaps and method == "detach"
+            own = dotted(receiver) in self._params
+            memory = self._swaps and own and method == "detach"
             return cst.Attribute(receiver, cst.Name("data")) if memory else receiver
         if method == "item" and not node.args:
             return call("ops.value", receiver)
