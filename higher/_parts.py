@@ -22,9 +22,32 @@ def setitem(input: Tensor, index: Any, value: Scalar) -> Tensor:
         if not isinstance(value, Tensor):
             return input.masked_fill(mask, value)
         return torch.where(mask, value, input)
+    if _may_repeat(index):
+        return _set_items(input, index, value)
     result = input.clone()
     result[index] = value
     return result
+
+
+def _may_repeat(index: Any) -> bool:
+    """Whether an index may name an element twice: the last value stays, alone."""
+    parts = index if isinstance(index, tuple) else (index,)
+    numbers = (p for p in parts if isinstance(p, (Tensor, list)))
+    return any(not isinstance(p, Tensor) or p.dtype != torch.bool for p in numbers)
+
+
+def _set_items(input: Tensor, index: Any, value: Scalar) -> Tensor:
+    """``setitem`` whose derivative leaves out values that others were written over."""
+    sources = torch.full(input.shape, -1, device=input.device)
+    shape = sources[index].shape
+    count = shape.numel()
+    sources[index] = torch.arange(count, device=input.device).view(shape)
+    if not isinstance(value, Tensor):
+        return input.masked_fill(sources >= 0, value)
+    parts = value.to(input).expand(shape).reshape(-1)
+    if count == 0:
+        return input.clone()
+    return torch.where(sources >= 0, parts[sources.clamp(min=0)], input)
 
 
 def scatter(

@@ -95,15 +95,21 @@ class Calls:
             receiver = bound["out"]
         if result is Result.NEW_OR_SEVERAL:
             result = self._one_or_several(bound[operation.several_if or ""], env)
-        base = UNKNOWN
-        if receiver is not None and not isinstance(receiver, cst.Tuple):
-            base = self.expressions.value(receiver, env)
+        base = UNKNOWN if receiver is None else self._shown_argument(receiver, env)
         if result is Result.COMPUTED:
             values = [self._scalar(a.value, env) for a in args]
             return self.expressions.fresh(self.expressions.arithmetic(values))
         if result in (Result.ITEMS, Result.ONE_OF):
             return self._of_items(result, args, env)
         return self._shown(operation, result, base, text)
+
+    def _shown_argument(self, node: cst.BaseExpression, env: Env) -> Value:
+        """What a result may show: of ``*tensors``, any of them."""
+        if not isinstance(node, cst.Tuple):
+            return self.expressions.value(node, env)
+        values = [self.expressions.value(e.value, env) for e in node.elements]
+        parts = (env.contents(v) if v.kind in CONTAINERS else v for v in values)
+        return join_all(parts) or UNKNOWN
 
     def _one_or_several(self, given: cst.BaseExpression, env: Env) -> Result:
         """``torch.max(x, y)`` is one tensor, ``torch.max(x, 0)`` values and indices."""
@@ -118,6 +124,8 @@ class Calls:
         """A result that doesn't depend on the kinds of arguments."""
         made = self.expressions.fresh(Kind.TENSOR)
         view = View(operation.how, text)
+        if not base.places:
+            base = replace(base, places=frozenset({ANYTHING}))  # of what isn't seen
         if result in (Result.NUMBER, Result.SETTING):
             return NUMBER if result is Result.NUMBER else SETTING
         if result is Result.METADATA:
@@ -129,6 +137,8 @@ class Calls:
             return base
         if result is Result.VIEW:
             return base.through(view)
+        if result is Result.MAYBE and base.kind in (Kind.NUMBER, Kind.SETTING):
+            return made  # of a number; what is a tensor in its place is treated alike
         if result is Result.MAYBE:
             seen = base if operation.how == "itself" else base.through(view)
             places = seen.places

@@ -152,6 +152,8 @@ class Expressions:
             if isinstance(node.operator, cst.Not):
                 return NUMBER
             operands = [self.value(node.expression, env)]
+            if isinstance(node.operator, cst.Plus):
+                return operands[0]  # torch hands out the very tensor
         else:
             operands = [self.value(node.left, env), self.value(node.right, env)]
         made = self.fresh(self.arithmetic(operands))

@@ -200,12 +200,15 @@ class Folder(OperatorFolder):
         node = helper.node
         if not isinstance(node, cst.FunctionDef) or node.decorators:
             return None
+        if helper.full_name in self.frame.callers:
+            return None  # it calls itself
         given = given_to(node, updated)
         if given is None:
             return None
         body = function_statements(node)
         inner = Frame(helper.module, self.frame.library, helper)
         inner.local = set(given)
+        inner.callers = self.frame.callers | {helper.full_name}
         for name, arg in given.items():
             constant = known(cast(cst.BaseExpression, self._absent(arg)), self.frame)
             if constant is not NOT_KNOWN:

@@ -34,7 +34,8 @@ Known: TypeAlias = "bool | None | Definition | Unknown"
 class Frame:
     """What is known at one point of a function: constants, settings, scope.
 
-    ``aliases`` are module-level names that go by another one here.
+    ``aliases`` are module-level names that go by another one here, ``callers`` the
+    functions that this one is called from.
     """
 
     module: SourceModule
@@ -47,6 +48,7 @@ class Frame:
     absent: set[str] = field(default_factory=set)
     real_views: bool = False
     aliases: dict[str, str] = field(default_factory=dict)
+    callers: frozenset[str] = frozenset()
 
     def fork(self) -> Frame:
         return Frame(
@@ -60,6 +62,7 @@ class Frame:
             set(self.absent),
             self.real_views,
             dict(self.aliases),
+            self.callers,
         )
 
     def join(self, other: Frame) -> None:

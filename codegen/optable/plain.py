@@ -2,9 +2,11 @@
 
 TABLE = """
 builtins (obj) number: len callable id hash
-builtins (obj) meta: type
-builtins (*args) number: isinstance issubclass hasattr
-builtins (x#) number decides: int bool str repr
+builtins (obj~) meta: type
+builtins (obj~, classes) number: isinstance
+builtins (*args) number: issubclass hasattr
+builtins (x#) number decides: int bool
+builtins (x~) number: str repr
 builtins (x#, ndigits) number decides: round
 builtins (value, spec) number: format
 builtins (*stop) items: range slice
@@ -31,7 +33,7 @@ builtins (*args) meta: Exception ArithmeticError AssertionError AttributeError
 
 math (x#) computed ops: sqrt exp log1p expm1 cos sin tan tanh fabs acos asin atan sinh
     cosh acosh asinh atanh log2 log10 exp2 cbrt erf erfc lgamma degrees radians
-math (x#) computed: gamma
+math (x#) computed: gamma frexp modf
 math (x#, base#) computed ops: log
 math (x#, y#) computed ops: pow atan2 copysign fmod
 math (*coordinates#) computed ops: hypot
@@ -39,8 +41,7 @@ math (x#, y#) computed: remainder ldexp nextafter dist sumprod
 math (x#, y#, z#) computed: fma
 math (iterable, *, start) computed: prod
 math (iterable#) computed ops: fsum
-math (x#) number decides: ceil floor trunc isfinite isinf isnan isqrt factorial frexp
-    modf ulp
+math (x#) number decides: ceil floor trunc isfinite isinf isnan isqrt factorial ulp
 math (x#, y#) number decides: comb perm
 math (*integers#) number decides: gcd lcm
 math (x#, y#, *, rel_tol#, abs_tol#) number decides: isclose
@@ -74,9 +75,9 @@ container (self!, index, item) nothing: insert
 container (self!) nothing: clear reverse
 container (self!, n) nothing: rotate
 container (self!, *, key, reverse) nothing: sort
-container (self!, key, default) one_of: pop setdefault
+container (self!, key~, default) one_of: pop setdefault
 container (self!) one_of: popleft popitem
-container (self, key, default) one_of: get
+container (self, key~, default) one_of: get
 container (self) items: items keys values copy
 container (self, *others) items: union intersection difference symmetric_difference
 container (self, item) number: index count

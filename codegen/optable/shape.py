@@ -123,7 +123,7 @@ attribute (input) view:transpose: T mT
 attribute (input) view:opaque: H mH
 attribute (input) maybe:opaque: real
 attribute (input) view:opaque: imag
-attribute (input) meta: shape dtype device layout grad_fn names __class__ __name__
-attribute (input) number: ndim is_sparse is_cuda is_cpu is_meta is_mps is_xpu is_leaf
-    is_nested is_quantized requires_grad itemsize nbytes output_nr _version name
+attribute (input) meta: shape dtype device layout names __class__ __name__
+attribute (input) number: ndim is_sparse is_cuda is_cpu is_meta is_mps is_xpu
+    is_nested is_quantized requires_grad itemsize nbytes name
 """

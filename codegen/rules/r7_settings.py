@@ -25,6 +25,7 @@ from codegen.syntax import (
     code,
     dotted,
     expr,
+    index_of,
     is_constant,
     is_name,
     method,
@@ -142,6 +143,9 @@ class DifferentiableSettings(TypedRule):
             return None if test is node.test else node.with_changes(test=test)
         if isinstance(node, cst.BinaryOperation):
             return self._floored(node, env)
+        if isinstance(node, (cst.Set, cst.Dict, cst.Subscript)):
+            self._refuse_hashed(node, env)
+            return None
         if not isinstance(node, cst.Call):
             return None
         found = self.callees(node.func, node.args, env)
@@ -160,6 +164,26 @@ class DifferentiableSettings(TypedRule):
         if called.operation.name.startswith("builtins."):
             return self._builtin(node, called, env)
         return self._call(node, called, env)
+
+    def _refuse_hashed(
+        self, node: cst.Set | cst.Dict | cst.Subscript, env: Env
+    ) -> None:
+        """Numbers that are equal are one key, tensors are not."""
+        keys: list[cst.BaseExpression] = []
+        if isinstance(node, cst.Set):
+            keys = [e.value for e in node.elements]
+        elif isinstance(node, cst.Dict):
+            keys = [e.key for e in node.elements if isinstance(e, cst.DictElement)]
+        elif self.kind(node.value, env) is Kind.MAPPING:
+            key = index_of(node)
+            keys = [] if key is None else [key]
+        for key in keys:
+            if self.kind(key, env) is Kind.SETTING and self._has_derivative(key, env):
+                self.refuse(
+                    key,
+                    f"`{code(key)}` is a key, which a setting that is a tensor can't be",
+                    "compare it with ==",
+                )
 
     # --- settings that are off at zero
 

@@ -16,7 +16,7 @@ import libcst as cst
 
 from codegen import optable
 from codegen.context import Context
-from codegen.diagnostics import walk
+from codegen.diagnostics import children, walk
 from codegen.evaluation import Evaluation
 from codegen.ir.loops import Loop, Walk
 from codegen.optable import Operation, Result
@@ -161,13 +161,29 @@ class _Hoist:
             assert inner.value is not None
             prelude, value = self._extract(inner.value)
             new = inner.with_changes(value=value)
+        elif isinstance(inner, cst.Assert):
+            prelude, test = self._extract(inner.test)
+            new = inner.with_changes(test=test)
         else:
-            return [node]
+            prelude, new = [], inner
+        self._refuse_left(new)
         last = cst.SimpleStatementLine([new])
         if not prelude:
             return [with_comments(last, node)]
         prelude[0] = prelude[0].with_changes(leading_lines=node.leading_lines)
         return [*prelude, last]
+
+    def _refuse_left(self, node: cst.BaseSmallStatement) -> None:
+        """A target, a message or an index is no place for a mutation."""
+        taken = (getattr(node, "value", None), getattr(node, "test", None))
+        for inner in (n for c in children(node) if c not in taken for n in walk(c)):
+            if mutates_place(inner):
+                self.context.refuse(
+                    "R4",
+                    inner,
+                    "a tensor is mutated inside a statement that does something else",
+                    "mutate it in a statement of its own",
+                )
 
     def _name_roots(self, node: Statement) -> list[Statement]:
         """``state.get("m", z).mul_(b)`` → ``get_1 = state.get("m", z)`` in front: what

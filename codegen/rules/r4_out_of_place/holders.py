@@ -11,6 +11,7 @@ from codegen.analysis.environment import EARLIER_GROUP, Env
 from codegen.analysis.heap import Heap
 from codegen.analysis.values import (
     ANOTHERS,
+    ANY_PARAMETER,
     ANYTHING,
     CONTAINERS,
     PART,
@@ -66,6 +67,8 @@ class Holders:
         for place in value.places:
             if not all(view.known for view in place.views) or place.obj.endswith(PART):
                 return self._text_of_container(place.obj)
+        if ANY_PARAMETER.obj in identities:
+            return "a parameter that is not the loop's"
         if ANOTHERS.obj in identities:
             return "the state of another parameter"
         if not self.rule.context.arguments_are_local:
@@ -272,7 +275,7 @@ class Holders:
 
     def _is_mutated_again(self, value: Value) -> bool:
         later = self.scope.mutated_later
-        return self.links_left or any(value.place in v.places for v in later)
+        return self.links_left or any(self.env.may_alias(value, v) for v in later)
 
     def _shown_elsewhere(self, value: Value, place: Place) -> bool:
         """Whether anybody sees another part of the object."""

@@ -52,6 +52,18 @@ class Opaque:
                 self._key(inner, env)
             elif isinstance(inner, cst.AssignTarget):
                 self._target(inner.target)
+            elif isinstance(inner, (cst.Assign, cst.AnnAssign)):
+                self._lazy(inner.value)
+
+    def _lazy(self, node: cst.BaseExpression | None) -> None:
+        """What is computed when it is asked for reads what there is then."""
+        called = isinstance(node, cst.Call) and dotted(node.func) in ("map", "filter")
+        if node is not None and (called or isinstance(node, cst.GeneratorExp)):
+            self.refuse(
+                node,
+                "this is computed later, when what it reads may have changed",
+                "make it a list",
+            )
 
     # --- calls
 
@@ -71,7 +83,7 @@ class Opaque:
     def _is_known(self, name: str, env: Env) -> bool:
         if name in env.names:
             return env.names[name].kind is Kind.OTHER
-        if name in self.heap.calls.nested or name in self.context.sources():
+        if name in self.context.sources():
             return True
         found = self.context.globals.get(name)
         if isinstance(found, (Definition, External)):
@@ -139,8 +151,17 @@ class Opaque:
     # --- attributes, keys, targets
 
     def _attribute(self, node: cst.Attribute, env: Env) -> None:
-        """A method that mutates, handed on without being called."""
+        """A method that mutates, handed on without being called; what tells of memory
+        or of autograd, which are others here."""
         operation = optable.method(node.attr.value)
+        if operation is None and optable.attribute(node.attr.value) is None:
+            if self.heap.value(node.value, env).kind is Kind.TENSOR:
+                self.refuse(
+                    node,
+                    f"what `{code(node)}` is in a differentiable step can't be told",
+                    "use what a tensor's numbers, shape and dtype tell",
+                )
+            return
         if operation is None or not operation.in_place:
             return
         if self.heap.value(node.value, env).kind in (Kind.TENSOR, Kind.UNKNOWN):
