@@ -342,7 +342,8 @@ def imported(path: str) -> Value:
     """A module, or a function, class or constant of one."""
     if path.startswith("higher.ops"):
         path = path.removeprefix("higher.")
-    plain = path.partition(".")[0] in _PLAIN_MODULES
+    known = optable.function(path) is not None
+    plain = known or path.partition(".")[0] in _PLAIN_MODULES
     flags = PLAIN if plain else PLAIN | UNKNOWN
     return Value(flags, functions=frozenset({Named(path)}), constants=None)
 

@@ -20,9 +20,14 @@ from codegen.diagnostics import walk
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.chains import ChainRule
 from codegen.rules.r4_out_of_place.dtypes import Dtypes
-from codegen.rules.r4_out_of_place.hoist import hoist, mutates_place, walked
+from codegen.rules.r4_out_of_place.hoist import hoist, walked
 from codegen.rules.r4_out_of_place.holders import Scope
-from codegen.rules.r4_out_of_place.inplace import inplace_method, mutated, mutated_roots
+from codegen.rules.r4_out_of_place.inplace import (
+    inplace_method,
+    mutated,
+    mutated_roots,
+    mutates_place,
+)
 from codegen.rules.r4_out_of_place.opaque import Opaque
 from codegen.rules.r4_out_of_place.propagate import Propagation
 from codegen.rules.r4_out_of_place.twins import replace_temporaries

@@ -198,3 +198,28 @@ def _numeric_params(function: cst.FunctionDef) -> set[str]:
             if dotted(param.annotation.annotation) in ("float", "int", "bool", "str"):
                 numbers.add(param.name.value)
     return numbers
+
+
+def is_place(node: cst.BaseExpression) -> bool:
+    """Whether an expression names something that exists: a variable, an item, a view."""
+    if isinstance(node, cst.Name):
+        return True
+    if isinstance(node, (cst.Attribute, cst.Subscript)):
+        return is_place(node.value)
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        if dotted(node.func) in ("torch.view_as_real", "torch.view_as_complex"):
+            return is_place(node.args[0].value)
+        return node.func.attr.value in VIEWS and is_place(node.func.value)
+    return False
+
+
+def mutates_place(node: cst.CSTNode) -> bool:
+    """``x.mul_(…)``, ``torch.add(…, out=x)``, ``torch.relu_(x)`` on a place."""
+    if not isinstance(node, cst.Call):
+        return False
+    if inplace_method(node) is not None:
+        return is_place(chain_root(node))
+    out = keyword(node, "out")
+    if out is not None:
+        return is_place(out)
+    return inplace_function(node) is not None

@@ -6,8 +6,11 @@ import libcst as cst
 
 from codegen import optable
 from codegen.rules.base import Rule
-from codegen.rules.r4_out_of_place.inplace import chain_links, inplace_method
-from codegen.rules.r4_out_of_place.hoist import is_place
+from codegen.rules.r4_out_of_place.inplace import (
+    chain_links,
+    inplace_method,
+    is_place,
+)
 from codegen.syntax import call, keyword, method
 
 
