@@ -6,7 +6,7 @@ builtins (obj~) meta: type
 builtins (obj~, classes) number: isinstance
 builtins (*args) number: issubclass hasattr
 builtins (x#) number decides: int bool
-builtins (x~) number: str repr
+builtins (x#) number: str repr
 builtins (x#, ndigits) number decides: round
 builtins (value, spec) number: format
 builtins (*stop) items: range slice
