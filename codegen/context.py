@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
+from codegen import optable
 from codegen.analysis.values import Slot, Value
 from codegen.syntax import dotted
 from codegen.upstream import Definition, External, Resolved, SourceModule, Upstream
@@ -76,6 +77,17 @@ class Context:
             name: found.node
             for name, found in self.globals.items()
             if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef)
+        }
+
+    def operations(self) -> dict[str, str]:
+        """Names under which the step knows operations of the table, and theirs there."""
+        found = {
+            n: f for n, f in self.globals.items() if not isinstance(f, SourceModule)
+        }
+        return {
+            name: f.full_name
+            for name, f in found.items()
+            if optable.function(f.full_name) is not None
         }
 
     def full_name(self, func: cst.CSTNode) -> str:

@@ -10,7 +10,7 @@ from typing import cast
 import libcst as cst
 
 from codegen import optable
-from codegen.analysis.environment import Env
+from codegen.analysis.environment import Env, dulled_by
 from codegen.analysis.keys import is_constant_key
 from codegen.analysis.expressions import Expressions
 from codegen.analysis.turns import GROUP_BY_NUMBER, leave_group
@@ -51,7 +51,8 @@ class Bindings:
                 leave_group(env)
                 env.texts[GROUP_BY_NUMBER] = code(source)
             env.forget_name(target.value)
-            env.names[target.value] = value
+            # what its own text read of the name is read no more
+            env.names[target.value] = value.with_places(dulled_by(target.value))
         elif isinstance(target, (cst.Tuple, cst.List)):
             self._bind_tuple(target, value, env, source)
         elif isinstance(target, cst.StarredElement):

@@ -52,6 +52,9 @@ class Calls:
             return self._function(optable.function(name), node, env)
         if isinstance(node.func, cst.Attribute):
             return self._method(node, node.func, env)
+        if name in self.expressions.operations and name not in env.names:
+            full = self.expressions.operations[name]
+            return self._function(optable.function(full), node, env)
         if name and name not in env.names and name not in self.expressions.functions:
             builtin = self._builtin(name, node, env)
             if builtin is not None:

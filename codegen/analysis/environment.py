@@ -283,13 +283,8 @@ class Env(Store):
             self.maybe.discard(slot)
         self.age([obj for obj, reads in self.keyed.items() if name in reads])
 
-        def dulled(place: Place) -> Place:
-            if not any(name in variables(v.text) for v in place.views):
-                return place
-            return replace(place, views=tuple(map(_dull(name), place.views)))
-
         if any(name in variables(v.text) for v in self._views()):
-            self.rename(dulled)
+            self.rename(dulled_by(name))
 
     def forget_computed_keys(self) -> None:
         """Something was written: what is read for a key, or for a view, may differ."""
@@ -313,7 +308,7 @@ class Env(Store):
         )
 
         def dulled(view: View) -> View:
-            return View("opaque", "") if computed(view.text) else view
+            return view.dulled() if computed(view.text) else view
 
         if any(computed(v.text) for v in self._views()):
             self.rename(lambda p: replace(p, views=tuple(map(dulled, p.views))))
@@ -342,8 +337,13 @@ def _sure(value: Value | None) -> Value:
     return value
 
 
-def _dull(name: str) -> Callable[[View], View]:
-    def dulled(view: View) -> View:
-        return View("opaque", "") if name in variables(view.text) else view
+def dulled_by(name: str) -> Callable[[Place], Place]:
+    """Places without the texts of views that read a variable, which is bound again."""
+
+    def dulled(place: Place) -> Place:
+        if not any(name in variables(v.text) for v in place.views):
+            return place
+        views = (v.dulled() if name in variables(v.text) else v for v in place.views)
+        return replace(place, views=tuple(views))
 
     return dulled

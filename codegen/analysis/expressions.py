@@ -71,7 +71,7 @@ class Expressions:
     ``slot_kinds`` are kinds of what slots hold when a step begins, ``stored`` what a
     constructor leaves there, ``sharing`` which of them may be one tensor (see ``heap``),
     ``tuples`` objects and slots that may be tuples, whose items can't be replaced;
-    ``order`` numbers expressions, so that what one makes is called alike in each round.
+    ``operations`` names that mean some of the table; ``order`` numbers expressions, so that what one makes is called alike in each round.
     """
 
     calls: CallValues
@@ -93,6 +93,7 @@ class Expressions:
         self.order = order or {}
         self.displays = Displays(self)
         self.tuples: set[str] = set()
+        self.operations: dict[str, str] = {}
         self.sites: dict[cst.CSTNode | None, int] = {}
         self.site: cst.CSTNode | None = None
         self.prefix = "#"

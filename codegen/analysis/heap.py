@@ -291,6 +291,7 @@ class Heap:
             outer.slot_kinds, outer.stored, outer.sharing, outer.functions, outer.first
         )
         expressions.prefix, expressions.tuples = prefix, outer.tuples
+        expressions.operations = outer.operations
         inner = Heap(expressions, self.functions, self.calls.depth + 1)
         last = inner.solve(statements(function.body), inside)
         returned = inner.returned
@@ -319,12 +320,14 @@ def analyse(
     sources: Mapping[str, cst.FunctionDef] | None = None,
     stored: Mapping[Slot, Value] | None = None,
     shared: Mapping[str, frozenset[str]] | None = None,
+    operations: Mapping[str, str] | None = None,
 ) -> Heap:
     """The heap of a function body in the shape of rules R2 and R3.
 
     ``annotations`` are those of the function's parameters, if it has any; ``sources``
     the functions that it calls; ``stored`` is what slots hold before, ``shared`` which
-    of them may hold one tensor then.
+    of them may hold one tensor then; ``operations`` are names of the body's that mean
+    operations of the table.
     """
     start = Env(texts={"group": "group", "shared": "self.shared"})
     for name, annotation in (annotations or {}).items():
@@ -340,6 +343,7 @@ def analyse(
     while True:
         expressions = Expressions(kinds, stored or {}, sharing, functions, first, order)
         expressions.tuples |= tuples
+        expressions.operations = dict(operations or {})
         heap = Heap(expressions, Functions(sources or {}))
         begin = replace(start.fork(), sharing=sharing, kinds=kinds, lengths=lengths)
         heap.solve(body, begin)

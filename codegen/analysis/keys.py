@@ -27,6 +27,10 @@ def elements_read(text: str) -> frozenset[str]:
         for n in ast.walk(tree)
         if isinstance(n, ast.Attribute) and optable.is_metadata(n.attr)
     }
+    calls = (n for n in ast.walk(tree) if isinstance(n, ast.Call))
+    sizes |= {
+        c.args[0] for c in calls if isinstance(c.func, ast.Name) and c.func.id == "len"
+    }
     names = (n for n in ast.walk(tree) if isinstance(n, ast.Name) and n not in sizes)
     return frozenset(n.id for n in names)
 

@@ -49,6 +49,15 @@ class View:
     def known(self) -> bool:
         return self.text != "" and not self.text.endswith(ANY_ITEM)
 
+    @property
+    def whole(self) -> bool:
+        """Whether it shows all elements, in another shape or order."""
+        return self.how in ("reshape", "transpose", "real", "complex")
+
+    def dulled(self) -> View:
+        """The view where what its text reads has changed: how to write it isn't known."""
+        return View(self.how if self.whole else "opaque", "")
+
 
 def as_index(node: cst.BaseSlice) -> cst.BaseExpression:
     """``slice(a, b)`` for ``a:b``."""

@@ -50,6 +50,7 @@ class TypedRule(Rule):
             self.context.sources(),
             self.context.stored,
             self.context.shared_before,
+            self.context.operations(),
         )
         self.callables = Callables(body)
         self.prepare(body)

@@ -121,6 +121,7 @@ class OutOfPlace(ChainRule):
             self.context.sources(),
             self.context.stored,
             self.context.shared_before,
+            self.context.operations(),
         )
         self.opaque = Opaque(self.context, self.places, self.refuse)
         self.order = list(all_statements(body))

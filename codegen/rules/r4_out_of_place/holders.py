@@ -65,7 +65,8 @@ class Holders:
         if not value.places or ANYTHING.obj in identities:
             return "something that the compiler can't see"
         for place in value.places:
-            if not all(view.known for view in place.views) or place.obj.endswith(PART):
+            told = all(view.known or view.whole for view in place.views)
+            if not told or place.obj.endswith(PART):
                 return self._text_of_container(place.obj)
         if ANY_PARAMETER.obj in identities:
             return "a parameter that is not the loop's"
