@@ -13,7 +13,7 @@ import libcst as cst
 from codegen import optable
 from codegen.analysis.environment import Env
 from codegen.analysis.keys import is_constant_key
-from codegen.analysis.expressions import Expressions
+from codegen.analysis.expressions import Expressions, key_text
 from codegen.analysis.values import (
     ANY_ITEM,
     ANYTHING,
@@ -52,8 +52,8 @@ class Calls:
             return self._function(optable.function(name), node, env)
         if isinstance(node.func, cst.Attribute):
             return self._method(node, node.func, env)
-        if name in self.expressions.operations and name not in env.names:
-            full = self.expressions.operations[name]
+        full = self.expressions.operations.get(name, "")
+        if full.partition(".")[0] in MODULES and name not in env.names:
             return self._function(optable.function(full), node, env)
         if name and name not in env.names and name not in self.expressions.functions:
             builtin = self._builtin(name, node, env)
@@ -258,7 +258,7 @@ class Calls:
             default = self.expressions.value(args[1], env)
         if base.place is None:
             return cast(Value, join(env.contents(base) or UNKNOWN, default))
-        key = self.expressions.key_text(args[0], base.place.obj, env)
+        key = key_text(args[0], base.place.obj, env)
         slot = Slot(base.place.obj, key)
         if base.place == Place("group") and slot not in env.slots:
             if self.expressions.slot_kinds.get(slot) is not Kind.TENSOR:

@@ -22,6 +22,7 @@ from codegen.analysis.keys import is_constant_key, variables
 from codegen.analysis.values import (
     ANY_PARAMETER,
     CONTAINERS,
+    MAY_HOLD_TENSORS,
     NOTHING,
     NUMBER,
     OTHER,
@@ -231,15 +232,7 @@ class Expressions:
         base = self.value(node.value, env)
         if base.kind not in CONTAINERS or base.place is None:
             return None
-        return Slot(base.place.obj, self.key_text(key, base.place.obj, env))
-
-    def key_text(self, key: cst.BaseExpression, container: str, env: Env) -> str:
-        """The text of a key; ``-1`` counted from the start, where that is known."""
-        text = code(bare(key))
-        length = env.exact.get(container, -1)
-        if text.startswith("-") and text[1:].isdigit() and length >= int(text[1:]):
-            return str(length - int(text[1:]))
-        return text
+        return Slot(base.place.obj, key_text(key, base.place.obj, env))
 
     def _subscript(self, node: cst.Subscript, env: Env) -> Value:
         if code(node) == CURRENT_STATE:
@@ -353,12 +346,28 @@ class Expressions:
             item = stored.item.with_places(lambda _: held)
         item = item or (base.item and base.item.item) or (inside and inside.item)
         value = Value(kind, frozenset({Place(name)}), item)
+        if begin and kind in CONTAINERS:
+            self.find_shared(value, env)
         length = (env.lengths or {}).get(name, -1)
         if begin and kind is Kind.SEQUENCE and length >= 0:
             items = [Slot(name, str(number)) for number in range(length)]
             env.slots.update({s: self._found(s, value, None, env) for s in items})
             env.exact[name] = length
         return value
+
+    def find_shared(self, container: Value, env: Env) -> None:
+        """Slots of a container that may hold what another one does, whether they are
+        read or not: who writes into the other must ask them."""
+        for place in container.places:
+            for name in self.sharing:
+                held, _, key = name.removesuffix("]").rpartition("[")
+                slot = Slot(place.obj, key)
+                if held != place.obj or slot in env.slots or not is_constant_key(key):
+                    continue
+                value = self._found(slot, container, None, env)
+                if value.kind in MAY_HOLD_TENSORS:
+                    env.slots[slot] = value
+                    env.maybe.add(slot)
 
     def _tell_keyed(self, container: str, name: str, env: Env) -> None:
         """What was found under a key that isn't constant may be the item found now."""
@@ -451,3 +460,12 @@ def _bounds(node: cst.Subscript) -> slice | None:
     if not all(b is None or b.lstrip("-").isdigit() for b in bounds):
         return None
     return slice(*(None if b is None else int(b) for b in bounds))
+
+
+def key_text(key: cst.BaseExpression, container: str, env: Env) -> str:
+    """The text of a key; ``-1`` counted from the start, where that is known."""
+    text = code(bare(key))
+    length = env.exact.get(container, -1)
+    if text.startswith("-") and text[1:].isdigit() and length >= int(text[1:]):
+        return str(length - int(text[1:]))
+    return text

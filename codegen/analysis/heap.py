@@ -199,6 +199,8 @@ class Heap:
             env.distinct -= {"state"}
             if not any(map(in_state, self.expressions.sharing)):
                 env.distinct |= {"state"}
+            state = Value(Kind.MAPPING, frozenset({Place("state")}))
+            self.expressions.find_shared(state, env)
         elif is_name(source, "grads") or is_name(source, "group_grads"):
             if walk is Walk.PARAMETERS:
                 grad = Value(Kind.TENSOR, frozenset({Place("grad")}))
@@ -346,6 +348,8 @@ def analyse(
         expressions.operations = dict(operations or {})
         heap = Heap(expressions, Functions(sources or {}))
         begin = replace(start.fork(), sharing=sharing, kinds=kinds, lengths=lengths)
+        shared_by_all = Value(Kind.MAPPING, frozenset({Place("shared")}))
+        expressions.find_shared(shared_by_all, begin)
         heap.solve(body, begin)
         found = {s: k for s, k in expressions.slot_kinds.items()}
         if first:

@@ -30,6 +30,7 @@ class SharedSlots:
     def __init__(self) -> None:
         self.found: Sharing = {}
         self.lengths: dict[str, int] = {}
+        self.names: dict[Slot, set[str]] = {}
 
     def note(self, env: Env) -> None:
         """Slots that may hold one tensor, or parts of one, when a turn ends."""
@@ -39,18 +40,20 @@ class SharedSlots:
             if v.kind in MAY_HOLD_TENSORS and v.places and env.is_kept(s.container)
             if s.key == REST or is_constant_key(s.key)
         ]
+        self.names = {slot: _names_of(slot, env) for slot, _ in kept}
         for slot, value in kept:
-            self._measure(_name_of(slot), value, env)
+            for name in self.names[slot]:
+                self._measure(name, value, env)
             if value.kind in CONTAINERS and not all(
                 map(env.has_no_twins, value.objects())
             ):
-                self._share(_name_of(slot), REPEATS)
+                self._share(slot, REPEATS)
         for (one, a), (two, b) in combinations(kept, 2):
             self._compare(one, a, two, b, env)
 
     def lengths_but(self, stored: Iterable[Slot]) -> dict[str, int]:
         """Lengths that every step would leave, of lists that no constructor made."""
-        made = {_name_of(s) for s in stored}
+        made = {_named(s.container, s.key) for s in stored}
         return {n: k for n, k in self.lengths.items() if k >= 0 and n not in made}
 
     def agrees(self, lengths: Mapping[str, int]) -> dict[str, int]:
@@ -59,10 +62,12 @@ class SharedSlots:
 
     def _measure(self, name: str, value: Value, env: Env) -> None:
         """How long the list in a slot is: -1 once that differs, or isn't known."""
-        found = {env.exact.get(obj, -1) for obj in value.objects()}
+        made = {o for o in value.objects() if env.lengths is not None or o[0] == "#"}
+        found = {env.exact.get(obj, -1) for obj in made}
         if name in self.lengths:
             found.add(self.lengths[name])
-        self.lengths[name] = found.pop() if len(found) == 1 else -1
+        if found:
+            self.lengths[name] = found.pop() if len(found) == 1 else -1
 
     def _compare(self, one: Slot, a: Value, two: Slot, b: Value, env: Env) -> None:
         outside = [s.container.endswith(OF_ANOTHER) for s in (one, two)]
@@ -71,22 +76,38 @@ class SharedSlots:
         if any(outside):
             if env.may_alias(a, b):
                 own = two if outside[0] else one
-                self._share(_name_of(own), ANOTHERS.obj)
+                self._share(own, ANOTHERS.obj)
             return
         if {one.container, two.container} & {"shared"}:
             # it may hold what belongs to any parameter
             a, b = a.with_places(of_any), b.with_places(of_any)
         if env.may_alias(a, b):
-            self._share(_name_of(one), _name_of(two))
-            self._share(_name_of(two), _name_of(one))
+            self._share(one, *self.names[two])
+            self._share(two, *self.names[one])
 
-    def _share(self, one: str, two: str) -> None:
-        self.found[one] = self.found.get(one, frozenset()) | {two}
+    def _share(self, slot: Slot, *others: str) -> None:
+        for name in self.names[slot]:
+            self.found[name] = self.found.get(name, frozenset()) | {*others}
 
 
-def _name_of(slot: Slot) -> str:
-    """The object that a slot holds when a step begins."""
-    return "param" if slot.container == "param" else f"{slot.container}[{slot.key}]"
+def _named(container: str, key: str) -> str:
+    return "param" if container == "param" else f"{container}[{key}]"
+
+
+_DEEPEST = 4
+"""Containers in containers beyond this have no names of their own."""
+
+
+def _names_of(slot: Slot, env: Env, depth: int = _DEEPEST) -> set[str]:
+    """How the object that a slot holds is called when a step begins: by its container,
+    or by where that is found."""
+    names = {_named(slot.container, slot.key)}
+    for holder, value in env.slots.items() if depth else ():
+        if slot.container in value.objects() and holder != slot:
+            if holder.key == REST or is_constant_key(holder.key):
+                above = _names_of(holder, env, depth - 1)
+                names |= {_named(name, slot.key) for name in above}
+    return names
 
 
 def merged(a: Sharing, b: Sharing) -> Sharing:

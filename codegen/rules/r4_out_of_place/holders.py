@@ -275,8 +275,21 @@ class Holders:
         return code(holder) in {self.env.slot_text(s) for s in self.env.maybe}
 
     def _is_mutated_again(self, value: Value) -> bool:
-        later = self.scope.mutated_later
-        return self.links_left or any(self.env.may_alias(value, v) for v in later)
+        """Whether this very part, or one of it, is."""
+        return self.links_left or any(
+            self.env.may_alias(value, later)
+            and any(self._may_be_in(p, value.places) for p in later.places)
+            for later in self.scope.mutated_later
+        )
+
+    def _may_be_in(self, part: Place, places: frozenset[Place]) -> bool:
+        """Whether a place may be one of these, or a part of one."""
+        return any(
+            part.obj != whole.obj
+            or not all(v.known for v in (*part.views, *whole.views))
+            or part.views[: len(whole.views)] == whole.views
+            for whole in places
+        )
 
     def _shown_elsewhere(self, value: Value, place: Place) -> bool:
         """Whether anybody sees another part of the object."""
