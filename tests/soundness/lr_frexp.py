@@ -25,5 +25,5 @@ class Opt(Optimizer):
                 grad = p.grad
                 state = self.state[p]
                 m, e = math.frexp(lr)
-                p.sub_(grad, alpha=m * 2 ** e)
+                p.sub_(grad, alpha=m * 2**e)
         return loss

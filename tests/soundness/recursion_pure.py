@@ -2,8 +2,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+
 def fact(n):
     return 1 if n < 2 else n * fact(n - 1)
+
 
 class Opt(Optimizer):
     def __init__(self, params, lr=0.1, beta=0.9):

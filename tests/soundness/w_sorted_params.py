@@ -6,6 +6,7 @@ from torch.optim import Optimizer
 class Opt(Optimizer):
     def __init__(self, params, lr=0.1, beta=0.9):
         super().__init__(params, dict(lr=lr, beta=beta))
+
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
