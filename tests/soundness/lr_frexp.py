@@ -1,6 +1,5 @@
 import math
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 

@@ -1,5 +1,4 @@
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 
