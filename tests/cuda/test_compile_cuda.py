@@ -41,7 +41,9 @@ def derivatives(name: str, compile: bool, tasks: int | None) -> list[Tensor]:
 
 @pytest.mark.parametrize("tasks", [None, 3])
 @pytest.mark.parametrize("name", ["SGD", "Adam", "RAdam"])
-def test_derivatives_of_plain_steps(name: str, tasks: int | None) -> None:
+def test_compiled_steps_have_the_derivatives_of_plain_ones(
+    name: str, tasks: int | None
+) -> None:
     found, wanted = derivatives(name, True, tasks), derivatives(name, False, tasks)
     for a, b in zip(found, wanted, strict=True):
         assert float((a - b).abs().max()) / max(float(b.abs().max()), 1e-6) < 1e-9

@@ -24,7 +24,7 @@ STEPS = 6
 
 
 @pytest.mark.parametrize("path", DENSE)
-def test_trajectory(path: str) -> None:
+def test_the_trajectory_is_that_of_the_original_on_the_gpu(path: str) -> None:
     """Ours on the GPU against the original's default on the GPU."""
     shape, start = (37, 29), seeded(37, 29).cuda()
     theirs, ours = (start.clone().requires_grad_() for _ in range(2))

@@ -50,7 +50,9 @@ def loss_fn(f: Any, batch: Any) -> Tensor:
 @pytest.mark.parametrize("memory", ["full", "low"])
 @pytest.mark.parametrize("make", MODELS, ids=lambda m: m.__name__)
 @pytest.mark.parametrize("name", ["SGD", "Adam", "Adafactor"])
-def test_derivatives_of_the_loop(make: Any, name: str, memory: Any) -> None:
+def test_tasks_have_the_derivatives_of_the_loop(
+    make: Any, name: str, memory: Any
+) -> None:
     torch.manual_seed(0)
     model = make().to("cuda", torch.float64)
     opt = getattr(torch.optim, name)(model.parameters(), lr=0.05)

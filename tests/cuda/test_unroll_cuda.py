@@ -58,7 +58,7 @@ def derivatives(memory: Any, dtype: torch.dtype, autocast: bool) -> list[Tensor]
 
 
 @pytest.mark.parametrize("memory", MEMORY)
-def test_float64(memory: Any) -> None:
+def test_every_memory_mode_has_the_same_derivatives_in_float64(memory: Any) -> None:
     found = derivatives(memory, torch.float64, False)
     wanted = derivatives(None, torch.float64, False)
     for a, b in zip(found, wanted, strict=True):
@@ -66,14 +66,14 @@ def test_float64(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORY)
-def test_autocast(memory: Any) -> None:
+def test_every_memory_mode_has_the_same_derivatives_under_autocast(memory: Any) -> None:
     found = derivatives(memory, torch.float32, True)
     wanted = derivatives(None, torch.float32, True)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=0.1, atol=0.1 * float(b.abs().max()))
 
 
-def test_peak_memory() -> None:
+def test_saving_memory_lowers_the_peak() -> None:
     peaks = []
     for memory in ("full", "low"):
         torch.cuda.empty_cache()
@@ -84,7 +84,7 @@ def test_peak_memory() -> None:
     assert peaks[1] < peaks[0]
 
 
-def test_forward_mode() -> None:
+def test_forward_mode_has_the_derivatives_of_backward() -> None:
     def by(mode: str) -> Tensor:
         model = net(torch.float64)
         opt = torch.optim.Adam(model.parameters(), lr=0.01)

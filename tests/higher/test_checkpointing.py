@@ -51,7 +51,9 @@ def twins(reentrant: bool) -> tuple[nn.Module, nn.Module]:
 
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_meta_gradient(reentrant: bool, training: bool) -> None:
+def test_the_meta_gradient_through_a_checkpoint_is_that_without(
+    reentrant: bool, training: bool
+) -> None:
     net, plain = twins(reentrant)
     net.train(training)
     plain.train(training)
@@ -161,7 +163,7 @@ def test_attention_is_run_again_on_the_same_backend() -> None:
     torch.testing.assert_close(_outer(net, loss, lambda fmodel: None), wanted)
 
 
-def test_checkpoint_sequential() -> None:
+def test_the_meta_gradient_through_checkpoint_sequential_is_right() -> None:
     class Sequential(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             return checkpoint_sequential(list(self), 2, x, use_reentrant=False)

@@ -99,7 +99,7 @@ def test_an_optimizer_in_the_classic_style(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(*found)
 
 
-def test_the_mapping_of_optimizers() -> None:
+def test_the_mapping_of_optimizers_is_that_of_the_registry() -> None:
     mapping = higher.optim._opt_mapping
     assert torch.optim.SGD in mapping and torch.optim.LBFGS not in mapping
     assert "SGD" not in mapping and len(mapping) == len([*mapping.items()]) >= 14
@@ -122,7 +122,7 @@ def test_the_mapping_of_optimizers() -> None:
         mapping[Mine] = int
 
 
-def test_helpers_for_nested_structures() -> None:
+def test_helpers_for_nested_structures_do_what_theirs_did() -> None:
     utils = higher.utils
     leaf = torch.ones(2, requires_grad=True)
     nested = {"a": [leaf, 1], "b": (2, {3})}
@@ -143,7 +143,7 @@ def test_helpers_for_nested_structures() -> None:
     assert utils.flatten([{1}, {"a": (2, [3])}]) == [1, 2, 3]
 
 
-def test_the_mapping_of_parameters() -> None:
+def test_the_mapping_of_parameters_knows_shared_ones() -> None:
     shared = nn.Linear(2, 2, bias=False)
     model = nn.Sequential(shared, nn.Linear(2, 2), shared)
     assert higher.utils._get_param_mapping(model, [], []) == [0, 1, 2, 0]
@@ -158,7 +158,9 @@ def test_the_mapping_of_parameters() -> None:
 
 @pytest.mark.parametrize("nothing", [[], [[]], None])
 @pytest.mark.parametrize("track", [True, False])
-def test_a_module_without_weights(nothing: Any, track: bool) -> None:
+def test_a_module_without_weights_runs_once_it_is_given_some(
+    nothing: Any, track: bool
+) -> None:
     """What a hypernetwork's main net is in many programs."""
     net = higher.patch.make_functional(nn.Linear(3, 2))
     net.track_higher_grads = track
@@ -176,7 +178,7 @@ def test_a_module_without_weights(nothing: Any, track: bool) -> None:
     assert net._fast_params is None and net.fast_params is None
 
 
-def test_monkeypatch_base() -> None:
+def test_only_stateless_modules_are_of_the_patched_class() -> None:
     fmodel = higher.monkeypatch(nn.Linear(3, 2))
     assert isinstance(fmodel, higher.patch._MonkeyPatchBase)
     assert not isinstance(nn.Linear(3, 2), higher.patch._MonkeyPatchBase)
@@ -201,13 +203,13 @@ def test_fast_params_may_be_assigned_and_changed() -> None:
         fmodel(X)
 
 
-def test_fast_params_assigned_by_property() -> None:
+def test_fast_params_assigned_by_property_are_used() -> None:
     fmodel = higher.monkeypatch(nn.Linear(3, 2, bias=False))
     fmodel.fast_params = [torch.zeros(2, 3)]
     assert fmodel(X).abs().max() == 0 and len(fmodel._fast_params) == 2
 
 
-def test_internal_attrs() -> None:
+def test_internal_attributes_are_left_out_of_the_patched_module() -> None:
     model = nn.Linear(3, 2)
     model.scratch, model.kept = 1, 2
     higher.patch._internal_attrs |= {"scratch"}
@@ -218,7 +220,7 @@ def test_internal_attrs() -> None:
     assert not hasattr(fmodel, "scratch") and fmodel.kept == 2
 
 
-def test_attributes_of_the_optimizer() -> None:
+def test_attributes_of_the_optimizer_have_their_classic_names() -> None:
     model = nn.Linear(3, 2)
     opt = torch.optim.SGD(
         [{"params": [model.bias]}, {"params": [model.weight]}], lr=0.1
@@ -267,7 +269,9 @@ def test_step_may_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 2 and calls[1] == "class"
 
 
-def test_update_without_keyword_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_without_keyword_arguments_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = nn.Linear(3, 2)
     diff = HandSGD(torch.optim.SGD(model.parameters(), lr=1.0), model.parameters())
     new = diff.step(model(X).sum(), params=model.parameters())

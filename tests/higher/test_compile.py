@@ -45,20 +45,26 @@ def test_every_optimizer_is_that_of_plain_steps(name: str, plain_kernels: None) 
 @pytest.mark.parametrize(
     "memory", ["low", *(pytest.param(m, marks=pytest.mark.slow) for m in ("step", 2))]
 )
-def test_every_memory_mode(memory: Any, plain_kernels: None) -> None:
+def test_compiled_steps_equal_plain_ones_in_every_memory_mode(
+    memory: Any, plain_kernels: None
+) -> None:
     make = optimizer("Adam")
     assert_same(derivatives(make, True, memory), derivatives(make, False))
 
 
 @pytest.mark.parametrize("name", ["NAdam", "Adafactor"])
-def test_settings_that_are_numbers(name: str, plain_kernels: None) -> None:
+def test_compiled_steps_take_settings_that_are_numbers(
+    name: str, plain_kernels: None
+) -> None:
     make = optimizer(name)
     found = derivatives(make, True, settings=False)
     assert_same(found, derivatives(make, False, settings=False))
 
 
 @pytest.mark.parametrize("options", [{"truncate": 2}, {"order": 1}])
-def test_truncation_and_first_order(options: Any, plain_kernels: None) -> None:
+def test_truncation_and_first_order_are_those_of_plain_steps(
+    options: Any, plain_kernels: None
+) -> None:
     make = optimizer("SGD")
     found = derivatives(make, True, "low", **options)
     assert_same(found, derivatives(make, False, "low", **options))
@@ -67,13 +73,15 @@ def test_truncation_and_first_order(options: Any, plain_kernels: None) -> None:
 @pytest.mark.parametrize(
     "name", ["Adam", pytest.param("Adafactor", marks=pytest.mark.slow)]
 )
-def test_many_tasks(name: str, plain_kernels: None) -> None:
+def test_compiled_steps_of_many_tasks_equal_plain_ones(
+    name: str, plain_kernels: None
+) -> None:
     make = optimizer(name)
     found = derivatives(make, True, "low", tasks=TASKS)
     assert_same(found, derivatives(make, False, tasks=TASKS))
 
 
-def test_dropout_draws_the_same_numbers(plain_kernels: None) -> None:
+def test_dropout_draws_the_same_numbers_in_compiled_steps(plain_kernels: None) -> None:
     def dropping() -> nn.Module:
         torch.manual_seed(0)
         layers = [nn.Linear(3, 6), nn.Tanh(), nn.Dropout(0.5), nn.Linear(6, 2)]
@@ -84,7 +92,9 @@ def test_dropout_draws_the_same_numbers(plain_kernels: None) -> None:
     assert_same(found, derivatives(make, False, model=dropping()))
 
 
-def test_gradients_that_are_called_back(plain_kernels: None) -> None:
+def test_what_a_callback_makes_of_gradients_holds_in_compiled_steps(
+    plain_kernels: None,
+) -> None:
     bound = torch.tensor(0.05, dtype=torch.float64, requires_grad=True)
 
     def clipped(grads: list[Tensor]) -> list[Tensor]:
@@ -307,7 +317,7 @@ by_the_compiler = pytest.mark.filterwarnings("ignore")
 
 
 @by_the_compiler
-def test_compiled_by_the_compiler() -> None:
+def test_steps_by_the_real_compiler_equal_plain_ones() -> None:
     def dropping() -> nn.Module:
         torch.manual_seed(0)
         layers = [nn.Linear(3, 4), nn.Tanh(), nn.Dropout(0.5), nn.Linear(4, 2)]

@@ -21,13 +21,13 @@ def net() -> nn.Module:
     return model
 
 
-def test_meta_gradient() -> None:
+def test_the_meta_gradient_beside_frozen_weights_is_right() -> None:
     assert_same_unroll(net(), regression())
 
 
 @pytest.mark.parametrize("track", [True, False])
 @pytest.mark.parametrize("copy", [True, False])
-def test_same_and_frozen_after_steps(track: bool, copy: bool) -> None:
+def test_frozen_weights_are_the_same_after_steps(track: bool, copy: bool) -> None:
     model = net()
     opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     with higher.innerloop_ctx(
@@ -49,7 +49,7 @@ def test_thawing_the_clone_leaves_the_model_frozen() -> None:
     assert not model[0].weight.requires_grad
 
 
-def test_integer_parameters() -> None:
+def test_integer_parameters_stay_as_they_are() -> None:
     class Quantized(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -112,7 +112,7 @@ def test_adapters_on_a_large_frozen_base_cost_the_adapters_only() -> None:
     assert sum(p.numel() for p in fresh) == 2 * 2 * 2 * 512 + 2 * 512
 
 
-def test_everything_frozen() -> None:
+def test_a_step_where_everything_is_frozen_is_an_error() -> None:
     model = net().requires_grad_(False)
     with higher.innerloop_ctx(model, torch.optim.SGD(model.parameters(), lr=0.1)) as (
         fmodel,
@@ -214,7 +214,9 @@ MEMORY: list[Any] = [None, "full", "step", "low", 2]
 
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("kind", [Statistics, Queue])
-def test_written_into_by_the_forward(kind: type[nn.Module], memory: Any) -> None:
+def test_what_the_forward_writes_into_frozen_weights_leaves_the_originals(
+    kind: type[nn.Module], memory: Any
+) -> None:
     model = kind().double()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     wanted = written_by_hand(model, 5)
@@ -237,7 +239,7 @@ def test_written_into_by_the_forward(kind: type[nn.Module], memory: Any) -> None
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
-def test_written_into_and_checkpointed() -> None:
+def test_what_a_checkpointed_forward_writes_is_written_once() -> None:
     class Checkpointed(Statistics):
         def forward(self, x: Tensor) -> Tensor:
             found: Tensor = checkpoint(super().forward, x, use_reentrant=False)

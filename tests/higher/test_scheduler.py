@@ -115,7 +115,9 @@ def inner(f: Any, d: Any, batches: list[Tensor], memory: Any) -> None:
 
 @pytest.mark.parametrize("memory, used", [(None, 0), ("full", 3), ("step", 3), (3, 0)])
 @pytest.mark.parametrize("kind", ALL)
-def test_the_trajectory_of_plain_training(kind: str, memory: Any, used: int) -> None:
+def test_the_trajectory_with_a_scheduler_is_that_of_plain_training(
+    kind: str, memory: Any, used: int
+) -> None:
     plain, model = net(), net()
     opt, inner_opt = build(plain), build(model)
     scheduler, branched = ALL[kind](opt), ALL[kind](inner_opt)
@@ -223,7 +225,7 @@ def test_derivatives_by_tensors_as_base_rates(kind: str, memory: Any) -> None:
             torch.testing.assert_close(g, slope.detach() / 2e-6, rtol=1e-5, atol=1e-9)
 
 
-def test_derivatives_in_forward_mode() -> None:
+def test_forward_mode_differentiates_through_a_schedule() -> None:
     def run(mode: str) -> Tensor:
         base = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
         model = net().double()
@@ -239,7 +241,7 @@ def test_derivatives_in_forward_mode() -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORY)
-def test_a_schedule_that_is_learned(memory: Any) -> None:
+def test_a_schedule_that_is_learned_has_a_gradient(memory: Any) -> None:
     decay = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
     model = net().double()
     opt = build(model)
@@ -256,7 +258,7 @@ def test_a_schedule_that_is_learned(memory: Any) -> None:
     torch.testing.assert_close(found, slope.detach(), rtol=1e-5, atol=0)
 
 
-def test_a_schedule_that_began_before() -> None:
+def test_a_schedule_that_began_before_goes_on_from_the_override() -> None:
     """The override is the base rate, the present one is what it has become."""
     model = net()
     opt = build(model)
@@ -273,7 +275,7 @@ def test_a_schedule_that_began_before() -> None:
         torch.testing.assert_close(d.scheduler.get_last_lr(), [base * 0.125] * 2)
 
 
-def test_one_cycle_of_tensors() -> None:
+def test_one_cycle_of_tensors_is_told_by_its_own_settings() -> None:
     model = net()
     opt = build(model)
     scheduler = lrs.OneCycleLR(opt, 0.4, total_steps=20)
@@ -291,7 +293,7 @@ def test_one_cycle_of_tensors() -> None:
     assert found != 0
 
 
-def test_plateau() -> None:
+def test_a_plateau_is_found_as_in_plain_training() -> None:
     plain, model = net(), net()
     opt, inner_opt = build(plain), build(model)
     make: Make = lambda o: lrs.ReduceLROnPlateau(o, patience=0, factor=0.5)
@@ -420,7 +422,7 @@ def test_copies_are_driven_by_their_own() -> None:
 
 
 @pytest.mark.parametrize("memory", [None, "full"])
-def test_windows_with_a_backward_each(memory: Any) -> None:
+def test_windows_with_a_backward_each_see_all_of_the_schedule(memory: Any) -> None:
     """Through the last steps alone, but through all of the schedule."""
     base = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     model = net().double()

@@ -88,24 +88,24 @@ def same(path: str, settings: dict[str, Any], **kwargs: Any) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_optimizer(path: str) -> None:
+def test_forward_mode_is_right_for_every_optimizer(path: str) -> None:
     other = ("etas", (0.5, scalar(1.1))) if "Rprop" in path else WEIGHT_DECAY
     with unrounded():
         same(path, {"lr": [scalar(0.02)], other[0]: [other[1]]})
 
 
-def test_settings_in_tuples() -> None:
+def test_settings_in_tuples_have_derivatives_in_forward_mode() -> None:
     same("torch.optim.NAdam", {"betas": [(scalar(0.8), scalar(0.99))]})
 
 
-def test_truncate() -> None:
+def test_truncated_forward_mode_wants_the_outer_loss_at_once() -> None:
     same("torch.optim.Adam", {"lr": [scalar(0.02)]}, truncate=3, more=0)
     lr = {"lr": [scalar(0.02)]}
     with pytest.raises(RuntimeError, match="right after unroll"):
         derivatives("torch.optim.Adam", lr, False, truncate=3, more=1)
 
 
-def test_the_graph_does_not_grow() -> None:
+def test_the_graph_of_forward_mode_does_not_grow_with_steps() -> None:
     def nodes(steps: int) -> int:
         torch.manual_seed(0)
         model = Net().double()
@@ -150,7 +150,7 @@ def test_what_would_get_no_gradient_is_refused() -> None:
         attempt(Net().double(), copy=False)
 
 
-def test_arguments() -> None:
+def test_wrong_arguments_of_forward_mode_are_errors() -> None:
     model = Net().double()
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
     with higher.innerloop_ctx(model, opt) as (f, diffopt):
@@ -162,7 +162,7 @@ def test_arguments() -> None:
             higher.unroll(f, diffopt, loss_fn, data(), mode="sideways")
 
 
-def test_times_and_second_derivatives() -> None:
+def test_times_are_kept_and_second_derivatives_refused_in_forward_mode() -> None:
     model, lr = Net().double(), scalar(0.1)
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
     with higher.innerloop_ctx(model, opt, override={"lr": [lr]}) as (f, diffopt):
@@ -212,7 +212,9 @@ def test_a_pull_to_the_initial_weights() -> None:
 
 
 @pytest.mark.parametrize("by_hook", [False, True])
-def test_gradients_that_are_none(by_hook: bool) -> None:
+def test_gradients_that_are_none_or_hooked_are_right_in_forward_mode(
+    by_hook: bool,
+) -> None:
     def reversed_(x: Tensor) -> Tensor:
         if by_hook:
             x = x * 1

@@ -116,7 +116,7 @@ def test_memory_of_low_grows_with_the_root() -> None:
 
 
 @pytest.mark.parametrize("memory", ["full", *MODES])
-def test_calls_of_the_loss(memory: Any) -> None:
+def test_the_loss_is_called_at_most_as_often_as_the_mode_says(memory: Any) -> None:
     """At most: once forward, once for a segment, once for a step's graph."""
     calls = itertools.count()
 
@@ -261,7 +261,7 @@ def test_a_captured_leaf_that_changed_since(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_a_second_derivative(memory: Any) -> None:
+def test_a_second_derivative_is_refused_where_memory_is_saved(memory: Any) -> None:
     model = net()
     value = outer(memory, model=model)
     grads = torch.autograd.grad(value, list(model.parameters()), create_graph=True)
@@ -292,7 +292,7 @@ def test_an_unroll_in_the_loss_of_another(memory: Any) -> None:
         value.backward()
 
 
-def test_a_second_derivative_in_full() -> None:
+def test_a_second_derivative_flows_in_full_memory() -> None:
     model = net()
     value = outer("full", model=model)
     grads = torch.autograd.grad(value, list(model.parameters()), create_graph=True)
@@ -301,7 +301,9 @@ def test_a_second_derivative_in_full() -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_a_loss_that_assigns_weights(memory: Any) -> None:
+def test_a_loss_that_assigns_weights_is_refused_where_memory_is_saved(
+    memory: Any,
+) -> None:
     def loss(f: Any, x: Tensor) -> Tensor:
         return loss_fn(lambda x: f(x, params=[p * 2 for p in f.parameters()]), x)
 
@@ -330,7 +332,7 @@ def test_an_error_leaves_weights_and_state(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_hooks_of_fast_weights(memory: Any) -> None:
+def test_hooks_of_fast_weights_are_refused_where_memory_is_saved(memory: Any) -> None:
     model = net()
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
     with higher.innerloop_ctx(model, opt) as (f, diffopt):
@@ -341,7 +343,7 @@ def test_hooks_of_fast_weights(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_a_step_of_its_own(memory: Any) -> None:
+def test_a_step_of_its_own_is_refused_where_memory_is_saved(memory: Any) -> None:
     class Steps(DifferentiableOptimizer):
         def step(self, *args: Any, **kwargs: Any) -> list[Tensor]:
             return super().step(*args, **kwargs)
@@ -355,12 +357,12 @@ def test_a_step_of_its_own(memory: Any) -> None:
 
 
 @pytest.mark.parametrize("memory", ["lots", 0, -1, True, None, 2.0])
-def test_memory_that_is_none(memory: Any) -> None:
+def test_what_is_no_memory_mode_is_an_error(memory: Any) -> None:
     with pytest.raises(ValueError, match="memory must be"):
         outer(memory)
 
 
-def test_arguments() -> None:
+def test_wrong_arguments_are_errors_that_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="truncate must be"):
         outer("full", truncate=0)
     with pytest.raises(ValueError, match="order must be"):
@@ -379,7 +381,7 @@ def test_arguments() -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_a_loss_without_the_module(memory: Any) -> None:
+def test_a_loss_that_does_not_use_the_module_is_an_error(memory: Any) -> None:
     model = net()
     with pytest.raises(RuntimeError, match="does not depend on the parameters"):
         outer(memory, lambda f, x: loss_fn(model, x))
@@ -410,7 +412,7 @@ def test_weights_between_are_there_as_long_as_the_graph(memory: Any) -> None:
                     list(f.parameters(time=time))
 
 
-def test_segments_that_get_shorter() -> None:
+def test_segments_get_shorter_and_hold_few_carries() -> None:
     """Never more carries at once than the first segment has steps."""
     from higher._unroll.line import segments_of
 
