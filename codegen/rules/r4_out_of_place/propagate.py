@@ -144,7 +144,8 @@ class Propagation(Holders):
     ) -> None:
         """What is written through once is a view no more: if one is at hand afterwards,
         nothing of it may be mutated again."""
-        held = [self.rule.places.value(o, self.env) for o in others]
+        asked = self.env.fork()  # reading a slot shows that it exists
+        held = [self.rule.places.value(o, asked) for o in others]
         if is_name(root) and code(root) in self.live:
             held.append(value)
         slots_apart = len(others) > 1 and any(map(self._may_be_missing, others))
