@@ -151,12 +151,6 @@ def spelled(node: cst.Call) -> Operation | None:
     return found
 
 
-def makes_new(node: cst.Call) -> bool:
-    """Whether a call surely makes a tensor that nothing else shows."""
-    operation = spelled(node)
-    return operation is not None and operation.result is Result.NEW
-
-
 def _dotted(node: cst.CSTNode) -> str | None:
     if isinstance(node, cst.Name):
         return node.value
@@ -178,7 +172,6 @@ __all__ = [
     "attribute",
     "container_method",
     "function",
-    "makes_new",
     "is_metadata",
     "method",
     "spelled",
