@@ -50,6 +50,10 @@ class Definition:
     def full_name(self) -> str:
         return f"{self.module.name}.{self.name}"
 
+    @property
+    def is_method(self) -> bool:
+        return "." in self.name
+
 
 @dataclass(frozen=True)
 class External:

@@ -64,7 +64,7 @@ class Callees:
     def must_inline(self, call: cst.Call, definition: Definition, frame: Frame) -> bool:
         if definition.name.startswith(NESTED):
             return True
-        if "." in definition.name and not self.own.needs_no_self(definition):
+        if definition.is_method and not self.own.needs_no_self(definition):
             return True
         return (
             returns_parts(definition)

@@ -194,19 +194,19 @@ class Folder(OperatorFolder):
     ) -> cst.BaseExpression | None:
         """What a helper returns where tests of what is known alone decide it:
         ``exists(closure)``, ``resolve_foreach(foreach, params)``."""
-        helper = self.frame.resolve(original.func)
-        if not isinstance(helper, Definition):
-            return None
-        node = helper.node
-        if not isinstance(node, cst.FunctionDef) or node.decorators:
+        helper = self._called(original.func)
+        node = helper.node if helper is not None else None
+        if helper is None or not isinstance(node, cst.FunctionDef):
             return None
         if helper.full_name in self.frame.callers:
             return None  # it calls itself
-        given = given_to(node, updated)
-        if given is None:
+        inner = self.frame.of(helper)
+        given = given_to(node, updated, helper.is_method)
+        if given is None or not all(
+            _changes_nothing(d, inner) for d in node.decorators
+        ):
             return None
         body = function_statements(node)
-        inner = Frame(helper.module, self.frame.library, helper)
         inner.local = set(given)
         inner.callers = self.frame.callers | {helper.full_name}
         for name, arg in given.items():
@@ -215,6 +215,14 @@ class Folder(OperatorFolder):
                 inner.constants[name] = constant
             inner.share(self.frame, arg, name)
         return literal(_result(body, inner, self.origins))
+
+    def _called(self, func: cst.BaseExpression) -> Definition | None:
+        """A function of upstream's, also one that is called through ``self``."""
+        name = dotted(func) or ""
+        if name.startswith("self.") and name.count(".") == 1:
+            return self.frame.upstream.method(name[5:])
+        found = self.frame.resolve(func)
+        return found if isinstance(found, Definition) else None
 
     def _asks_for_tensor_setting(self, name: str | None, node: cst.Call) -> bool:
         args = positional(node)
@@ -240,6 +248,13 @@ class Folder(OperatorFolder):
             if key.evaluated_value in facts.FALSE_SETTINGS:
                 return cst.Name("False")
         return node
+
+
+def _changes_nothing(decorator: cst.Decorator, frame: Frame) -> bool:
+    """Whether a function computes the same under a decorator."""
+    func = decorator.decorator
+    func = func.func if isinstance(func, cst.Call) else func
+    return frame.full_name(func) in facts.STEP_DECORATORS
 
 
 def _result(body: Body, frame: Frame, origins: Origins) -> Known:

@@ -17,7 +17,7 @@ from codegen.syntax import (
     string_key,
     target_names,
 )
-from codegen.upstream import Definition, External, Library, Resolved, SourceModule
+from codegen.upstream import Definition, External, Resolved, SourceModule, Upstream
 
 
 class Unknown:
@@ -39,7 +39,7 @@ class Frame:
     """
 
     module: SourceModule
-    library: Library
+    upstream: Upstream
     owner: Definition | None = None
     constants: dict[str, Known] = field(default_factory=dict)
     settings: set[str] = field(default_factory=set)
@@ -53,7 +53,7 @@ class Frame:
     def fork(self) -> Frame:
         return Frame(
             self.module,
-            self.library,
+            self.upstream,
             self.owner,
             dict(self.constants),
             set(self.settings),
@@ -64,6 +64,12 @@ class Frame:
             dict(self.aliases),
             self.callers,
         )
+
+    def of(self, function: Definition) -> Frame:
+        """The frame of a function that is called here, before its arguments."""
+        inner = Frame(function.module, self.upstream, function)
+        inner.real_views = self.real_views
+        return inner
 
     def join(self, other: Frame) -> None:
         """Keep what both branches agree on."""
@@ -117,7 +123,7 @@ class Frame:
         if head in self.local:
             return None
         meant = self.aliases.get(head, head)
-        return self.library.resolve(self.module, f"{meant}{dot}{rest}")
+        return self.upstream.library.resolve(self.module, f"{meant}{dot}{rest}")
 
     def full_name(self, node: cst.CSTNode) -> str | None:
         found = self.resolve(node)

@@ -10,11 +10,13 @@ from codegen.syntax import Body, bare, dict_entries, is_name, small, statements
 
 
 def given_to(
-    node: cst.FunctionDef, made: cst.Call
+    node: cst.FunctionDef, made: cst.Call, through_self: bool = False
 ) -> dict[str, cst.BaseExpression] | None:
     """Parameter → argument or default, of a call without stars."""
     params = node.params
     plain = [p.name.value for p in (*params.posonly_params, *params.params)]
+    if through_self and plain[:1] == ["self"]:
+        plain = plain[1:]
     if params.star_kwarg is not None or isinstance(params.star_arg, cst.Param):
         return None
     given: dict[str, cst.BaseExpression] = {

@@ -127,7 +127,7 @@ class Inliner:
         if args is None:
             return None
         names = [p.name.value for p in (*params.posonly_params, *params.params)]
-        if names[:1] == ["self"] and "." in self.definition.name:
+        if names[:1] == ["self"] and self.definition.is_method:
             names = names[1:]
         if is_classmethod(self.node):
             names = names[1:]
@@ -189,9 +189,7 @@ class Inliner:
         """What is known inside: what is known around, for a nested function."""
         if self.is_nested:
             return self.frame.fork()
-        inner = Frame(self.definition.module, self.frame.library, self.definition)
-        inner.real_views = self.frame.real_views
-        return inner
+        return self.frame.of(self.definition)
 
     def _around(self) -> Collection[str]:
         """Variables that would hide module-level names of the callee's."""
@@ -237,8 +235,7 @@ class Inliner:
 
     def _surely_rebound(self, body: Body) -> set[str]:
         """Names that are bound once dead branches are gone."""
-        trial = Frame(self.definition.module, self.frame.library, self.definition)
-        trial.real_views = self.frame.real_views
+        trial = self.frame.of(self.definition)
         trial.local = bound_names(block(body)) | {
             p.name.value for p in all_params(self.node.params)
         }

@@ -77,7 +77,7 @@ class Reader:
         body = tuple(
             cast(Statement, self.name_globals(s, frame, own, around)) for s in body
         )
-        if frame.owner is not None and "." in frame.owner.name:
+        if frame.owner is not None and frame.owner.is_method:
             owner = frame.owner.name.partition(".")[0]
             body = tuple(mangled(s, owner, self.origins) for s in body)
         return self._name_groups(body)

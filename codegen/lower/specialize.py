@@ -73,7 +73,7 @@ def specialize(body: Body, context: Context) -> Body:
     step = upstream.method("step")
     assert step is not None and body == (step.node,)
     specialized = Specializer(upstream, context).function(step)
-    context.complex_as_real = only_converts(upstream.reads.values())
+    context.complex_as_real = only_converts(specialized, context)
     if context.complex_as_real:
         return Specializer(upstream, context, real_views=True).function(step)
     return specialized
@@ -103,7 +103,7 @@ class Specializer:
         node = self.upstream.read(definition)
         self.reader.refuse_decorators(node, definition)
         names = {p.name.value for p in all_params(node.params)}
-        frame = Frame(definition.module, self.upstream.library, definition)
+        frame = Frame(definition.module, self.upstream, definition)
         frame.real_views = self.real_views
         body = self.reader.read_body(node, frame, frozenset())
         frame.local = names | bound_names(block(body))
