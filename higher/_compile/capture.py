@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch._subclasses.functional_tensor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -188,3 +188,19 @@ def is_traced(t: object) -> bool:
     return (
         isinstance(t, fake) or type(t).__name__ == "FunctionalTensor" or functional(t)
     )
+
+
+def check_attributes(modules: Sequence[nn.Module]) -> None:
+    """
+    Raises:
+        RuntimeError: one of them has kept a tensor of a trace.
+    """
+    for m in modules:
+        for name, value in vars(m).items():
+            if isinstance(value, Tensor) and is_traced(value):
+                del m.__dict__[name]
+                raise RuntimeError(
+                    f"compile=True: {type(m).__name__} keeps a tensor in its attribute "
+                    f"{name!r} from call to call. Make it a buffer: "
+                    f"register_buffer({name!r}, ...)."
+                )

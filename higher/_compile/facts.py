@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from higher._held import ATOMIC, content
 from higher._tasks.module import PerTask
+from higher.optim.bundles import Bundles
 
 
 class Same:
@@ -25,6 +26,22 @@ class Same:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Same) and other.value is self.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Facts:
+    """Of a step: facts and how parameters are joined, compared together."""
+
+    def __init__(self, facts: list[Any], joined: Bundles | None) -> None:
+        self._facts = facts
+        self._joined = joined
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Facts) or self._facts != other._facts:
+            return False
+        a, b = self._joined, other._joined
+        return a is b or (a is not None and a.same(b))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -79,7 +96,8 @@ def _function(function: types.FunctionType, further: Any) -> Any:
 
 
 def kind_of(t: Tensor) -> tuple[Any, ...]:
-    return t.shape, t.dtype, t.device, t.requires_grad, t.layout
+    strides = t.stride() if t.layout is torch.strided else None
+    return t.shape, t.dtype, t.device, strides, t.requires_grad, t.layout
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")

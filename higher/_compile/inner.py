@@ -13,27 +13,29 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, tensors_within
 from higher._carry import unpacked
-from higher._compile.capture import Answered, Decided, Lifted, Recorded, is_traced
+from higher._compile.capture import Answered, Lifted, Recorded, check_attributes
 from higher._compile.compiler import check_compiler
-from higher._compile.facts import facts_of, facts_of_modules, facts_of_surroundings
-from higher._compile.facts import kind_of
+from higher._compile.facts import Facts, facts_of, facts_of_modules
+from higher._compile.facts import facts_of_surroundings, kind_of
 from higher._compile.graph import Form, Graph, cache
+from higher._compile.update import decisions, first_state
 from higher._frozen import lend, settle
 from higher._tasks.module import Buffers
 from higher._tracing import is_tracing, tracing
 from higher._weights import fast_weights
-from higher._unroll.captured import Search
+from higher._unroll.captured import Search, leaves_of
 from higher._unroll.handed import Optimizers
 from higher._unroll.past import StepHistory
 from higher._unroll.held import BUNDLES, Held, Played
 from higher._unroll.step import Inner
-from higher._unroll.surroundings import Tree
-from higher.optim.bundles import Bundles, bundles, is_elementwise
+from higher._unroll.surroundings import Random, Tree
+from higher.optim.bundles import bundles, is_elementwise
 
 
 class CompiledInner(Inner):
-    """Its first step runs as it is: it makes the optimizer's state, and tells what a
-    step reads besides what it is handed. The others are one graph."""
+    """Its steps are one graph. The first runs as it is, where no graph is known yet or
+    the update that makes the optimizer's state isn't one like the others: it tells what
+    a step reads besides what it is handed."""
 
     # a graph is smaller by each update that it needn't have by itself
     joins = 1 << 18
@@ -52,6 +54,7 @@ class CompiledInner(Inner):
         self._read: list[Tensor] = []
         self._by_element = is_elementwise(self._optimizer)
         self._user_updates = not self._trusted
+        self._plain_first: bool | None = None
 
     def loss(
         self,
@@ -113,9 +116,10 @@ class CompiledInner(Inner):
         past: Mapping[int, Sequence[Tensor]],
         keep_loss: bool = False,
     ) -> Played:
-        if step == 0:
+        begun = self._begun(tree, step, start)
+        if begun is None:
             return super().whole(tree, step, start, past, keep_loss)
-        carry, loss, _ = self._play(tree, step, start)
+        carry, loss, _ = self._play(tree, step, begun)
         return Played(carry, loss, [], [])
 
     def quick(
@@ -127,16 +131,66 @@ class CompiledInner(Inner):
         used: dict[int, Sequence[Tensor]],
         search: Search | None = None,
     ) -> Played:
-        if step == 0:
+        begun = self._begun(tree, step, start)
+        if begun is None:
             return super().quick(tree, step, start, past, used, search)
         given = {id(t) for t in start.tensors}
-        carry, loss, outside = self._play(tree, step, start)
+        carry, loss, outside = self._play(tree, step, begun)
         if search is not None:
             search.found.update((id(t), t) for t in outside if t.requires_grad)
         settled = [t if id(t) in given else leaf_of(t) for t in carry.tensors]
         carry = Carry(carry.layout, settled)
         tree.set_buffers(Held.by(*carry).buffers)
         return Played(carry, leaf_of(loss, False), [], [])
+
+    def _begun(self, tree: Tree, step: int, start: Carry) -> Carry | None:
+        """What a compiled step begins with; None for a plain one."""
+        if step > 0:
+            return start
+        if self._plain_first is None:
+            begun = self._probed(tree, start)
+            self._plain_first = begun is None
+            if begun is None:
+                # it tells itself
+                self._static, self._answers = None, None
+                self._read, self._outside = [], []
+            return begun
+        return None if self._plain_first else self._with_state(start)
+
+    def _with_state(self, start: Carry) -> Carry | None:
+        """With the state that the first update would make, if that is proven."""
+        if not all(type(t) is Tensor and t.is_contiguous() for t in start.tensors):
+            return None
+        held = Held.by(*start)
+        state = first_state(self._optimizer, held, self._missing)
+        if state is None:
+            return None
+        return self._joined(packed([*held._replace(state=state)]))
+
+    def _probed(self, tree: Tree, start: Carry) -> Carry | None:
+        """What the first step begins with, if it is like later ones and those have a
+        graph from an earlier unroll. What it reads is told by a forward alone."""
+        if not self._by_element or self._callback is not None:
+            return None
+        moment = tree.moment(Random(self.devices))
+        with tree.kept():
+            leaves = Carry(start.layout, [leaf_of(t) for t in start.tensors])
+            held = Held.by(*lend(leaves, tree.weights.watched)[0])
+            tree.set_buffers(held.buffers)
+            params = held.each()
+            loss, written = self.loss(tree, 0, held, params, {}, {})
+        tree.go_to(moment)
+        if written is not None or self._handed.asked or not isinstance(loss, Tensor):
+            return None
+        reached = leaves_of([loss])
+        self._missing = [id(p) not in reached for p in params]
+        begun = None if all(self._missing) else self._with_state(start)
+        if begun is not None:
+            form_of_batch = facts_of(self._batches[0], [])
+            facts = self._facts_of(tree, begun, form_of_batch)
+            if self._known(tree, facts) is not None:
+                return begun
+        return None
 
     def _play(
         self, tree: Tree, step: int, start: Carry
@@ -150,7 +204,7 @@ class CompiledInner(Inner):
         form_of_batch = facts_of(batch, given)
         buffers = Buffers.of(tree.modules)
         numbers = self._numbers(usable)
-        graph = self._find(tree, usable, numbers, form_of_batch)
+        graph = self._find(tree, self._facts_of(tree, usable, form_of_batch))
         read, constants = self._read, self._outside
         # written into by this step, after others have saved them
         fresh = graph.fresh(buffers.tensors)
@@ -173,7 +227,7 @@ class CompiledInner(Inner):
         traced = graph.is_traced
         form, outputs = graph(inputs, trace)
         if not traced:
-            _check_attributes(tree.modules)
+            check_attributes(tree.modules)
         made = iter(outputs)
         layout = list(form.layout)
         # plain numbers are not part of the graph
@@ -210,14 +264,9 @@ class CompiledInner(Inner):
             found = [_tensor(x) for x in _floats(carry.layout[1])]
         return found
 
-    def _find(
-        self,
-        tree: Tree,
-        carry: Carry,
-        numbers: list[Tensor],
-        form_of_batch: Any,
-    ) -> Graph:
-        """The graph of a step."""
+    def _facts_of(self, tree: Tree, carry: Carry, form_of_batch: Any) -> Facts:
+        """What the graph of a step from this carry on is made from."""
+        numbers = self._numbers(carry)
         if self._static is None:
             self._static = self._facts(tree)
         if self._answers is None or self._answers_change:
@@ -228,23 +277,30 @@ class CompiledInner(Inner):
             self._static,
             *(form_of_batch, self._answers, self._missing, facts_of_surroundings()),
             [layout[0], form, *layout[2:4], *layout[5:]],
-            [kind_of(t)[:3] for t in carry.tensors],
+            [kind_of(t)[:4] for t in carry.tensors],
             [kind_of(t) for t in _in_slots(layout[1], carry.tensors)],
             [kind_of(b) for b in tree.buffers()],
             _repeated([*carry.tensors, *self._read, *self._outside]),
         ]
-        graph = self._graph
-        if graph is None or not _same_facts(graph.facts, facts, layout[4]):
-            origins = [refs[0]() for refs in tree.weights.origins if refs]
-            graph = cache.find(_Facts(facts, layout[4]), origins)
-            if graph is None:
-                graph = Graph(_Facts(facts, layout[4]))
-                cache.add(graph, origins)
-            self._graph = graph
-            if graph not in self._used:
-                self._used.append(graph)
-            if len(self._used) > _MOST:
-                raise RuntimeError(_OTHER_FORM)
+        return Facts(facts, layout[BUNDLES])
+
+    def _known(self, tree: Tree, facts: Facts) -> Graph | None:
+        """The graph of steps like this, if there is one already."""
+        if self._graph is None or self._graph.facts != facts:
+            return cache.find(facts, _origins(tree))
+        return self._graph
+
+    def _find(self, tree: Tree, facts: Facts) -> Graph:
+        """The graph of a step."""
+        graph = self._known(tree, facts)
+        if graph is None:
+            graph = Graph(facts)
+            cache.add(graph, _origins(tree))
+        self._graph = graph
+        if graph not in self._used:
+            self._used.append(graph)
+        if len(self._used) > _MOST:
+            raise RuntimeError(_OTHER_FORM)
         return graph
 
     def _facts(self, tree: Tree) -> list[Any]:
@@ -264,35 +320,14 @@ class CompiledInner(Inner):
     def _decide(self, carry: Carry, numbers: list[Tensor]) -> None:
         """Takes down what the update decides by the values of settings and counters.
         Where it treats each element by itself, one element of each parameter tells."""
-        self._answers = []
-        optimizer = copy.copy(self._optimizer)
-        layout, tensors = carry
-        held = Held.by(layout, [t.detach() for t in tensors])
-        settings = _with_numbers(Held.by(layout, tensors).groups, numbers)
+        self._answers, self._answers_change = [], False
+        held = Held.by(carry.layout, [t.detach() for t in carry.tensors])
+        settings = _with_numbers(Held.by(*carry).groups, numbers)
         common = all(t.dim() == 0 for t in tensors_in([settings, held.shared]))
-        if not self._by_element or not common:
-            return
-        missing = self._missing
-        optimizer.param_groups = [{**g, "params": []} for g in settings]
-        if held.bundles is not None:
-            missing = held.bundles.left_out(missing)
-            optimizer = held.bundles.optimizer(optimizer)
-        optimizer._tasks = None
-        params = [_first(p) for p in held.params]
-        shapes = [p.shape for p in held.params]
-        optimizer.shared = held.shared
-        optimizer.state = [
-            mapped(
-                s, Tensor, lambda t: _first(t) if t.shape in shapes and t.dim() else t
+        if self._by_element and common:
+            self._answers, self._answers_change = decisions(
+                self._optimizer, held, settings, self._missing
             )
-            for s in held.state
-        ]
-        grads = [None if m else torch.ones_like(p) for m, p in zip(missing, params)]
-        counters = [t for t in tensors_in(optimizer.state) if t.dim() == 0]
-        with torch.enable_grad(), tracing(), Decided(counters) as decided:
-            optimizer._updated_as_is(params, list(grads), {})
-        self._answers = decided.answers
-        self._answers_change = decided.changing
 
     def _traced(
         self,
@@ -364,7 +399,7 @@ class CompiledInner(Inner):
         Raises:
             RuntimeError: they differ.
         """
-        if step == 0:
+        if step == 0 and self._plain_first:
             return
         loss, params = played.loss, Held.by(*played.carry).each()
         with tree.kept():
@@ -392,27 +427,9 @@ def _close(a: Tensor, b: Tensor, eps: float) -> bool:
     return torch.allclose(a, b, limit, limit * scale, equal_nan=True)
 
 
-class _Facts:
-    """Facts and bundles, compared together."""
-
-    def __init__(self, facts: list[Any], joined: Bundles | None) -> None:
-        self.facts = facts
-        self.joined = joined
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Facts) and _same_facts(
-            self, other.facts, other.joined
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _same_facts(known: _Facts, facts: list[Any], joined: Bundles | None) -> bool:
-    return known.facts == facts and _same_bundles(known.joined, joined)
-
-
-def _same_bundles(a: Bundles | None, b: Bundles | None) -> bool:
-    return a is b or (a is not None and a.same(b))
+def _origins(tree: Tree) -> list[Any]:
+    """The model's own parameters."""
+    return [refs[0]() for refs in tree.weights.origins if refs]
 
 
 def _repeated(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
@@ -447,10 +464,6 @@ def _tensor(x: float) -> Tensor:
     return torch.tensor(x, dtype=torch.float64)
 
 
-def _first(t: Tensor) -> Tensor:
-    return t.reshape(-1)[:1]
-
-
 def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[list[Tensor]]:
     at = 0
     for size in sizes:
@@ -462,18 +475,6 @@ def _put(batch: Any, stands: Mapping[int, Tensor]) -> Any:
     """A batch with other tensors in its containers."""
     leaves, form = tree_flatten(batch)
     return tree_unflatten([stands.get(id(v), v) for v in leaves], form)
-
-
-def _check_attributes(modules: Sequence[nn.Module]) -> None:
-    for m in modules:
-        for name, value in vars(m).items():
-            if isinstance(value, Tensor) and is_traced(value):
-                del m.__dict__[name]
-                raise RuntimeError(
-                    f"compile=True: {type(m).__name__} keeps a tensor in its attribute "
-                    f"{name!r} from call to call. Make it a buffer: "
-                    f"register_buffer({name!r}, ...)."
-                )
 
 
 _MOST = 4

@@ -106,12 +106,13 @@ def unroll(
             finds the initial ones only, as constants.
         check: whether the original optimizer's class steps beside every step, as in
             ``innerloop_ctx``: it is made again from ``diffopt``'s present state.
-        compile: all steps but the first are one graph, made by ``torch.compile`` when it
-            is first needed (tens of seconds; later unrolls of the same model and
-            ``loss_fn`` use it again). ``loss_fn`` and ``grad_callback`` are traced, not
-            called, for these steps: they must do the same each time, branch on no
-            tensor's values, and ask for no earlier weights. The last step's loss is
-            compared with that of a plain step.
+        compile: all steps are one graph, made by ``torch.compile`` when it is first
+            needed (tens of seconds; later unrolls of the same model and ``loss_fn`` use
+            it again). The first step is a plain one where there is no graph yet, and
+            where its update isn't one like the others. ``loss_fn`` and ``grad_callback``
+            are traced, not called, for compiled steps: they must do the same each time,
+            branch on no tensor's values, and ask for no earlier weights. The last step's
+            loss is compared with that of a plain step.
 
     Returns:
         The loss of each step, in the graph (with ``tasks=``, those of all tasks; detached in test mode and before the

@@ -95,6 +95,22 @@ def captured(
     return Found(found, functions)
 
 
+def leaves_of(roots: Iterable[Tensor]) -> set[int]:
+    """The ids of all leaves that ``roots`` depend on."""
+    found: set[int] = set()
+    seen: dict[int, _Node] = {}
+    nodes: list[_Node] = [_edge(t)[0] for t in roots if t.requires_grad]
+    while nodes:
+        node = nodes.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen[id(node)] = node
+        if _is_leaf(node):
+            found.add(id(node.variable))
+        nodes.extend(following for following, _ in node.next_functions)
+    return found
+
+
 class Search:
     """The search for what the steps of a segment, which begins at ``sources``, capture.
 

@@ -36,6 +36,9 @@ class Handed:
     Args:
         diffopt: held weakly: the graph holds this, and the optimizer the graph.
         twin: stands for it when it is gone.
+
+    Attributes:
+        asked: whether somebody has asked for the state of a step.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Handed:
     ) -> None:
         self._diffopt = weakref.ref(diffopt)
         self._twin = twin
+        self.asked = False
 
     @contextmanager
     def out(
@@ -60,7 +64,12 @@ class Handed:
         """
         diffopt = self._diffopt() or copy.copy(self._twin)
         before = {name: getattr(diffopt, name) for name in _ATTRIBUTES}
-        loan = _Loan(diffopt, held)
+
+        def state() -> Any:
+            self.asked = True
+            return held.state()
+
+        loan = _Loan(diffopt, held._replace(state=state))
         try:
             diffopt.param_groups = [
                 {**settings, "params": [params[k] for k in positions]}
