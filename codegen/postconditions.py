@@ -18,6 +18,7 @@ from codegen.diagnostics import children, walk
 from codegen.ir.loops import Loop
 from codegen.layout import strings_inside_fstrings
 from codegen.lower.conversions import short_float
+from codegen.lower.items import without_positions
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.lower.literals import truth
 from codegen.lower.names import WRITTEN, walks_group
@@ -202,8 +203,11 @@ def _number_first(call: cst.Call) -> bool:
 
 def items_are_not_mutated(body: Body, context: Context) -> Iterator[cst.CSTNode]:
     """No loop over one list (not over parameters) mutates its variable."""
+    unlisted = without_positions(body)
     for node in all_statements(body):
         if not isinstance(node, cst.For) or not isinstance(node.iter, cst.Name):
+            continue
+        if node.iter.value in unlisted:
             continue
         if isinstance(node.target, cst.Name):
             if node.target.value in mutated_roots(node.body):

@@ -18,10 +18,11 @@ from typing import cast
 
 import libcst as cst
 
+from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.lower.tuples import split_tuple
-from codegen.rules.r4_out_of_place.inplace import may_mutate
+from codegen.rules.r4_out_of_place.inplace import CONTAINER_METHODS, may_mutate
 from codegen.syntax import (
     Body,
     Statement,
@@ -49,13 +50,18 @@ def items_by_position(body: Body, context: Context) -> Body:
     """Rewrite loops over lists (not over parameters) whose items are mutated."""
     whole = block(body)
     taken = bound_names(whole) | read_names(whole)
-    return _Items(context, taken).block(body)
+    return _Items(context, taken, without_positions(body)).block(body)
 
 
 class _Items:
-    def __init__(self, context: Context, taken: set[str]) -> None:
+    """``unlisted`` are variables whose items have no positions."""
+
+    def __init__(
+        self, context: Context, taken: set[str], unlisted: frozenset[str]
+    ) -> None:
         self.origins = context.origins
         self.taken = taken
+        self.unlisted = unlisted
         self.functions = context.sources()
 
     def block(self, body: Sequence[Statement]) -> Body:
@@ -79,16 +85,20 @@ class _Items:
         sources, targets = _parallel(source, target)
         names: dict[cst.CSTNode, cst.CSTNode] = {}
         prelude: list[Statement] = []
+        body = statements(node.body)
         if len(sources) == len(targets):
             for item, walked in zip(targets, sources):
-                if self._may_hold_tensors(walked) and _mutates(
-                    statements(node.body), set(target_names(item))
-                ):
-                    name = self._fresh("items")
+                if not _mutates(body, set(target_names(item))):
+                    continue
+                held = _container(walked)
+                if self._may_hold_tensors(walked):
                     elements = cast(cst.Tuple, walked).elements
-                    items = cst.List([_plain(e) for e in elements])
-                    prelude.append(assign([cst.Name(name)], items))
-                    names[walked] = cst.Name(name)
+                    held = cst.List([_plain(e) for e in elements])
+                elif not self._is_list(walked) or not _may_differ(held, node, body):
+                    continue
+                name = self._fresh("items")
+                prelude.append(assign([cst.Name(name)], held))
+                names[_container(walked)] = cst.Name(name)
         if names:
             head = replace_nodes(node.iter, names.get, self.origins)
             node = node.with_changes(iter=head)
@@ -103,7 +113,7 @@ class _Items:
         by_position: dict[int, str] = {}
         for place, (item, listed) in enumerate(zip(targets, sources)):
             names = set(target_names(item))
-            if names and _is_list(listed) and _mutates(body, names):
+            if names and self._is_list(listed) and _mutates(body, names):
                 by_position[place] = code(_container(listed))
         if not by_position:
             return node
@@ -118,7 +128,10 @@ class _Items:
         ]
         left = ["_" if k in by_position else code(t) for k, t in enumerate(targets)]
         if len(sources) == 1:
-            head = f"for {index} in range(len({code(sources[0])})):\n    pass\n"
+            walked = f"{index} in range(len({code(sources[0])}))"
+            if any(map(_may_change_length, body)):
+                walked = f"{index}, _ in enumerate({code(sources[0])})"
+            head = f"for {walked}:\n    pass\n"
         else:
             lists = ", ".join(code(s) for s in sources)
             head = (
@@ -126,6 +139,9 @@ class _Items:
                 "    pass\n"
             )
         return self._headed(node, head, binds)
+
+    def _is_list(self, node: cst.BaseExpression) -> bool:
+        return dotted(_container(node)) not in self.unlisted and _is_list(node)
 
     def _may_hold_tensors(self, node: cst.BaseExpression) -> bool:
         """Whether a display may hold more than constants and functions."""
@@ -203,6 +219,51 @@ class _Items:
             name += "_"
         self.taken.add(name)
         return name
+
+
+def without_positions(body: Body) -> frozenset[str]:
+    """Variables that may be sets, views of dicts, or iterators."""
+    found: set[str] = set()
+    for node in (n for s in body for n in walk(s)):
+        if isinstance(node, (cst.Assign, cst.AnnAssign, cst.NamedExpr)):
+            value = node.value
+            called = isinstance(value, cst.Call) and (
+                dotted(value.func) in _UNORDERED or _is_view_of_dict(value)
+            )
+            if called or isinstance(value, (cst.Set, cst.SetComp, cst.GeneratorExp)):
+                found |= bound_names(node)
+    return frozenset(found)
+
+
+_UNORDERED = (
+    "set",
+    "frozenset",
+    "zip",
+    "enumerate",
+    "reversed",
+    "iter",
+    "map",
+    "filter",
+)
+
+
+def _is_view_of_dict(node: cst.Call) -> bool:
+    func, names = node.func, ("items", "values", "keys")
+    return isinstance(func, cst.Attribute) and func.attr.value in names
+
+
+def _may_change_length(node: cst.CSTNode) -> bool:
+    """Whether a statement may change how many items some list has."""
+    for inner in walk(node):
+        if isinstance(inner, cst.Call):
+            func = inner.func
+            if isinstance(func, cst.Attribute) and func.attr.value in CONTAINER_METHODS:
+                return True
+            if isinstance(func, cst.Name) and optable.function(func.value) is None:
+                return True
+        elif isinstance(inner, (cst.Del, cst.AugAssign, cst.Slice)):
+            return True
+    return False
 
 
 def _may_differ(
