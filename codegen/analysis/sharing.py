@@ -12,6 +12,7 @@ from codegen.analysis.values import (
     CONTAINERS,
     MAY_HOLD_TENSORS,
     OF_ANOTHER,
+    OF_GROUP,
     REPEATS,
     REST,
     Slot,
@@ -70,7 +71,7 @@ class SharedSlots:
             self.lengths[name] = found.pop() if len(found) == 1 else -1
 
     def _compare(self, one: Slot, a: Value, two: Slot, b: Value, env: Env) -> None:
-        outside = [s.container.endswith(OF_ANOTHER) for s in (one, two)]
+        outside = [s.container.endswith((OF_ANOTHER, OF_GROUP)) for s in (one, two)]
         if all(outside):
             return
         if any(outside):
@@ -101,7 +102,8 @@ _DEEPEST = 4
 def _names_of(slot: Slot, env: Env, depth: int = _DEEPEST) -> set[str]:
     """How the object that a slot holds is called when a step begins: by its container,
     or by where that is found."""
-    names = {_named(slot.container, slot.key)}
+    made = slot.container.startswith("#")
+    names = set() if made else {_named(slot.container, slot.key)}
     for holder, value in env.slots.items() if depth else ():
         if slot.container in value.objects() and holder != slot:
             if holder.key == REST or is_constant_key(holder.key):
