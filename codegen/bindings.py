@@ -13,7 +13,7 @@ from typing import Any
 
 import libcst as cst
 
-from codegen.diagnostics import children
+from codegen.diagnostics import children, walk
 
 
 def dotted(node: cst.CSTNode | None) -> str | None:
@@ -59,7 +59,6 @@ _BINDING: dict[type, str] = {
     cst.AsName: "name",
 }
 _COMPREHENSIONS = frozenset({cst.GeneratorExp, cst.ListComp, cst.SetComp, cst.DictComp})
-_SCOPES = _COMPREHENSIONS | {cst.Lambda}
 _STATEMENTS: frozenset[type] = frozenset(
     {cst.SimpleStatementLine, cst.If, cst.For, cst.While, cst.With, cst.Try}
 )
@@ -70,7 +69,11 @@ def _collect_bound(node: cst.CSTNode, found: set[str]) -> None:
     if isinstance(node, cst.FunctionDef):
         found.add(node.name.value)
         return
-    if kind in _SCOPES:
+    if kind is cst.Lambda:
+        return
+    if kind in _COMPREHENSIONS:
+        inner = (n for n in walk(node) if isinstance(n, cst.NamedExpr))
+        found.update(name for n in inner for name in target_names(n.target))
         return
     if kind in _BINDING:
         found.update(target_names(getattr(node, _BINDING[kind])))
@@ -83,6 +86,38 @@ def _collect_bound(node: cst.CSTNode, found: set[str]) -> None:
             found.update(_bound_names(child))
         else:
             _collect_bound(child, found)
+
+
+def surely_bound(node: cst.CSTNode) -> set[str]:
+    """Names that a simple statement binds whenever it runs to its end."""
+    sometimes = {
+        inner
+        for part in walk(node)
+        for lazy in lazy_parts(part)
+        for inner in walk(lazy)
+        if isinstance(inner, cst.NamedExpr)
+    }
+    if not sometimes:
+        return bound_names(node)
+    kinds = _BINDING.keys() - {cst.CompFor}
+    sure = (n for n in walk(node) if type(n) in kinds and n not in sometimes)
+    return {n for s in sure for n in target_names(getattr(s, _BINDING[type(s)]))}
+
+
+def lazy_parts(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """What is evaluated for ``node`` under a condition, later, or several times."""
+    if isinstance(node, cst.IfExp):
+        yield from (node.body, node.orelse)
+    elif isinstance(node, cst.BooleanOperation):
+        yield node.right
+    elif isinstance(node, cst.Comparison):
+        yield from (c.comparator for c in node.comparisons[1:])
+    elif isinstance(node, cst.Lambda):
+        yield node.body
+    elif isinstance(node, cst.BaseComp):
+        first = node.for_in.iter
+        yield from (c for c in children(node) if c is not node.for_in)
+        yield from (c for c in children(node.for_in) if c is not first)
 
 
 def read_names(node: cst.CSTNode) -> set[str]:

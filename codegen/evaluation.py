@@ -15,6 +15,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.bindings import lazy_parts
 from codegen.context import Context
 from codegen.diagnostics import children, walk
 from codegen.syntax import Statement, assign, code, is_constant, is_name, map_parts
@@ -56,12 +57,14 @@ class Evaluation:
         for lazy in lazy_parts(node):
             if self._moves_inside(lazy):
                 self.leave_lazy(lazy)
+        if any(a.star for a in getattr(node, "args", ())):
+            self.leave_lazy(node)
         moving = [n for n, o in enumerate(operands) if self._moves_inside(o)]
         new: dict[cst.CSTNode, cst.BaseExpression] = {}
         for number, operand in enumerate(operands):
             part = self.visit(operand)
             if moving and number < moving[-1] and not self.is_steady(part):
-                part = self._keep(part)
+                part = self._kept(part)
             if part is not operand:
                 new[operand] = part
         updated = cast(cst.BaseExpression, _replaced(node, new))
@@ -73,6 +76,13 @@ class Evaluation:
 
     def _moves_inside(self, node: cst.CSTNode) -> bool:
         return any(self.moves(inner) for inner in walk(node))
+
+    def _kept(self, node: cst.BaseExpression) -> cst.BaseExpression:
+        """The value that ``node`` has now."""
+        if not isinstance(node, cst.StarredElement):
+            return self._keep(node)
+        items = cst.List([node.with_changes(comma=cst.MaybeSentinel.DEFAULT)])
+        return node.with_changes(value=self._keep(items))
 
     def _keep(self, node: cst.BaseExpression) -> cst.BaseExpression:
         name = cst.Name(self.context.fresh(_called_like(node)))
@@ -95,6 +105,8 @@ def _operands(node: cst.CSTNode) -> Iterator[cst.BaseExpression]:
         yield node.test
     elif isinstance(node, cst.BooleanOperation):
         yield node.left
+    elif isinstance(node, cst.Comparison):
+        yield from (node.left, node.comparisons[0].comparator)
     elif isinstance(node, cst.BaseComp):
         yield node.for_in.iter
     elif isinstance(node, cst.Attribute):
@@ -105,20 +117,6 @@ def _operands(node: cst.CSTNode) -> Iterator[cst.BaseExpression]:
                 yield child
             else:
                 yield from _operands(child)
-
-
-def lazy_parts(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """What is evaluated for ``node`` under a condition, later, or several times."""
-    if isinstance(node, cst.IfExp):
-        yield from (node.body, node.orelse)
-    elif isinstance(node, cst.BooleanOperation):
-        yield node.right
-    elif isinstance(node, cst.Lambda):
-        yield node.body
-    elif isinstance(node, cst.BaseComp):
-        first = node.for_in.iter
-        yield from (c for c in children(node) if c is not node.for_in)
-        yield from (c for c in children(node.for_in) if c is not first)
 
 
 def _replaced(

@@ -17,7 +17,9 @@ from codegen.bindings import bound_names as bound_names
 from codegen.bindings import comprehension_names as comprehension_names
 from codegen.bindings import dotted as dotted
 from codegen.bindings import free_names as free_names
+from codegen.bindings import lazy_parts as lazy_parts
 from codegen.bindings import read_names as read_names
+from codegen.bindings import surely_bound as surely_bound
 from codegen.bindings import target_names as target_names
 from codegen.diagnostics import Origins, children, is_node, parts, walk
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional, TypeVar
 from typing import Any
 
 import torch
@@ -97,13 +98,18 @@ def _storage_of(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
 
 
-def write_through(base: Tensor, view: Tensor, new: Tensor) -> Tensor:
+Base = TypeVar("Base", Tensor, Optional[Tensor])
+
+
+def write_through(base: Base, view: Tensor, new: Tensor) -> Base:
     """``base`` after ``view`` was overwritten with ``new``, as far as they show the same
-    memory; ``base`` itself where they share none.
+    memory; ``base`` itself where they share none, or where it is None.
 
     Raises:
         RuntimeError: ``view`` reads the bits of ``base`` as another dtype.
     """
+    if base is None:
+        return base
     if view.dtype != base.dtype and not (base.is_complex() or view.is_complex()):
         return base  # a cast: bits read as another dtype are refused where it compiles
     if not _share_memory(base, view):
@@ -143,9 +149,7 @@ def _of_complex(base: Tensor, view: Tensor, new: Tensor) -> Tensor:
     )
 
 
-def write_through_all(
-    bases: Sequence[Tensor], view: Tensor, new: Tensor
-) -> list[Tensor]:
+def write_through_all(bases: Sequence[Base], view: Tensor, new: Tensor) -> list[Base]:
     """:func:`write_through` for each; those that are one tensor stay one."""
     written = {id(base): write_through(base, view, new) for base in bases}
     return [written[id(base)] for base in bases]

@@ -45,8 +45,15 @@ class Bindings:
         value: Value,
         env: Env,
         source: cst.BaseExpression | None = None,
+        weak: bool = False,
     ) -> None:
-        if isinstance(target, cst.Name):
+        """``target`` denotes ``value``; where that is ``weak``, what it did before, too."""
+        if isinstance(target, cst.Name) and weak:
+            before, sure = env.names.get(target.value), target.value not in env.unbound
+            self.bind(target, cast(Value, join(before, value)), env)
+            if before is None or not sure:
+                env.unbound.add(target.value)
+        elif isinstance(target, cst.Name):
             if is_name(target, "group") and source is not None:
                 leave_group(env)
                 env.texts[GROUP_BY_NUMBER] = code(source)
@@ -177,6 +184,7 @@ class Bindings:
                 self.delete(element.value, env)
         elif isinstance(target, cst.Name):
             env.names.pop(target.value, None)
+            env.unbound.add(target.value)
         elif isinstance(target, cst.Subscript):
             slot = self.expressions.slot(target, env)
             base = self.expressions.value(target.value, env)
@@ -201,7 +209,8 @@ class Bindings:
 
     # --- what methods of containers do
 
-    def call(self, node: cst.Call, env: Env) -> None:
+    def call(self, node: cst.Call, env: Env, whole: bool = True) -> None:
+        """A call of a method; inside an expression it may run at any time, or never."""
         if not isinstance(node.func, cst.Attribute):
             return
         method = node.func.attr.value
@@ -212,9 +221,10 @@ class Bindings:
         if base.kind not in (*CONTAINERS, Kind.UNKNOWN) or not base.places:
             return
         args = [self.expressions.value(a.value, env) for a in node.args]
-        if base.place is None:
+        if base.place is None or not whole:
             for place in base.places:
                 env.summarize(place.obj)
+                env.distinct -= {place.obj}
                 for value in args:
                     self.add(place.obj, join(value, env.contents(value)), env)
         elif base.kind is Kind.MAPPING:

@@ -59,6 +59,7 @@ class Env(Store):
             slots=dict(self.slots),
             texts=dict(self.texts),
             maybe=set(self.maybe),
+            unbound=set(self.unbound),
             exact=dict(self.exact),
             origins=dict(self.origins),
             keyed=dict(self.keyed),
@@ -85,6 +86,9 @@ class Env(Store):
             slots=_joined(self.slots, other.slots),
             texts={**other.texts, **self.texts},
             maybe=self.maybe | other.maybe | one_sided,
+            unbound=self.unbound
+            | other.unbound
+            | self.names.keys() ^ other.names.keys(),
             exact=exact,
             distinct=self._both_distinct(other),
             origins={
@@ -102,7 +106,9 @@ class Env(Store):
                 del joined.slots[slot]  # on one way its key means nothing
         for slot in one_sided:
             joined.found_or_stored(slot, other if slot in self.slots else self)
-        joined.maybe = {s for s in joined.maybe if s.container not in joined.exact}
+        joined.maybe = {
+            s for s in joined.maybe if joined.exact.get(s.container, -1) < 0
+        }
         return joined
 
     # --- conditions that are asked twice ------------------------------------
@@ -273,6 +279,7 @@ class Env(Store):
 
     def forget_name(self, name: str) -> None:
         """A variable is bound again: keys and views that read it say nothing now."""
+        self.unbound.discard(name)
         self.drop_conditions(name)
         self.guarded = {
             f: {n: v for n, v in names.items() if n != name}

@@ -34,6 +34,7 @@ from codegen.analysis.turns import (
     objects,
 )
 from codegen.analysis.values import (
+    ANY,
     CONTAINERS,
     NUMBER,
     OTHER,
@@ -56,6 +57,7 @@ from codegen.syntax import (
     code,
     is_constant,
     is_name,
+    lazy_parts,
     small,
     statements,
     string_key,
@@ -113,6 +115,7 @@ class Heap:
             return env
         env = env.fork()
         self._age_sites(statement, env)
+        self._inner_calls(statement, env)
         if isinstance(statement, cst.For):
             self._loop(statement, edge, env)
         elif isinstance(statement, (cst.If, cst.While)):
@@ -135,12 +138,8 @@ class Heap:
 
     def _age_sites(self, statement: cst.CSTNode, env: Env) -> None:
         """What this statement made in an earlier turn is not what it makes now."""
-        head = statement
-        if isinstance(statement, (cst.If, cst.While)):
-            head = statement.test
-        elif isinstance(statement, cst.For):
-            head = statement.iter
-        elif not isinstance(small(statement) or statement, cst.BaseSmallStatement):
+        head = _head(statement)
+        if head is None:
             return
         sites = self.expressions.sites
         own = {sites[n] for n in walk(head) if n in sites}
@@ -237,14 +236,25 @@ class Heap:
             env.forget_computed_keys()
         if inner is not None:
             self._walrus(inner, env)
-            for call in walk(inner):
-                if isinstance(call, cst.Call):
-                    self.bindings.call(call, env)
+            whole = getattr(inner, "value", None)
+            if isinstance(whole, cst.Call):
+                self.bindings.call(whole, env)
+
+    def _inner_calls(self, statement: cst.CSTNode, env: Env) -> None:
+        """Containers that are changed while a statement is evaluated."""
+        head, whole = _head(statement), getattr(small(statement), "value", None)
+        for call in walk(head) if head is not None else ():
+            if isinstance(call, cst.Call) and call is not whole:
+                self.bindings.call(call, env, whole=False)
 
     def _walrus(self, node: cst.CSTNode, env: Env) -> None:
-        for inner in walk(node):
-            if isinstance(inner, cst.NamedExpr):
-                self.bindings.bind(inner.target, self.value(inner.value, env), env)
+        found = [n for n in walk(node) if isinstance(n, cst.NamedExpr)]
+        lazy = [p for n in walk(node) for p in lazy_parts(n)] if found else []
+        later = {n for part in lazy for n in walk(part)}
+        inner = {n for c in walk(node) if isinstance(c, cst.BaseComp) for n in walk(c)}
+        for named in found:
+            value = ANY if named in inner else self.value(named.value, env)
+            self.bindings.bind(named.target, value, env, weak=named in later)
 
     def _augmented(self, node: cst.AugAssign, env: Env) -> None:
         before = self.value(node.target, env)
@@ -300,6 +310,15 @@ class Heap:
         if returned is not None and returned.kind is Kind.OTHER and inner.calls.nested:
             returned = UNKNOWN  # a function that a function makes
         return Ended(last, returned)
+
+
+def _head(statement: cst.CSTNode) -> cst.CSTNode | None:
+    """What is evaluated at a statement itself."""
+    if isinstance(statement, (cst.If, cst.While)):
+        return statement.test
+    if isinstance(statement, cst.For):
+        return statement.iter
+    return statement if small(statement) is not None else None
 
 
 def _is_steady(node: cst.CSTNode) -> bool:

@@ -16,6 +16,7 @@ from codegen.syntax import (
     read_names,
     small,
     statements,
+    surely_bound,
     target_names,
 )
 
@@ -104,7 +105,7 @@ def killed_by(node: cst.CSTNode) -> Names:
     inner = small(node)
     if inner is None or isinstance(inner, cst.AugAssign):
         return NONE
-    return frozenset(bound_names(inner))
+    return frozenset(surely_bound(inner))
 
 
 def liveness(body: Sequence[cst.CSTNode], live_out: Iterable[str] = ()) -> Liveness:

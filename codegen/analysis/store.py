@@ -26,7 +26,7 @@ class Store:
     """The values of names and slots, and what is known of the objects among them.
 
     ``texts`` are ways to write objects. ``maybe`` are slots that exist on some way here
-    and not on another. ``exact`` are containers of which every item has a slot, with
+    and not on another, ``unbound`` names that are bound on some way alone. ``exact`` are containers of which every item has a slot, with
     their length (-1 for a dict), ``distinct`` those whose items are different objects,
     but for what was stored under constant keys. ``origins`` are what an object that was
     found in a container may be, beside itself, ``found`` the slot where; ``sharing`` is
@@ -37,6 +37,7 @@ class Store:
     slots: dict[Slot, Value] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     maybe: set[Slot] = field(default_factory=set)
+    unbound: set[str] = field(default_factory=set)
     exact: dict[str, int] = field(default_factory=dict)
     distinct: frozenset[str] = frozenset()
     origins: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -166,7 +167,7 @@ class Store:
         if slot.key.startswith("."):
             return None if base is None else f"{base}{slot.key}"
         for name, value in self.names.items():
-            if value.place == Place(slot.container):
+            if value.place == Place(slot.container) and name not in self.unbound:
                 return f"{name}[{slot.key}]"
         base = base or self._text_of(slot.container)
         return None if base is None else f"{base}[{slot.key}]"

@@ -11,7 +11,16 @@ from codegen.analysis.calls import Calls
 from codegen.analysis.environment import Env
 from codegen.analysis.keys import is_constant_key
 from codegen.analysis.expressions import Expressions
-from codegen.analysis.values import NOTHING, SETTING, Slot, Value
+from codegen.analysis.values import (
+    ANY,
+    CONTAINERS,
+    NOTHING,
+    SETTING,
+    Kind,
+    Place,
+    Slot,
+    Value,
+)
 from codegen.diagnostics import Origins
 from codegen.substitution import substitute
 from codegen.syntax import all_params, bound_names, code, dotted, is_constant
@@ -31,7 +40,8 @@ class Ended:
 @dataclass(frozen=True)
 class Summary:
     """What a call returned, and what is known of the heap afterwards: what the function
-    made, and what it found in containers of its caller."""
+    made, what it found in containers of its caller, and what is in those that it
+    ``changed``."""
 
     returned: Value | None
     slots: dict[Slot, Value]
@@ -40,9 +50,12 @@ class Summary:
     distinct: frozenset[str]
     origins: dict[str, frozenset[str]]
     found: dict[str, Slot]
+    changed: dict[str, Value | None]
 
     def show(self, env: Env) -> None:
         """Tell the caller's environment."""
+        for obj, more in self.changed.items():
+            env.summarize(obj, more)
         new = {s: v for s, v in self.slots.items() if s not in env.slots}
         env.slots.update(new)
         env.maybe |= self.maybe & new.keys()
@@ -100,6 +113,8 @@ class Summaries(Calls):
         function = self._function_at(node, env)
         deep = self.depth > DEEPEST
         if function is None or deep or any(a.star for a in node.args):
+            if function is not None:
+                self._lose_containers(node, env)
             return None
         names = [p.name.value for p in all_params(function.params)]
         names = names[1:] if names[:1] == ["self"] else names
@@ -119,13 +134,23 @@ class Summaries(Calls):
         prefix = f"{self.expressions.new().obj}/"
         known = self.functions.known
         texts = tuple((n, code(v)) for n, v in constants.items())
-        key = (prefix, function, texts, *inside.names.items(), *inside.slots.items())
+        held = (*inside.slots.items(), *inside.exact.items())
+        key = (prefix, function, texts, *inside.names.items(), *held)
         if key not in known:
             body = self.functions.specialised(function, constants)
-            known[key] = _summary(prefix, self.enter(body, prefix, inside), names)
+            before = inside.fork()
+            ended = self.enter(body, prefix, inside)
+            known[key] = _summary(prefix, before, ended, names)
         summary = known[key]
         summary.show(env)
         return summary.returned
+
+    def _lose_containers(self, node: cst.Call, env: Env) -> None:
+        """A function that isn't looked into may change what it is handed."""
+        for arg in node.args:
+            value = self.expressions.value(arg.value, env)
+            for obj in value.objects() if value.kind in CONTAINERS else ():
+                env.summarize(obj, ANY)
 
     def _function_at(self, node: cst.Call, env: Env) -> cst.FunctionDef | None:
         """The one function that is called."""
@@ -136,9 +161,10 @@ class Summaries(Calls):
         return None if place is None else self.nested.get(place.obj)
 
 
-def _summary(prefix: str, ended: Ended, names: Sequence[str]) -> Summary:
+def _summary(prefix: str, before: Env, ended: Ended, names: Sequence[str]) -> Summary:
     """What the caller may know, who has no use for keys that read the callee's names."""
     env = ended.env
+    changed = _changed(before, env)
     reads = {*names, *(n for reads in env.keyed.values() for n in reads)}
     closed = env.close(ended.returned or NOTHING, reads)
     returned = None if ended.returned is None else closed
@@ -157,4 +183,13 @@ def _summary(prefix: str, ended: Ended, names: Sequence[str]) -> Summary:
         frozenset(filter(own, env.distinct)),
         env.origins,
         env.found,
+        changed,
     )
+
+
+def _changed(before: Env, after: Env) -> dict[str, Value | None]:
+    """Containers of the caller's that a function changed, and what may be in them."""
+    lost = {s.container for s, v in before.slots.items() if after.slots.get(s) != v}
+    lost |= {o for o, n in before.exact.items() if after.exact.get(o) != n}
+    whole = {o: Value(Kind.SEQUENCE, frozenset({Place(o)})) for o in lost}
+    return {o: after.contents(v) for o, v in whole.items()}

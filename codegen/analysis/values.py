@@ -206,6 +206,10 @@ OTHER = Value(Kind.OTHER)
 UNKNOWN = Value(Kind.UNKNOWN)
 
 
+ANY = Value(Kind.UNKNOWN, frozenset({ANYTHING}))
+"""Whatever there is."""
+
+
 def join_kind(a: Kind, b: Kind) -> Kind:
     if a is b or b is Kind.NONE:
         return a

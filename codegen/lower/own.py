@@ -8,7 +8,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import Origins, walk
-from codegen.evaluation import lazy_parts
+from codegen.bindings import lazy_parts
 from codegen.lower.callees import is_property, only_return
 from codegen.lower.frame import Frame
 from codegen.syntax import (

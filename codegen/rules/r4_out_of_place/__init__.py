@@ -7,7 +7,7 @@ hands it to every name and slot that must see it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import libcst as cst
@@ -36,6 +36,7 @@ from codegen.syntax import (
     Statement,
     all_statements,
     assign,
+    block,
     bound_names,
     call,
     code,
@@ -128,7 +129,8 @@ class OutOfPlace(ChainRule):
         self.dtypes = Dtypes(body, self.places)
         self.live: Liveness = liveness(body)
         self.rereads = _reads_grads_again(body)
-        new = self._block(body)
+        self.asked_unbound = {}
+        new = self._bound_first(self._block(body))
         return self._distinct_copies(new) if self.asked_identity else new
 
     def _distinct_copies(self, body: Body) -> Body:
@@ -141,6 +143,15 @@ class OutOfPlace(ChainRule):
 
         origins = self.context.origins
         return tuple(cast(Statement, replace_nodes(s, clone, origins)) for s in body)
+
+    def _bound_first(self, body: Body, own: Iterable[str] | None = None) -> Body:
+        """Names are bound that are asked for where they may not be; ``own`` are those
+        of a nested function."""
+        names = [n for n in self.asked_unbound if own is None or n in own]
+        self.asked_unbound = {n: None for n in self.asked_unbound if n not in names}
+        if not names:
+            return body
+        return (assign([*map(cst.Name, names)], cst.Name("None")), *body)
 
     # --- blocks
 
@@ -161,7 +172,13 @@ class OutOfPlace(ChainRule):
         env = self.places.before.get(node, Env())
         if isinstance(node, cst.For):
             self._refuse_walked(node, env)
-        return [self._heads(map_bodies(node, self._block), env)]
+        if isinstance(node, cst.Try):
+            self.opaque.check_handlers(node)
+        new = map_bodies(node, self._block)
+        if isinstance(new, cst.FunctionDef):
+            inside = self._bound_first(statements(new.body), _own_names(new))
+            new = new.with_changes(body=block(inside))
+        return [self._heads(new, env)]
 
     def _refuse_walked(self, node: cst.For, env: Env) -> None:
         """A tensor that is walked row by row must not change meanwhile: the rows that
@@ -393,6 +410,12 @@ class OutOfPlace(ChainRule):
         result = self.propagation(node, env).rebind(target.value, base, new)
         self.fire(node, result)
         return result
+
+
+def _own_names(node: cst.FunctionDef) -> set[str]:
+    """Variables of a nested function's, and not of the one around it."""
+    others = (n.names for n in walk(node.body) if isinstance(n, cst.Nonlocal))
+    return bound_names(node.body) - {i.name.value for names in others for i in names}
 
 
 def _shown(base: Value, part: Value) -> set[Place]:

@@ -4,7 +4,8 @@
                                                    torch.maximum(u, g.abs(), out=u)
 
 A mutation inside an expression moves to a statement of its own in front; what it
-stood for is its receiver. Mutations of temporaries (``(a / b).add_(eps)``) stay.
+stood for is its receiver. Mutations of temporaries (``(a / b).add_(eps)``) stay. What
+takes an item out of a container moves likewise: ``x + bufs.pop(0)``.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from codegen.evaluation import Evaluation
 from codegen.ir.loops import Loop, Walk
 from codegen.optable import Operation, Result
 from codegen.rules.r4_out_of_place.inplace import (
-    VIEWS,
     chain_root,
     inplace_function,
     inplace_method,
     is_place,
     mutated,
     mutates_place,
+    takes_item,
 )
+from codegen.rules.r4_out_of_place.kin import kin
 from codegen.syntax import (
     HAVE_VALUES,
     Body,
@@ -36,19 +38,15 @@ from codegen.syntax import (
     all_statements,
     bare,
     block,
-    bound_names,
     dotted,
     index_of,
     is_constant,
-    is_name,
     keyword,
     map_bodies,
     orelse_statements,
     read_names,
     small,
     statements,
-    string_key,
-    target_names,
     with_comments,
 )
 
@@ -56,7 +54,7 @@ from codegen.syntax import (
 def hoist(body: Body, context: Context) -> Body:
     """``body`` with every mutation of a place a statement, or the right-hand side of
     one."""
-    return _Hoist(context, _kin(body)).block(body)
+    return _Hoist(context, kin(body)).block(body)
 
 
 class _Hoist:
@@ -74,7 +72,7 @@ class _Hoist:
             self.context.refuse(
                 "R4",
                 node.test,
-                "the condition of a loop mutates a tensor",
+                "the condition of a loop mutates a tensor or a container",
                 "compute the condition in a statement of its own",
             )
         if isinstance(node, cst.For):
@@ -136,7 +134,8 @@ class _Hoist:
             new = inner.with_changes(value=value)
         elif isinstance(inner, (cst.AugAssign, cst.AnnAssign, cst.Return, cst.Assign)):
             assert inner.value is not None
-            prelude, value = self._extract(inner.value)
+            self._refuse_late_target(inner)
+            prelude, value = self._extract(inner.value, whole=takes_item(inner.value))
             new = inner.with_changes(value=value)
         elif isinstance(inner, cst.Assert):
             prelude, test = self._extract(inner.test)
@@ -154,13 +153,26 @@ class _Hoist:
         """A target, a message or an index is no place for a mutation."""
         taken = (getattr(node, "value", None), getattr(node, "test", None))
         for inner in (n for c in children(node) if c not in taken for n in walk(c)):
-            if mutates_place(inner):
+            if mutates_place(inner) or takes_item(inner):
                 self.context.refuse(
                     "R4",
                     inner,
-                    "a tensor is mutated inside a statement that does something else",
+                    "a tensor or a container is mutated inside a statement that does "
+                    "something else",
                     "mutate it in a statement of its own",
                 )
+
+    def _refuse_late_target(self, node: cst.BaseSmallStatement) -> None:
+        """``bufs[0] += bufs.pop()`` reads its target first."""
+        if not isinstance(node, cst.AugAssign) or isinstance(node.target, cst.Name):
+            return
+        if any(map(takes_item, walk(node))):
+            self.context.refuse(
+                "R4",
+                node,
+                "an item is taken out of a container after the target was read",
+                "take it out in a statement of its own",
+            )
 
     def _name_roots(self, node: Statement) -> list[Statement]:
         """``state.get("m", z).mul_(b)`` → ``get_1 = state.get("m", z)`` in front: what
@@ -182,7 +194,9 @@ class _Hoist:
     ) -> tuple[list[Statement], cst.BaseExpression]:
         """(mutations, expression); one that is the ``whole`` expression stays."""
         mutations = _Mutations(self.context, self.kin, node)
-        new = mutations.chain(node) if whole else mutations.visit(node)
+        if whole and not takes_item(node):
+            return mutations.prelude, mutations.chain(node)
+        new = mutations.visit(node, whole=whole)
         return mutations.prelude, new
 
 
@@ -211,7 +225,7 @@ def _as_branches(node: Statement, inner: cst.Assign | cst.AnnAssign) -> cst.If |
 
 
 def _mutates_inside(node: cst.CSTNode) -> bool:
-    return any(mutates_place(inner) for inner in walk(node))
+    return any(mutates_place(inner) or takes_item(inner) for inner in walk(node))
 
 
 class _Roots(Evaluation):
@@ -293,7 +307,7 @@ def _refuse_lazy(node: cst.CSTNode, context: Context) -> None:
     context.refuse(
         "R4",
         node,
-        "a tensor is mutated inside a conditional or repeated expression",
+        "a tensor or a container is mutated inside a conditional or repeated expression",
         "write it as a statement, in an if or a for",
     )
 
@@ -390,11 +404,14 @@ class _Mutations(Evaluation):
         super().__init__(context)
         changed = {n for call in walk(node) for n in _mutated_names(call)}
         self.changed = changed.union(*(kin.get(name, ()) for name in changed))
+        self.takes = any(map(takes_item, walk(node)))
 
     def moves(self, node: cst.CSTNode) -> bool:
-        return mutates_place(node)
+        return mutates_place(node) or takes_item(node)
 
     def is_steady(self, node: cst.BaseExpression) -> bool:
+        if self.takes and any(isinstance(n, _READING) for n in walk(node)):
+            return False
         return is_place(node) or not read_names(node) & self.changed
 
     def chain(self, node: cst.BaseExpression) -> cst.BaseExpression:
@@ -413,14 +430,20 @@ class _Mutations(Evaluation):
         return node.with_changes(func=func.with_changes(value=receiver))
 
     def leave_lazy(self, node: cst.CSTNode) -> None:
-        _refuse_lazy(next(n for n in walk(node) if mutates_place(n)), self.context)
+        _refuse_lazy(next(n for n in walk(node) if self.moves(n)), self.context)
 
     def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
         assert isinstance(node, cst.Call)
+        if takes_item(node):
+            return self._keep(node)
         line = cst.SimpleStatementLine([cst.Expr(node)])
         self.context.origins.inherit(line, node)
         self.prelude.append(line)
         return _mutated(node).deep_clone()
+
+
+_READING = (cst.Subscript, cst.Call, cst.StarredElement, cst.BaseComp)
+"""What may read an item of a container."""
 
 
 def _mutated(node: cst.Call) -> cst.BaseExpression:
@@ -437,44 +460,3 @@ def _mutated_names(node: cst.CSTNode) -> set[str]:
     if not isinstance(node, cst.Call) or not mutates_place(node):
         return set()
     return read_names(_mutated(node))
-
-
-# --- which variables may share memory ------------------------------------------
-
-
-def _kin(body: Body) -> dict[str, frozenset[str]]:
-    """Variable → those that may be, hold or belong to the same tensors, by syntax."""
-    families: dict[str, set[str]] = {}
-    for node in all_statements(body):
-        for names in _related(node):
-            merged = set(names).union(*(families.get(name, ()) for name in names))
-            families.update(dict.fromkeys(merged, merged))
-    return {name: frozenset(family) for name, family in families.items()}
-
-
-def _related(node: Statement) -> Iterator[set[str]]:
-    inner = small(node)
-    if isinstance(node, cst.For):
-        yield set(target_names(node.target)) | read_names(node.iter)
-    elif isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
-        made = _is_new(inner.value) or _is_setting(inner.value)
-        targets = bound_names(inner) | (read_names(inner) - read_names(inner.value))
-        yield targets if made else targets | read_names(inner.value)
-    elif isinstance(inner, cst.Expr) and not mutates_place(inner.value):
-        yield read_names(inner)
-
-
-def _is_new(node: cst.BaseExpression) -> bool:
-    """Whether an expression surely makes an object of its own."""
-    if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation, cst.Comparison)):
-        return True
-    if not isinstance(node, cst.Call) or not isinstance(node.func, cst.Attribute):
-        return is_constant(node)
-    name = node.func.attr.value
-    return name not in VIEWS and not name.endswith("_") and keyword(node, "out") is None
-
-
-def _is_setting(node: cst.BaseExpression) -> bool:
-    key = string_key(node)
-    held = isinstance(node, cst.Subscript) and is_name(node.value, "group")
-    return held and key is not None and key != "params"

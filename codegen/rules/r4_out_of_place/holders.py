@@ -24,7 +24,7 @@ from codegen.analysis.values import (
     of_any,
 )
 from codegen.rules.base import Rule
-from codegen.syntax import code, expr, is_name, same, string_key
+from codegen.syntax import code, expr, is_name, same
 
 
 @dataclass
@@ -44,6 +44,8 @@ class MutationRule(Rule):
     places: Heap
     asked_identity = False
     """Whether the translation asks at run time which tensors are the same."""
+    asked_unbound: dict[str, None]
+    """Names that it asks for where they may not be bound."""
 
 
 class Holders:
@@ -270,8 +272,8 @@ class Holders:
                 yield holder
 
     def _may_be_missing(self, holder: cst.BaseExpression) -> bool:
-        if string_key(holder) is None:
-            return False
+        if isinstance(holder, cst.Name):
+            return holder.value in self.env.unbound
         return code(holder) in {self.env.slot_text(s) for s in self.env.maybe}
 
     def _is_mutated_again(self, value: Value) -> bool:
@@ -300,7 +302,7 @@ class Holders:
 
     def _named(self, whole: Place) -> list[cst.BaseExpression]:
         for name, held in self.env.names.items():
-            if held.place == whole:
+            if held.place == whole and name not in self.env.unbound:
                 return [cst.Name(name)]
         return []
 
@@ -309,10 +311,10 @@ class Holders:
     ) -> cst.BaseExpression | None:
         # a name that nobody reads any more may not have the present value
         for name, value in self.env.names.items():
-            if value.place == whole and name in self.live:
+            if value.place == whole and name in self.live - self.env.unbound:
                 return cst.Name(name)
         for slot, value in self.env.slots.items():
-            if value.place == whole:
+            if value.place == whole and slot not in self.env.maybe - {self.source}:
                 text = self.env.slot_text(slot)
                 if text is not None:
                     return expr(text)

@@ -37,6 +37,23 @@ CONTAINER_METHODS = frozenset(
 ) - {"add"}
 """A set's ``add`` is left out: it reads like a tensor's, which changes nothing."""
 
+_TAKING = frozenset(
+    key.partition(".")[2]
+    for key, operation in optable.TABLE.items()
+    if key.startswith("container.") and operation.in_place
+    if operation.result is Result.ONE_OF
+)
+"""Those that change a container and yield an item: ``pop``, ``setdefault``."""
+
+
+def takes_item(node: cst.CSTNode) -> bool:
+    """``bufs.pop(0)``: what is read after it may lie elsewhere than before."""
+    return (
+        isinstance(node, cst.Call)
+        and isinstance(node.func, cst.Attribute)
+        and node.func.attr.value in _TAKING
+    )
+
 
 def inplace_method(node: cst.CSTNode) -> str | None:
     """``"mul_"`` for ``x.mul_(…)``; None for calls that don't mutate their receiver."""

@@ -18,11 +18,22 @@ from codegen.analysis.values import CONTAINERS, MAY_HOLD_TENSORS, Kind
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.optable import Operation
-from codegen.syntax import code, comprehension_names, dotted, is_name
+from codegen.syntax import (
+    all_statements,
+    code,
+    comprehension_names,
+    dotted,
+    is_name,
+    read_names,
+    small,
+    statements,
+)
 from codegen.upstream import Definition, External
 
 _MODULES = ("torch", "ops", "math", "F", "operator")
 _OF_STRINGS = ("format", "join", "startswith", "endswith", "lower", "upper", "strip")
+
+_UNBOUND = {"NameError", "UnboundLocalError", "Exception", "BaseException"}
 
 Refuse = Callable[[cst.CSTNode, str, str], None]
 
@@ -64,6 +75,22 @@ class Opaque:
                 "this is computed later, when what it reads may have changed",
                 "make it a list",
             )
+
+    def check_handlers(self, node: cst.Try) -> None:
+        """A variable that isn't bound raises, and may be bound in the translation."""
+        caught = (
+            h.type is None or read_names(h.type) & _UNBOUND for h in node.handlers
+        )
+        if not any(caught):
+            return
+        for statement in all_statements(statements(node.body)):
+            unbound = self.heap.before.get(statement, Env()).unbound
+            for name in sorted(_read_at(statement) & unbound):
+                self.refuse(
+                    statement,
+                    f"`{name}` may not be bound here, and what is raised then is caught",
+                    f"bind `{name}` first, and ask what it is",
+                )
 
     # --- calls
 
@@ -195,3 +222,11 @@ class Opaque:
                 f"what `{code(node)}` belongs to is kept by nobody from step to step",
                 "keep it in self.state[p], or as an attribute of the optimizer",
             )
+
+
+def _read_at(statement: cst.CSTNode) -> set[str]:
+    """Variables that a simple statement reads, or the head of a compound one."""
+    head = getattr(statement, "test", None) or getattr(statement, "iter", None)
+    if head is None and small(statement) is None:
+        return set()
+    return read_names(head or statement)

@@ -66,10 +66,18 @@ class Propagation(Holders):
             return [assign(targets, new), *after] if targets else after
         self.rule.asked_identity = True
         updated = cst.Name("updated")
-        named, old = self._old(root if is_name(root) or not targets else targets[0])
+        named, old = self._old(self._readable(root, targets))
         tests = [self._test(m, old, updated) for m in maybe]
         last = [assign(targets, updated)] if targets else []
         return [assign([updated], new), *named, *tests, *last, *after]
+
+    def _readable(
+        self, root: cst.BaseExpression, targets: Sequence[cst.BaseExpression]
+    ) -> cst.BaseExpression:
+        """What denotes the old object: short, and surely bound."""
+        if is_name(root):
+            return root
+        return next((t for t in targets if not self._may_be_missing(t)), root)
 
     def _old(
         self, holder: cst.BaseExpression
@@ -271,8 +279,9 @@ class Propagation(Holders):
     ) -> Statement:
         """``holder = new if holder is old else holder``; a slot may not exist."""
         text = code(holder)
-        if self._may_be_missing(holder):
-            asked = f"{_got(holder)} is {code(old)}"
+        self._bind_first(holder)
+        if self._may_be_missing(holder) and not isinstance(holder, cst.Name):
+            asked = f"{self._got(holder)} is {code(old)}"
             return stmt(f"if {asked}:\n    {text} = {code(new)}\n")
         value = expr(f"{code(new)} if {text} is {code(old)} else {text}")
         return assign([holder], value)
@@ -285,7 +294,9 @@ class Propagation(Holders):
     ) -> list[Statement]:
         """``holders`` with what ``view`` shows of them replaced, if it shows any; those
         that are one tensor stay one."""
-        sure = [h for h in holders if not self._may_be_missing(h)]
+        for holder in holders:
+            self._bind_first(holder)
+        sure = [h for h in holders if is_name(h) or not self._may_be_missing(h)]
         seen = f"{code(view)}, {code(new)}"
         result: list[Statement] = []
         if len(sure) == 1:
@@ -295,14 +306,33 @@ class Propagation(Holders):
             names = ", ".join(map(code, sure))
             result.append(stmt(f"{names} = ops.write_through_all([{names}], {seen})"))
         for holder in holders:
-            if self._may_be_missing(holder):
+            if holder not in sure:
                 written = expr(f"ops.write_through({code(holder)}, {seen})")
-                exists = expr(f"{_got(holder)} is not None")
+                exists = expr(self._exists(holder))
                 result.append(cst.If(exists, block([assign([holder], written)])))
         return result
 
+    def _bind_first(self, holder: cst.BaseExpression) -> None:
+        """A variable that is asked for here may not be bound yet."""
+        if isinstance(holder, cst.Name) and holder.value in self.env.unbound:
+            self.rule.asked_unbound[holder.value] = None
 
-def _got(slot: cst.BaseExpression) -> str:
-    """``state.get("k")`` for ``state["k"]``, which may not exist."""
-    assert isinstance(slot, cst.Subscript)
-    return f"{code(slot.value)}.get({code(slot)[len(code(slot.value)) + 1 : -1]})"
+    def _is_in_list(self, slot: cst.Subscript) -> bool:
+        return self.rule.places.value(slot.value, self.env.fork()).kind is Kind.SEQUENCE
+
+    def _got(self, slot: cst.BaseExpression) -> str:
+        """What ``state["k"]`` or ``bufs[1]`` holds, None where it may not exist."""
+        assert isinstance(slot, cst.Subscript)
+        if self._is_in_list(slot):
+            return f"{self._exists(slot)} and {code(slot)}"
+        return f"{code(slot.value)}.get({_key(slot)})"
+
+    def _exists(self, slot: cst.BaseExpression) -> str:
+        assert isinstance(slot, cst.Subscript)
+        if self._is_in_list(slot):
+            return f"len({code(slot.value)}) > {_key(slot)}"
+        return f"{self._got(slot)} is not None"
+
+
+def _key(slot: cst.Subscript) -> str:
+    return code(slot)[len(code(slot.value)) + 1 : -1]
