@@ -47,7 +47,7 @@ def own_attributes(module: nn.Module) -> dict[str, Any]:
     if _sharding_class() is None:
         return attributes
     return {
-        name: _own_hooks(value) if value and type(value) is OrderedDict else value
+        name: _own_hooks(value) if type(value) is OrderedDict and value else value
         for name, value in attributes.items()
         if not name.startswith(_STATE) and name != _MANAGED
     }
