@@ -136,7 +136,7 @@ def _transformer(steps: int) -> Workload:
     )
 
 
-def _deep(steps: int) -> Workload:
+def _deep(steps: int, repeat: int = 1) -> Workload:
     return Workload(
         f"deep MLP, K={steps}",
         lambda: mlp(32, 40),
@@ -144,6 +144,7 @@ def _deep(steps: int) -> Workload:
         "Adam",
         {"lr": 1e-3},
         steps,
+        repeat=repeat,
     )
 
 
@@ -179,7 +180,7 @@ WORKLOADS = {
         tasks=25,
         by_weights=True,
     ),
-    "deep-8": _deep(8),
+    "deep-8": _deep(8, repeat=5),
     "deep-32": _deep(32),
     "deep-128": _deep(128),
     "wide": Workload(
