@@ -20,12 +20,18 @@ Found = Mapping[str, list[dict[str, Any]]]
 def caption(runs: Mapping[str, Found]) -> str:
     """The machine and versions, and what the figures are."""
     counts = {len(r) for found in runs.values() for r in found.values() if _able(r)}
-    rounds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else 0
+    rounds = (
+        " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
+    )
+    several = (
+        f"Medians of {rounds} processes, in parentheses lowest to highest"
+        if rounds != "1"
+        else "One process each"
+    )
     return (
-        f"{os.cpu_count()} shared {platform.machine()} cores, one thread; torch {torch.__version__}, Python "
-        f"{platform.python_version()}. Medians of {rounds} processes, in parentheses "
-        "lowest to highest; ratios to the classic library's plain loop, or to ours "
-        "where that has none."
+        f"{os.cpu_count()} shared {platform.machine()} cores, one thread; torch "
+        f"{torch.__version__}, Python {platform.python_version()}. {several}; ratios to "
+        "the classic library's plain loop, or to ours where that has none."
     )
 
 
@@ -66,7 +72,9 @@ def _rows(found: Found) -> str:
             continue
         seconds, size = _median(runs, "seconds"), _median(runs, "bytes")
         spread = sorted(run["seconds"] for run in runs)
-        time = f"{seconds:.2f} ({spread[0]:.2f} to {spread[-1]:.2f})"
+        time = f"{seconds:.3g}"
+        if len(spread) > 1:
+            time += f" ({spread[0]:.3g} to {spread[-1]:.3g})"
         ratios = ["", ""]
         if base is not None:
             ratios = [

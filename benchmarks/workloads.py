@@ -28,7 +28,6 @@ class Workload:
         steps: number of inner steps K.
         tasks: how often in a row, the outer losses' gradients added up.
         by_weights: derivatives are by the initial weights, else by the learning rate.
-        repeat: how often it is run for one measurement of time.
     """
 
     title: str
@@ -39,7 +38,6 @@ class Workload:
     steps: int
     tasks: int = 1
     by_weights: bool = False
-    repeat: int = 1
 
 
 def loss_fn(model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
@@ -136,7 +134,7 @@ def _transformer(steps: int) -> Workload:
     )
 
 
-def _deep(steps: int, repeat: int = 1) -> Workload:
+def _deep(steps: int) -> Workload:
     return Workload(
         f"deep MLP, K={steps}",
         lambda: mlp(32, 40),
@@ -144,7 +142,6 @@ def _deep(steps: int, repeat: int = 1) -> Workload:
         "Adam",
         {"lr": 1e-3},
         steps,
-        repeat=repeat,
     )
 
 
@@ -168,7 +165,6 @@ WORKLOADS = {
         5,
         tasks=25,
         by_weights=True,
-        repeat=5,
     ),
     "tasks-conv": Workload(
         "25 tasks, 4-conv, K=5",
@@ -180,7 +176,7 @@ WORKLOADS = {
         tasks=25,
         by_weights=True,
     ),
-    "deep-8": _deep(8, repeat=5),
+    "deep-8": _deep(8),
     "deep-32": _deep(32),
     "deep-128": _deep(128),
     "wide": Workload(

@@ -40,11 +40,13 @@ class Graph:
     Attributes:
         facts: what it was traced from.
         needs: which of its inputs require grad.
+        is_checked: whether it was compared with a step as it is.
     """
 
     def __init__(self, facts: Any) -> None:
         self.facts = facts
         self.needs: list[bool] = []
+        self.is_checked = False
         self._form: Form | None = None
         self._writes: set[int] | None = None
         # only while it is called: the graph outlives what it was traced from

@@ -14,10 +14,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, tensors_within
 from higher._carry import unpacked
 from higher._compile.capture import Answered, Lifted, Recorded, check_attributes
+from higher._compile.agreement import check_alike, close, derivatives
 from higher._compile.compiler import check_compiler
 from higher._compile.facts import Facts, facts_of, facts_of_modules
 from higher._compile.facts import facts_of_surroundings, kind_of
 from higher._compile.graph import Form, Graph, cache
+from higher._compile.settings import floats, same_leaves, tensor, with_numbers
 from higher._compile.update import decisions, first_state
 from higher._frozen import lend, settle
 from higher._tasks.module import Buffers
@@ -231,7 +233,7 @@ class CompiledInner(Inner):
         made = iter(outputs)
         layout = list(form.layout)
         # plain numbers are not part of the graph
-        left = iter(_floats(usable.layout[1]))
+        left = iter(floats(usable.layout[1]))
         layout[1] = mapped(layout[1], float, lambda x: next(left))
         settled = settle(begun, lent).tensors
         back = {id(one.tensor): settled[one.at] for one in lent}
@@ -261,7 +263,7 @@ class CompiledInner(Inner):
         """Settings that are plain numbers, as tensors: others need no other graph."""
         found: list[Tensor] = []
         if self._by_element:
-            found = [_tensor(x) for x in _floats(carry.layout[1])]
+            found = [tensor(x) for x in floats(carry.layout[1])]
         return found
 
     def _facts_of(self, tree: Tree, carry: Carry, form_of_batch: Any) -> Facts:
@@ -322,7 +324,7 @@ class CompiledInner(Inner):
         Where it treats each element by itself, one element of each parameter tells."""
         self._answers, self._answers_change = [], False
         held = Held.by(carry.layout, [t.detach() for t in carry.tensors])
-        settings = _with_numbers(Held.by(*carry).groups, numbers)
+        settings = with_numbers(Held.by(*carry).groups, numbers)
         common = all(t.dim() == 0 for t in tensors_in([settings, held.shared]))
         if self._by_element and common:
             self._answers, self._answers_change = decisions(
@@ -341,7 +343,7 @@ class CompiledInner(Inner):
         """Runs the step on what stands for its tensors; what it returns."""
         carry, numbers, buffer_stands = own[:3]
         held = Held.by(layout, carry)
-        groups = _with_numbers(held.groups, numbers)
+        groups = with_numbers(held.groups, numbers)
         held = held._replace(groups=groups)
         params = held.each()
         weights = tree.weights
@@ -366,7 +368,7 @@ class CompiledInner(Inner):
             weights.install(installed)
             buffers.put(own_buffers)
         replaced = {k: b for k, b in replaced.items() if k not in carried}
-        if not _same_leaves(made.groups, groups):
+        if not same_leaves(made.groups, groups):
             raise RuntimeError(
                 "This optimizer changes its settings as it goes, which can't be compiled."
             )
@@ -417,14 +419,29 @@ class CompiledInner(Inner):
         pairs = [(loss, plain)]
         if self._user_updates:
             pairs += zip(params, wanted)
-        if not all(_close(a.detach(), b.detach(), self.eps) for a, b in pairs):
+        if not all(close(a.detach(), b.detach(), self.eps) for a, b in pairs):
             raise RuntimeError(_STALE)
+        if self._graph is not None and not self._graph.is_checked:
+            self._check_graph(tree, step, start, moment)
+            self._graph.is_checked = True
 
+    def _check_graph(self, tree: Tree, step: int, start: Carry, moment: Any) -> None:
+        """Compares a new graph's loss and weights, and derivatives of these, with those
+        of the same step as it is: compilers err.
 
-def _close(a: Tensor, b: Tensor, eps: float) -> bool:
-    limit = max(torch.finfo(a.dtype).eps ** 0.5, 1e4 * eps)
-    scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
-    return torch.allclose(a, b, limit, limit * scale, equal_nan=True)
+        Raises:
+            RuntimeError: they differ by more than rounding.
+        """
+        eps = self.eps if self._by_element else max(self.eps, _COARSE)
+        sides = []
+        with tree.kept():
+            for whole in (self.whole, super().whole):
+                tree.go_to(moment)
+                leaves = Carry(start.layout, [leaf_of(t) for t in start.tensors])
+                played = whole(tree, step, leaves, {}, True)
+                made = [played.loss, *Held.by(*played.carry).each()]
+                sides.append([made, derivatives(made, leaves.tensors)])
+        check_alike(sides[0], sides[1], eps**0.25)
 
 
 def _origins(tree: Tree) -> list[Any]:
@@ -442,26 +459,6 @@ def _repeated(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
 def _in_slots(layout: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Those in a part of a layout, each once."""
     return tensors_in(unpacked(layout, tensors))
-
-
-def _same_leaves(a: Any, b: Any) -> bool:
-    (a_layout, a_tensors), (b_layout, b_tensors) = packed(a), packed(b)
-    return a_layout == b_layout and all(x is y for x, y in zip(a_tensors, b_tensors))
-
-
-def _with_numbers(groups: Any, numbers: Sequence[Tensor]) -> Any:
-    left = iter(numbers)
-    return mapped(groups, float, lambda x: next(left)) if numbers else groups
-
-
-def _floats(groups: Any) -> list[float]:
-    found: list[float] = []
-    mapped(groups, float, found.append)
-    return found
-
-
-def _tensor(x: float) -> Tensor:
-    return torch.tensor(x, dtype=torch.float64)
 
 
 def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[list[Tensor]]:
@@ -489,6 +486,9 @@ _SPARSE = (
     "compile=True: this model has sparse gradients, and torch's compiler has no sparse "
     "tensors. Make its embeddings with sparse=False, or leave out compile=True."
 )
+_COARSE = torch.finfo(torch.bfloat16).eps
+"""Some updates round to that."""
+
 _STALE = (
     "compile=True: the last step's loss differs from that of the same step as it is. "
     "loss_fn is traced once: it must do the same each time, and what differs from step "

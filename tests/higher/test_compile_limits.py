@@ -12,6 +12,7 @@ from compiled_steps import use_plain_kernels
 from torch import Tensor, nn
 
 import higher
+from higher._tracing import is_tracing
 
 
 @pytest.fixture
@@ -145,3 +146,26 @@ def test_without_a_compiler_the_error_says_so() -> None:
     with config.patch({"cpp.cxx": ("no-such-compiler",)}):
         with pytest.raises(RuntimeError, match="needs a C.. compiler"):
             derivatives(optimizer("SGD"), True)
+
+
+class Doubled(torch.autograd.Function):
+    """Computes something else where it is traced, as a compiler that errs would."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * (2 if is_tracing() else 1)
+
+
+def test_a_graph_with_other_gradients_than_the_step_is_an_error(
+    plain_kernels: None,
+) -> None:
+    def doubled(f: Any, batch: Any) -> Tensor:
+        return Doubled.apply(loss_fn(f, batch))
+
+    for memory in ("full", "low"):
+        with pytest.raises(RuntimeError, match="something else than the step does"):
+            derivatives(optimizer("SGD"), True, memory, loss_fn=doubled)
