@@ -169,3 +169,29 @@ def test_a_graph_with_other_gradients_than_the_step_is_an_error(
     for memory in ("full", "low"):
         with pytest.raises(RuntimeError, match="something else than the step does"):
             derivatives(optimizer("SGD"), True, memory, loss_fn=doubled)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_what_the_compiler_gets_wrong_is_an_error() -> None:
+    # torch 2.13 does on a CPU; where it does not, all is as in plain steps
+    torch.manual_seed(0)
+    layers = [
+        *(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5)),
+    ]
+    model = nn.Sequential(*layers).double()
+    batches = [torch.rand(6, 1, 8, 8).double()] * 3
+
+    def unrolled(compile: bool) -> Tensor:
+        opt = torch.optim.SGD(model.parameters(), lr=0.1)
+        with higher.innerloop_ctx(model, opt) as (f, diffopt):
+            loss = lambda f, x: f(x).square().mean()
+            return higher.unroll(f, diffopt, loss, batches, compile=compile)[-1]
+
+    try:
+        found = unrolled(True)
+    except RuntimeError as error:
+        assert "something else than the step does" in str(error)
+    else:
+        torch.testing.assert_close(found, unrolled(False))
