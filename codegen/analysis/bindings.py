@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import cast
 
 import libcst as cst
@@ -12,9 +13,10 @@ import libcst as cst
 from codegen import optable
 from codegen.analysis.environment import Env, dulled_by
 from codegen.analysis.keys import is_constant_key
-from codegen.analysis.expressions import Expressions
+from codegen.analysis.expressions import Expressions, bounds
 from codegen.analysis.turns import GROUP_BY_NUMBER, leave_group
 from codegen.analysis.values import (
+    ANY,
     CONTAINERS,
     PART,
     REST,
@@ -85,7 +87,14 @@ class Bindings:
             return
         slot = self.expressions.slot(target, env)
         if slot is None:
-            if base.kind in CONTAINERS:
+            listed, added, chosen = env.listed(base), env.listed(value), bounds(target)
+            plain = chosen is not None and chosen.step is None
+            if base.place and listed is not None and added is not None and plain:
+                listed[chosen or slice(None)] = added
+                if not _are_apart(listed, env):
+                    env.distinct -= {base.place.obj}
+                env.relist(base.place.obj, listed)
+            elif base.kind in CONTAINERS:
                 # a slice, or one of several containers
                 for place in base.places:
                     env.summarize(place.obj)
@@ -98,6 +107,7 @@ class Bindings:
             env.drop_conditions("group")
         known = env.slots.get(slot)
         if known is not None and known.place is not None and known.place == value.place:
+            env.maybe.discard(slot)
             return  # it is there already
         env.forget_computed_keys()
         self._weaken(slot, value, env)
@@ -188,9 +198,14 @@ class Bindings:
         elif isinstance(target, cst.Subscript):
             slot = self.expressions.slot(target, env)
             base = self.expressions.value(target.value, env)
+            listed = env.listed(base)
+            chosen = bounds(target)
             if base.kind is Kind.MAPPING and slot and is_constant_key(slot.key):
                 env.slots.pop(slot, None)
                 env.maybe.discard(slot)
+            elif base.place is not None and listed is not None and chosen is not None:
+                del listed[chosen]
+                env.relist(base.place.obj, listed)
             else:
                 for place in base.places:
                     env.summarize(place.obj)
@@ -247,18 +262,18 @@ class Bindings:
         if length >= 0:
             items = [env.slots[Slot(obj, str(n))] for n in range(length)]
             if _played(method, items, plain, args):
-                for slot, _ in [*env.slots_of(obj)]:
-                    del env.slots[slot]
-                for number, item in enumerate(items):
-                    env.slots[Slot(obj, str(number))] = item
-                env.exact[obj] = len(items)
+                env.relist(obj, items)
                 return
         if method in ("append", "appendleft", "add"):
+            env.forget_variable_keys(obj)
             self.add(obj, added, env)
             if method == "append":
                 env.exact.pop(obj, None)
                 return
         more = added
+        if method == "extend" and args:
+            self.extend(obj, args[0], env)
+            return
         if method in ("extend", "extendleft", "update"):
             more = env.contents(args[0]) if args else None
             env.distinct -= {obj}
@@ -273,32 +288,68 @@ class Bindings:
             env.slots.pop(slot, None)
             env.maybe.discard(slot)
         elif method == "setdefault" and len(args) > 1:
-            before = Value(args[1].kind, frozenset({Place(f"{obj}[{key}]")}))
-            held = env.slots.get(slot, before)
-            self._weaken(slot, args[1], env)
-            env.slots[slot] = cast(Value, join(held, args[1]))
+            self._set_default(slot, args[1], env)
         elif method == "update":
             self._update(obj, node, env)
+        elif method == "clear":
+            env.summarize(obj)
+            env.slots.pop(Slot(obj, REST), None)
+            env.exact[obj] = -1
+            env.distinct |= {obj}
         else:
             env.summarize(obj)
+
+    def _set_default(self, slot: Slot, value: Value, env: Env) -> None:
+        if is_constant_key(slot.key):
+            if slot in env.slots and slot not in env.maybe:
+                return  # it is there already
+            if slot not in env.slots and not env.may_have(slot):
+                self.put(slot, value, env)
+                return
+        before = Value(value.kind, frozenset({Place(f"{slot.container}[{slot.key}]")}))
+        held = env.slots.get(slot, before)
+        self._weaken(slot, value, env)
+        env.slots[slot] = cast(Value, join(held, value))
+        env.maybe.discard(slot)
 
     def _update(self, obj: str, node: cst.Call, env: Env) -> None:
         """``d.update(k=v)``, ``d.update({"k": v})``; of another dict, any key."""
         for arg in node.args:
             value = self.expressions.value(arg.value, env)
-            place = value.place
             if arg.keyword is not None and not arg.star:
                 self.put(Slot(obj, f'"{arg.keyword.value}"'), value, env)
-            elif place is not None and place.obj in env.exact:
-                for slot, held in [*env.slots_of(place.obj)]:
-                    self.put(replace(slot, container=obj), held, env)
             else:
-                more = env.contents(value) or UNKNOWN
-                for slot, held in [*env.slots_of(obj)]:
-                    env.slots[slot] = cast(Value, join(held, more))
-                self.add(obj, more, env)
-                env.exact.pop(obj, None)
-                env.distinct -= {obj}
+                self.update(obj, value, env)
+
+    def update(self, obj: str, value: Value, env: Env) -> None:
+        """A dict gets the items of another one."""
+        shape = None if value.place is None else env.shape(value.place.obj)
+        if value.place is not None and isinstance(shape, frozenset):
+            for key in sorted(shape):
+                self.put(Slot(obj, key), env.slots[Slot(value.place.obj, key)], env)
+            return
+        more = env.contents(value) or ANY
+        for slot, held in [*env.slots_of(obj)]:
+            env.slots[slot] = cast(Value, join(held, more))
+        self.add(obj, more, env)
+        env.exact.pop(obj, None)
+        env.distinct -= {obj}
+
+    def extend(self, obj: str, value: Value, env: Env) -> None:
+        """A list gets the items of another one behind its own."""
+        own = env.listed(Value(Kind.SEQUENCE, frozenset({Place(obj)})))
+        added = env.listed(value)
+        if own is None or added is None:
+            env.distinct -= {obj}
+            env.summarize(obj, env.contents(value) or ANY)
+            return
+        if not _are_apart([*own, *added], env):
+            env.distinct -= {obj}
+        env.relist(obj, [*own, *added])
+
+
+def _are_apart(items: Sequence[Value], env: Env) -> bool:
+    return not any(env.may_alias(a, b) for a, b in combinations(items, 2))
 
 
 _ADDS = ("append", "appendleft", "insert", "add")
@@ -320,6 +371,8 @@ def _played(
         items.reverse()
     elif method == "clear":
         items.clear()
+    elif method == "sort" and items:
+        items[:] = [cast(Value, join_all(items))] * len(items)
     elif method == "popleft" and items:
         items.pop(0)
     elif method == "pop" and items and (not plain or known):

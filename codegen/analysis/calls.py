@@ -164,8 +164,9 @@ class Calls:
         values = [self.expressions.value(a.value, env) for a in args]
         held = join_all(env.contents(v) if v.kind in CONTAINERS else v for v in values)
         if result is Result.ITEMS:
-            made = frozenset({self.expressions.new()})
-            return Value(Kind.SEQUENCE, made, held)
+            made = self.expressions.new()
+            env.walk(made.obj, values, pairs=False)
+            return Value(Kind.SEQUENCE, frozenset({made}), held)
         return held or UNKNOWN
 
     def _scalar(self, node: cst.BaseExpression, env: Env) -> Value:
@@ -225,6 +226,8 @@ class Calls:
                 return self._get(base, args, env)
         item = env.contents(base)
         made = frozenset({self.expressions.new()})
+        if method in ("values", "items"):
+            env.walk(self.expressions.new().obj, [base], method == "items")
         if method == "values":
             return Value(Kind.SEQUENCE, made, item or UNKNOWN)
         if method == "items":
@@ -233,6 +236,8 @@ class Calls:
         if method == "keys":
             return Value(Kind.SEQUENCE, made, OTHER)
         if method == "copy":
+            if base.place is not None:
+                env.copy_items(base.place.obj, self.expressions.new().obj)
             return Value(base.kind, made, item)
         if method in ("pop", "popleft", "popitem", "__getitem__"):
             return self._popped(base, args, env)
@@ -267,7 +272,10 @@ class Calls:
             if slot.container in env.exact and is_constant_key(key):
                 return default  # it isn't there
             env.maybe.add(slot)  # that is why it is asked for with get
+        sure = slot in env.slots and slot not in env.maybe and is_constant_key(key)
         found = self.expressions.slot_value(slot, base, env)
+        if sure:
+            return replace(found, source=slot)
         return cast(Value, join(replace(found, source=slot), default))
 
     # --- functions
@@ -331,6 +339,8 @@ class Calls:
         item = join_all(items)
         if name == "zip":
             item = Value(Kind.SEQUENCE, item=item)
+        if name in ("zip", "reversed", "iter"):
+            env.walk(made, values, name == "zip")
         place = values[0].place
         if name in ("list", "tuple") and place and values[0].kind is Kind.SEQUENCE:
             env.copy_items(place.obj, made)
@@ -343,10 +353,15 @@ class Calls:
         for arg in node.args:
             value = self.expressions.value(arg.value, env)
             if arg.keyword is None or arg.star:
-                item, whole = join(item, env.contents(value)), False
+                item, place = join(item, env.contents(value)), value.place
+                whole = whole and place is not None and env.exact.get(place.obj) == -1
+                if whole and place is not None:
+                    env.copy_items(place.obj, made)
                 continue
             item = join(item, value)
-            env.slots[Slot(made, f'"{arg.keyword.value}"')] = value
+            slot = Slot(made, f'"{arg.keyword.value}"')
+            env.slots[slot] = value
+            env.maybe.discard(slot)
         if whole:
             env.exact[made] = -1
         else:

@@ -16,6 +16,7 @@ import libcst as cst
 from codegen.analysis.environment import Env
 from codegen.analysis.keys import is_constant_key
 from codegen.analysis.values import (
+    CONTAINERS,
     NUMBER,
     OTHER,
     UNKNOWN,
@@ -27,6 +28,7 @@ from codegen.analysis.values import (
     join_all,
     several,
 )
+from codegen.diagnostics import walk
 from codegen.ir.loops import Loop, Walk
 from codegen.syntax import code, comprehension_names, dotted
 
@@ -36,6 +38,7 @@ class Evaluator(Protocol):
 
     tuples: set[str]
     prefix: str
+    sites: dict[cst.CSTNode | None, int]
 
     def value(self, node: cst.BaseExpression, env: Env) -> Value: ...
 
@@ -64,6 +67,9 @@ class Displays:
     def _comprehension(
         self, node: cst.BaseComp, element: cst.BaseExpression, kind: Kind, env: Env
     ) -> Value:
+        known = self._item_by_item(node, element, env)
+        if known is not None:
+            return known
         inside = env.fork()
         own = comprehension_names(node)
         for name in own:
@@ -77,6 +83,83 @@ class Displays:
             if isinstance(node, cst.ListComp):
                 self._one_by_one(node, made.obj, item.kind, env)
         return Value(kind, frozenset({made}), _each(item, env))
+
+    def _item_by_item(
+        self, node: cst.BaseComp, element: cst.BaseExpression, env: Env
+    ) -> Value | None:
+        """``[f(t) for t in xs]`` and ``{k: f(t) for k, t in d.items()}`` of containers
+        whose items are known; None where that can't be told."""
+        turns = self._turns(node, env)
+        if turns is None:
+            return None
+        made = self.expressions.new().obj
+        items: dict[str, Value] = {}
+        for key, names in turns.items():
+            inside = env.fork()
+            for name in comprehension_names(node):
+                inside.forget_name(name)
+            inside.names.update(names)
+            value = self.expressions.value(element, inside)
+            if not self._is_plain(value, element, env):
+                return None
+            sites = self._sites(element)
+            items[key] = value.with_places(
+                lambda p: replace(p, obj=f"{made} item {key}") if p.obj in sites else p
+            )
+        for key, value in items.items():
+            env.slots[Slot(made, key)] = value
+        mapping = isinstance(node, cst.DictComp)
+        env.exact[made] = -1 if mapping else len(items)
+        if not any(env.may_alias(a, b) for a, b in combinations(items.values(), 2)):
+            env.distinct |= {made}
+        kind = Kind.MAPPING if mapping else Kind.SEQUENCE
+        return Value(kind, frozenset({Place(made)}), join_all(items.values()))
+
+    def _turns(
+        self, node: cst.BaseComp, env: Env
+    ) -> dict[str, dict[str, Value]] | None:
+        """What a comprehension's variables denote in each turn, by the key of the item
+        that it makes."""
+        loop, walked = node.for_in, node.for_in.iter
+        if loop.ifs or loop.inner_for_in is not None or loop.asynchronous is not None:
+            return None
+        if isinstance(node, cst.ListComp) and isinstance(loop.target, cst.Name):
+            if isinstance(walked, cst.Call):
+                return None
+            items = env.listed(self.expressions.value(walked, env))
+            name = loop.target.value
+            if items is None:
+                return None
+            return {str(n): {name: item} for n, item in enumerate(items)}
+        if not isinstance(node, cst.DictComp) or not isinstance(loop.target, cst.Tuple):
+            return None
+        names = [e.value for e in loop.target.elements]
+        if not isinstance(walked, cst.Call) or not isinstance(
+            walked.func, cst.Attribute
+        ):
+            return None
+        if walked.func.attr.value != "items" or code(names[0]) != code(node.key):
+            return None
+        place = self.expressions.value(walked.func.value, env).place
+        shape = None if place is None else env.shape(place.obj)
+        if place is None or not isinstance(shape, frozenset) or len(names) != 2:
+            return None
+        key, item = map(code, names)
+        return {
+            k: {key: OTHER, item: env.slots[Slot(place.obj, k)]} for k in sorted(shape)
+        }
+
+    def _sites(self, element: cst.BaseExpression) -> set[str]:
+        """Objects that an expression makes itself."""
+        sites = (self.expressions.sites.get(n) for n in walk(element))
+        return {f"{self.expressions.prefix}{n}" for n in sites if n is not None}
+
+    def _is_plain(self, value: Value, element: cst.BaseExpression, env: Env) -> bool:
+        """Whether a value is something that was there, or that the element made."""
+        if value.kind in CONTAINERS:
+            return False
+        sites = self._sites(element)
+        return all(p.obj in sites or env.knows(p.obj) for p in value.places)
 
     def _one_by_one(self, node: cst.ListComp, made: str, kind: Kind, env: Env) -> None:
         """``[torch.zeros_like(p) for _ in range(3)]`` are three objects."""
@@ -95,12 +178,14 @@ class Displays:
         values = [self.expressions.value(e.value, env) for e in node.elements]
         starred = [isinstance(e, cst.StarredElement) for e in node.elements]
         items = [env.contents(v) if s else v for v, s in zip(values, starred)]
-        if not any(starred) and not isinstance(node, cst.Set):
-            env.exact[made] = len(values)
-            for number, value in enumerate(values):
+        parts = [env.listed(v) if s else [v] for v, s in zip(values, starred)]
+        known = [v for part in parts for v in part or ()]
+        if None not in parts and not isinstance(node, cst.Set):
+            env.exact[made] = len(known)
+            for number, value in enumerate(known):
                 env.slots[Slot(made, str(number))] = value
-        apart = not any(env.may_alias(a, b) for a, b in combinations(values, 2))
-        if apart and not any(starred):
+        apart = not any(env.may_alias(a, b) for a, b in combinations(known, 2))
+        if apart and None not in parts:
             env.distinct |= {made}
         return Value(Kind.SEQUENCE, frozenset({Place(made)}), join_all(items))
 
@@ -112,13 +197,17 @@ class Displays:
             value = self.expressions.value(element.value, env)
             if not isinstance(element, cst.DictElement):
                 items.append(env.contents(value))
-                whole = False
+                place = value.place
+                whole = whole and place is not None and env.exact.get(place.obj) == -1
+                if whole and place is not None:
+                    env.copy_items(place.obj, made)
                 continue
             items.append(value)
             key = code(element.key)
             whole = whole and is_constant_key(key)
             if whole:
                 env.slots[Slot(made, key)] = value
+                env.maybe.discard(Slot(made, key))
         values = [v for v in items if v is not None]
         if all(not env.may_alias(a, b) for a, b in combinations(values, 2)):
             env.distinct |= {made}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from codegen.analysis.keys import (
     is_constant_key,
     variables,
 )
-from codegen.analysis.store import NO_OBJECTS, Store
+from codegen.analysis.store import NO_OBJECTS, Shape, Store
 from codegen.analysis.values import (
     CONTAINERS,
     MAY_HOLD_TENSORS,
@@ -40,15 +40,15 @@ class Env(Store):
     """The heap before one statement: the store, and how it changes.
 
     ``keyed`` are the variables that the key reads under which an object was found;
-    ``kinds`` what sorts of things slots hold when the step begins, ``lengths`` how many
-    items the lists have that are there then (None where all is taken to be as it is
+    ``kinds`` what sorts of things slots hold when the step begins, ``shapes`` which items
+    the containers have that are there then (None where all is taken to be as it is
     first stored). ``facts`` are conditions that hold here, ``guarded`` what names denote
     wherever one of them holds again.
     """
 
     keyed: dict[str, frozenset[str]] = field(default_factory=dict)
     kinds: Mapping[Slot, Kind] = field(default_factory=dict)
-    lengths: Mapping[str, int] | None = None
+    shapes: Mapping[str, Shape] | None = None
     facts: frozenset[Fact] = frozenset()
     guarded: dict[Fact, dict[str, Value]] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ class Env(Store):
             names=_joined(self.names, other.names),
             slots=_joined(self.slots, other.slots),
             texts={**other.texts, **self.texts},
-            maybe=self.maybe | other.maybe | one_sided,
+            maybe=self.maybe | other.maybe | self._missing(one_sided, other),
             unbound=self.unbound
             | other.unbound
             | self.names.keys() ^ other.names.keys(),
@@ -110,6 +110,12 @@ class Env(Store):
             s for s in joined.maybe if joined.exact.get(s.container, -1) < 0
         }
         return joined
+
+    def _missing(self, one_sided: set[Slot], other: Env) -> set[Slot]:
+        """Those that a container which is there on both ways has on one alone."""
+        made = {s.container for s in one_sided if s.container.startswith("#")}
+        here = {c for c in made if not (self.knows(c) and other.knows(c))}
+        return {s for s in one_sided if s.container not in here}
 
     # --- conditions that are asked twice ------------------------------------
 
@@ -180,10 +186,12 @@ class Env(Store):
             self.slots[slot] = _sure(join(value, before))
             self._may_be(name, self.sharing.get(name, NO_OBJECTS))
 
-    def _stands_for_both(self, slot: Slot, other: Env) -> bool:
+    def _stands_for_both(self, slot: Slot, other: Env, name: str = "") -> bool:
         """Whether what a slot holds was made for it alone: then the object stands for
-        what the slot held before on the other way, too, and so do its items."""
-        name, place = f"{slot.container}[{slot.key}]", self.slots[slot].place
+        what the slot, which has that ``name`` when a step begins, held before on the
+        other way, too, and so do its items."""
+        name = name or f"{slot.container}[{slot.key}]"
+        place = self.slots[slot].place
         if place is None or not place.obj.startswith("#") or place.views:
             return False
         obj = place.obj
@@ -192,17 +200,33 @@ class Env(Store):
             return False
         if other.knows(obj):
             return False
-        self._may_be(obj, self.sharing.get(name, NO_OBJECTS))
-        items = [*self.slots_of(obj)]
-        for item, value in items:
+        self._is_called(obj, name)
+        items = [(s, v, f"{name}[{s.key}]") for s, v in self.slots_of(obj)]
+        for _, value, called in items:
             for part in value.objects():
-                shared = self.sharing.get(f"{obj}[{item.key}]", NO_OBJECTS)
-                self._may_be(part, shared - {part})
-        length = self.exact.get(obj, -1)
-        same = self.lengths is None or self.lengths.get(name, -2) == length
-        if not (same and all(self._stands_for_both(s, other) for s, _ in items)):
+                self._is_called(part, called)
+        shape = self.shape(obj)
+        same = shape is not None and (
+            self.shapes is None or self.shapes.get(name) == shape
+        )
+        if not same:
             self.exact.pop(obj, None)
+        for item, value, called in items:
+            if not self._stands_for_both(item, other, called):
+                held = replace(value, places=frozenset({Place(called)}))
+                if value.kind in MAY_HOLD_TENSORS:
+                    self.slots[item] = _sure(
+                        join(value, replace(held, parameter=False))
+                    )
+                    self._is_called(called, called)
         return True
+
+    def _is_called(self, obj: str, name: str) -> None:
+        """An object has that name when a step begins, and what it may be one with then,
+        it may be now."""
+        others = self.sharing.get(name, NO_OBJECTS)
+        if others:
+            self._may_be(obj, (others | {name}) - {obj})
 
     def _may_be(self, obj: str, others: frozenset[str]) -> None:
         if REPEATS in others:
@@ -234,6 +258,29 @@ class Env(Store):
         self.exact.pop(obj, None)
         if rest is not None:
             self.slots[Slot(obj, REST)] = rest
+
+    def relist(self, obj: str, items: Sequence[Value]) -> None:
+        """A list of known length has these items now."""
+        self.forget_variable_keys(obj)
+        for slot in [s for s, _ in self.slots_of(obj)]:
+            del self.slots[slot]
+        for number, item in enumerate(items):
+            self.slots[Slot(obj, str(number))] = item
+        self.exact[obj] = len(items)
+
+    def forget_variable_keys(self, obj: str) -> None:
+        """Items have moved: what a variable key found is not what it finds now."""
+        self.age(
+            [
+                o
+                for o, s in self.found.items()
+                if s.container == obj and not is_constant_key(s.key)
+            ]
+        )
+        for slot in [s for s, _ in self.slots_of(obj) if not is_constant_key(s.key)]:
+            if slot.key != REST:
+                del self.slots[slot]
+                self.maybe.discard(slot)
 
     # --- renaming -----------------------------------------------------------
 

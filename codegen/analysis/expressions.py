@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import combinations
 from typing import Protocol, cast
 
 import libcst as cst
@@ -19,6 +18,7 @@ from codegen import optable
 from codegen.analysis.displays import Displays
 from codegen.analysis.environment import Env
 from codegen.analysis.keys import is_constant_key, variables
+from codegen.analysis.store import keys_of
 from codegen.analysis.values import (
     ANY_PARAMETER,
     CONTAINERS,
@@ -43,7 +43,6 @@ from codegen.analysis.values import (
     of_any,
     several,
 )
-from codegen.ir.loops import Walk
 from codegen.syntax import (
     bare,
     code,
@@ -267,7 +266,7 @@ class Expressions:
         if index_of(node) is not None:
             return item or UNKNOWN
         made = self.new()
-        chosen = _bounds(node)
+        chosen = bounds(node)
         if base.place is not None and chosen is not None:
             env.copy_items(base.place.obj, made.obj, chosen)
         return Value(Kind.SEQUENCE, frozenset({made}), item)
@@ -348,11 +347,13 @@ class Expressions:
         value = Value(kind, frozenset({Place(name)}), item)
         if begin and kind in CONTAINERS:
             self.find_shared(value, env)
-        length = (env.lengths or {}).get(name, -1)
-        if begin and kind is Kind.SEQUENCE and length >= 0:
-            items = [Slot(name, str(number)) for number in range(length)]
+        shape = (env.shapes or {}).get(name)
+        if begin and kind in CONTAINERS and shape is not None:
+            # every step leaves it with the same items
+            items = [Slot(name, key) for key in keys_of(shape)]
+            env.maybe -= {*items}
             env.slots.update({s: self._found(s, value, None, env) for s in items})
-            env.exact[name] = length
+            env.exact[name] = shape if isinstance(shape, int) else -1
         return value
 
     def find_shared(self, container: Value, env: Env) -> None:
@@ -449,17 +450,22 @@ class Expressions:
         return Value(kind, frozenset({self.new()}))
 
 
-def _bounds(node: cst.Subscript) -> slice | None:
-    """``1:`` as a slice; None where a bound isn't a number."""
+def bounds(node: cst.Subscript) -> slice | None:
+    """``1:`` as a slice, and ``0`` as that of one item; None where a bound isn't a
+    number."""
     part = node.slice[0].slice
+    if isinstance(part, cst.Index) and len(node.slice) == 1:
+        text = code(part.value)
+        number = int(text) if text.lstrip("-").isdigit() else None
+        return None if number is None else slice(number, number + 1 or None)
     if len(node.slice) != 1 or not isinstance(part, cst.Slice):
         return None
-    bounds = [
+    parts = [
         None if b is None else code(b) for b in (part.lower, part.upper, part.step)
     ]
-    if not all(b is None or b.lstrip("-").isdigit() for b in bounds):
+    if not all(b is None or b.lstrip("-").isdigit() for b in parts):
         return None
-    return slice(*(None if b is None else int(b) for b in bounds))
+    return slice(*(None if b is None else int(b) for b in parts))
 
 
 def key_text(key: cst.BaseExpression, container: str, env: Env) -> str:

@@ -21,9 +21,11 @@ import libcst as cst
 from codegen.analysis.annotations import annotated
 from codegen.analysis.environment import Env
 from codegen.analysis.expressions import Expressions
+from codegen.analysis.keys import is_constant_key
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.sharing import SharedSlots, Sharing, merged
 from codegen.analysis.bindings import Bindings
+from codegen.analysis.store import Shape
 from codegen.analysis.summaries import Ended, Functions, Summaries
 from codegen.analysis.turns import (
     in_state,
@@ -109,11 +111,17 @@ class Heap:
             self.shared.note(last)
         return last
 
-    def _transfer(self, node: Node, edge: Edge, env: Env) -> Env:
+    def _transfer(self, node: Node, edge: Edge, env: Env) -> Env | None:
+        after = self._left(node, edge, env.fork())
+        if edge is Edge.RAISED and after is not None:
+            return env.joined(after)  # it may be left before it has done anything
+        return after
+
+    def _left(self, node: Node, edge: Edge, env: Env) -> Env | None:
+        """What holds where a statement is left; None where it can't be left so."""
         statement = node.statement
         if statement is None or isinstance(statement, (cst.Try, cst.Finally)):
             return env
-        env = env.fork()
         self._age_sites(statement, env)
         self._inner_calls(statement, env)
         if isinstance(statement, cst.For):
@@ -121,6 +129,9 @@ class Heap:
         elif isinstance(statement, (cst.If, cst.While)):
             self.value(statement.test, env)
             self._walrus(statement.test, env)
+            found = self._is_member(statement.test, env)
+            if found is not None and found is not (edge is Edge.TRUE):
+                return None
             if isinstance(statement, cst.If) and _is_steady(statement.test):
                 env.assume((code(statement.test), edge is Edge.TRUE))
         elif isinstance(statement, cst.With):
@@ -240,6 +251,22 @@ class Heap:
             if isinstance(whole, cst.Call):
                 self.bindings.call(whole, env)
 
+    def _is_member(self, test: cst.BaseExpression, env: Env) -> bool | None:
+        """Whether ``"k" in d`` comes out true, where a slot surely exists, or can't."""
+        if not isinstance(test, cst.Comparison) or len(test.comparisons) != 1:
+            return None
+        asked = test.comparisons[0]
+        if not isinstance(asked.operator, (cst.In, cst.NotIn)):
+            return None
+        place, key = self.value(asked.comparator, env).place, code(test.left)
+        kind = self.value(asked.comparator, env).kind
+        if place is None or kind is not Kind.MAPPING or not is_constant_key(key):
+            return None
+        slot, found = Slot(place.obj, key), isinstance(asked.operator, cst.In)
+        if slot in env.slots:
+            return None if slot in env.maybe else found
+        return None if env.may_have(slot) else not found
+
     def _inner_calls(self, statement: cst.CSTNode, env: Env) -> None:
         """Containers that are changed while a statement is evaluated."""
         head, whole = _head(statement), getattr(small(statement), "value", None)
@@ -261,8 +288,7 @@ class Heap:
         added = self.value(node.value, env)
         env.forget_computed_keys()
         if before.kind in CONTAINERS:
-            for place in before.places:
-                env.summarize(place.obj, join(before.item, env.contents(added)))
+            self._extended(node, before, added, env)
             return
         if before.kind is Kind.TENSOR:
             return
@@ -275,6 +301,23 @@ class Heap:
         made = self.expressions.fresh(kind)
         self.expressions.site = outer
         self.bindings.bind(node.target, made, env)
+
+    def _extended(
+        self, node: cst.AugAssign, before: Value, added: Value, env: Env
+    ) -> None:
+        """``bufs += [x]`` and ``slots |= {"x": y}`` change the very container."""
+        if before.place is not None:
+            if isinstance(node.operator, cst.AddAssign):
+                self.bindings.extend(before.place.obj, added, env)
+                return
+            if (
+                isinstance(node.operator, cst.BitOrAssign)
+                and before.kind is Kind.MAPPING
+            ):
+                self.bindings.update(before.place.obj, added, env)
+                return
+        for place in before.places:
+            env.summarize(place.obj, join(before.item, env.contents(added)))
 
     # --- functions
 
@@ -358,7 +401,7 @@ def analyse(
     kinds: dict[Slot, Kind] = {s: v.kind for s, v in (stored or {}).items()}
     sharing: Sharing = dict(shared or {})
     tuples: set[str] = set()
-    lengths: dict[str, int] | None = None
+    shapes: dict[str, Shape] | None = None
     order = {n: i for i, n in enumerate((n for s in body for n in walk(s)), 1)}
     first = True
     while True:
@@ -366,20 +409,20 @@ def analyse(
         expressions.tuples |= tuples
         expressions.operations = dict(operations or {})
         heap = Heap(expressions, Functions(sources or {}))
-        begin = replace(start.fork(), sharing=sharing, kinds=kinds, lengths=lengths)
+        begin = replace(start.fork(), sharing=sharing, kinds=kinds, shapes=shapes)
         shared_by_all = Value(Kind.MAPPING, frozenset({Place("shared")}))
         expressions.find_shared(shared_by_all, begin)
         heap.solve(body, begin)
         found = {s: k for s, k in expressions.slot_kinds.items()}
         if first:
             found = {s: k for s, k in found.items() if k is not Kind.NONE}
-            lengths = heap.shared.lengths_but(stored or {})
+            shapes = heap.shared.shapes_but(stored or {})
         elif found == kinds:
             more = merged(sharing, heap.shared.found)
-            same = heap.shared.agrees(lengths or {})
-            if more == sharing and same == lengths:
+            same = heap.shared.agrees(shapes or {})
+            if more == sharing and same == shapes:
                 return heap
-            sharing, lengths = more, same
+            sharing, shapes = more, same
         # what the step makes is named anew in each round
         tuples = {o for o in expressions.tuples if not o.startswith(expressions.prefix)}
         kinds, first = found, False

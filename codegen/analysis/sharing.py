@@ -7,6 +7,7 @@ from itertools import combinations
 
 from codegen.analysis.environment import Env
 from codegen.analysis.keys import is_constant_key
+from codegen.analysis.store import Shape
 from codegen.analysis.values import (
     ANOTHERS,
     CONTAINERS,
@@ -25,12 +26,12 @@ Sharing = dict[str, frozenset[str]]
 
 
 class SharedSlots:
-    """Collects, over the ends of all turns, what slots may share, and how many items
-    the lists in them have."""
+    """Collects, over the ends of all turns, what slots may share, and which items the
+    containers in them have."""
 
     def __init__(self) -> None:
         self.found: Sharing = {}
-        self.lengths: dict[str, int] = {}
+        self.shapes: dict[str, Shape] = {}
         self.names: dict[Slot, set[str]] = {}
 
     def note(self, env: Env) -> None:
@@ -52,23 +53,23 @@ class SharedSlots:
         for (one, a), (two, b) in combinations(kept, 2):
             self._compare(one, a, two, b, env)
 
-    def lengths_but(self, stored: Iterable[Slot]) -> dict[str, int]:
-        """Lengths that every step would leave, of lists that no constructor made."""
+    def shapes_but(self, stored: Iterable[Slot]) -> dict[str, Shape]:
+        """Shapes that every step would leave, of containers that no constructor made."""
         made = {_named(s.container, s.key) for s in stored}
-        return {n: k for n, k in self.lengths.items() if k >= 0 and n not in made}
+        return {n: k for n, k in self.shapes.items() if k is not None and n not in made}
 
-    def agrees(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """Those of ``lengths`` that a step which begins with them ends with."""
-        return {n: k for n, k in lengths.items() if self.lengths.get(n, k) == k}
+    def agrees(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Those of ``shapes`` that a step which begins with them ends with."""
+        return {n: k for n, k in shapes.items() if self.shapes.get(n, k) == k}
 
     def _measure(self, name: str, value: Value, env: Env) -> None:
-        """How long the list in a slot is: -1 once that differs, or isn't known."""
-        made = {o for o in value.objects() if env.lengths is not None or o[0] == "#"}
-        found = {env.exact.get(obj, -1) for obj in made}
-        if name in self.lengths:
-            found.add(self.lengths[name])
+        """Which items the container in a slot has: None once that differs."""
+        made = {o for o in value.objects() if env.shapes is not None or o[0] == "#"}
+        found = {env.shape(obj) for obj in made}
+        if name in self.shapes:
+            found.add(self.shapes[name])
         if found:
-            self.lengths[name] = found.pop() if len(found) == 1 else -1
+            self.shapes[name] = found.pop() if len(found) == 1 else None
 
     def _compare(self, one: Slot, a: Value, two: Slot, b: Value, env: Env) -> None:
         outside = [s.container.endswith((OF_ANOTHER, OF_GROUP)) for s in (one, two)]

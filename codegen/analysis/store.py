@@ -10,15 +10,21 @@ from codegen.analysis.keys import is_constant_key
 from codegen.analysis.values import (
     ANY_PARAMETER,
     ANYTHING,
+    CONTAINERS,
+    OTHER,
     REST,
+    Kind,
     Place,
     Slot,
     Value,
     View,
+    join,
     join_all,
     of_another,
     of_any,
 )
+
+Shape = int | frozenset[str] | None
 
 
 @dataclass
@@ -55,22 +61,66 @@ class Store:
         tracked = [p.obj for p in value.places]
         if not tracked or not all(obj in self.exact for obj in tracked):
             found = value.item
-        return join_all([found, *(v for obj in tracked for _, v in self.slots_of(obj))])
+        held = (i for obj in tracked for i in self.slots_of(obj))
+        return join_all([found, *(self._held(slot, v) for slot, v in held)])
+
+    def _held(self, slot: Slot, value: Value) -> Value | None:
+        """What a slot contributes: that of an iterator, what is walked holds now."""
+        if not slot.key.startswith(WALKED):
+            return value
+        inside = self.contents(value)
+        if slot.key.endswith(PAIRS):
+            return Value(Kind.SEQUENCE, item=join(inside, OTHER))
+        return inside
+
+    def walk(self, made: str, walked: Iterable[Value], pairs: bool) -> None:
+        """``made`` hands out what is in these containers when it is asked."""
+        for number, value in enumerate(walked):
+            if value.kind in CONTAINERS:
+                key = f"{WALKED}{number}{PAIRS if pairs else ''}"
+                self.slots[Slot(made, key)] = value
 
     def may_have(self, slot: Slot) -> bool:
         """Whether a container may have an item that no slot is known for."""
         return slot.container not in self.exact
 
     def copy_items(self, obj: str, made: str, chosen: slice = slice(None)) -> None:
-        """``made`` is a list of the same items as ``obj``, or of some of them."""
+        """``made`` is a list of the same items as ``obj``, or of some of them; or a dict
+        of the same."""
         length = self.exact.get(obj, -1)
         if length >= 0:
             items = [self.slots[Slot(obj, str(n))] for n in range(length)][chosen]
             for number, item in enumerate(items):
                 self.slots[Slot(made, str(number))] = item
             self.exact[made] = len(items)
+        elif chosen == slice(None):
+            for slot, item in [*self.slots_of(obj)]:
+                if slot.key.startswith(WALKED):
+                    continue  # what it holds now is copied
+                new = Slot(made, slot.key)
+                self.slots[new] = item
+                self.maybe |= {new} if slot in self.maybe else set()
+            if obj in self.exact:
+                self.exact[made] = length
         if obj in self.distinct:
             self.distinct |= {made}
+
+    def listed(self, value: Value) -> list[Value] | None:
+        """The items of a list of known length, in order."""
+        place = value.place
+        length = -1 if place is None else self.exact.get(place.obj, -1)
+        if place is None or length < 0:
+            return None
+        return [self.slots[Slot(place.obj, str(number))] for number in range(length)]
+
+    def shape(self, obj: str) -> Shape:
+        """How many items a list has, or under which keys a dict has some; None where
+        that isn't known."""
+        length = self.exact.get(obj)
+        if length != -1:
+            return length
+        slots = {s for s, _ in self.slots_of(obj) if is_constant_key(s.key)}
+        return None if slots & self.maybe else frozenset(slot.key for slot in slots)
 
     def has_no_twins(self, obj: str) -> bool:
         """Whether no two items of a container are one object."""
@@ -186,6 +236,9 @@ class Store:
 
 
 NO_OBJECTS: frozenset[str] = frozenset()
+WALKED, PAIRS = ".walked", " in pairs"
+"""How the slots begin of what an iterator, or a view of a dict, hands its items out of,
+and how they end where it hands out tuples of them."""
 _PARAMETERS = frozenset({"param", of_another("param")})
 
 
@@ -194,3 +247,10 @@ def all_objects(value: Value | None) -> frozenset[str]:
     if value is None:
         return NO_OBJECTS
     return value.objects() | all_objects(value.item)
+
+
+def keys_of(shape: Shape) -> list[str]:
+    """Under which keys a container of that shape has items."""
+    if isinstance(shape, int):
+        return [str(number) for number in range(shape)]
+    return sorted(shape or ())

@@ -18,12 +18,13 @@ Fact = TypeVar("Fact")
 def forward(
     graph: Graph,
     entry: Fact,
-    transfer: Callable[[Node, Edge, Fact], Fact],
+    transfer: Callable[[Node, Edge, Fact], Fact | None],
     join: Callable[[Fact, Fact], Fact],
 ) -> dict[Node, Fact]:
     """The fact before each node that can be reached.
 
-    ``transfer(node, edge, before)`` is what holds when the node is left by ``edge``.
+    ``transfer(node, edge, before)`` is what holds when the node is left by ``edge``, None
+    where it surely isn't.
     """
     before: dict[Node, Fact] = {graph.entry: entry}
     position = {node: number for number, node in enumerate(graph.nodes)}
@@ -33,6 +34,8 @@ def forward(
         pending.remove(node)
         for edge, target in node.successors:
             fact = transfer(node, edge, before[node])
+            if fact is None:
+                continue
             if target in before:
                 joined = join(before[target], fact)
                 if joined == before[target]:

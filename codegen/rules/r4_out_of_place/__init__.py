@@ -44,6 +44,7 @@ from codegen.syntax import (
     is_name,
     map_bodies,
     method,
+    orelse_statements,
     parenthesize,
     replace_nodes,
     small,
@@ -167,6 +168,10 @@ class OutOfPlace(ChainRule):
     def _statement(self, node: Statement) -> list[Statement]:
         if small(node) is not None:
             return self._simple(node)
+        if isinstance(node, cst.If) and node in self.places.before:
+            for taken, other in _ways(node):
+                if taken and taken[0] not in self.places.before:
+                    return list(self._block(other))  # the heap knows how the test ends
         if isinstance(node, cst.FunctionDef):
             self._refuse_captured(node)
         env = self.places.before.get(node, Env())
@@ -410,6 +415,11 @@ class OutOfPlace(ChainRule):
         result = self.propagation(node, env).rebind(target.value, base, new)
         self.fire(node, result)
         return result
+
+
+def _ways(node: cst.If) -> tuple[tuple[Body, Body], ...]:
+    body, orelse = statements(node.body), orelse_statements(node)
+    return (body, orelse), (orelse, body)
 
 
 def _own_names(node: cst.FunctionDef) -> set[str]:

@@ -1,0 +1,35 @@
+import torch
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1, beta=0.9):
+        super().__init__(params, dict(lr=lr, beta=beta))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            lr, beta = group["lr"], group["beta"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                grad = p.grad
+                state = self.state[p]
+                if len(state) == 0:
+                    state["step"] = 0
+                    state["m"] = torch.zeros_like(p)
+                    state["v"] = torch.full_like(p, 0.4)
+                    state["slots"] = {
+                        "x": torch.zeros_like(p),
+                        "y": torch.full_like(p, 0.6),
+                    }
+                state["step"] += 1
+                calls = state["step"]
+                m, v = state["m"], state["v"]
+                m.lerp_(grad, 1 - beta)
+                slots = state["slots"]
+                slots["y"].mul_(0.5)
+                slots["x"].add_(0.1)
+                if calls == 2:
+                    slots["x"] = slots["y"]
+                p.add_(m + 0.1 * v, alpha=-lr)
