@@ -13,6 +13,7 @@ import libcst as cst
 from codegen import optable
 from codegen.analysis.environment import Env
 from codegen.analysis.keys import is_constant_key
+from codegen.analysis.indices import COUNT, FLAG
 from codegen.analysis.expressions import Expressions, key_text
 from codegen.analysis.values import (
     ANY_ITEM,
@@ -133,7 +134,7 @@ class Calls:
             return NUMBER if result is Result.NUMBER else SETTING
         if result is Result.METADATA:
             sizes = operation.name.endswith((".shape", ".size", ".stride"))
-            return Value(Kind.SEQUENCE, item=NUMBER) if sizes else OTHER
+            return Value(Kind.SEQUENCE, item=COUNT) if sizes else OTHER
         if result is Result.NOTHING:
             return NOTHING
         if result is Result.SAME:
@@ -210,7 +211,7 @@ class Calls:
         if operation.result is Result.SETTING:
             return SETTING
         if method in ("size", "stride") and node.args:
-            return NUMBER
+            return COUNT
         if method == "to" and _is_true(bound.get("copy")):
             return self.expressions.fresh(Kind.TENSOR)
         text = code(node)[len(code(func.value)) :]
@@ -293,10 +294,12 @@ class Calls:
         operation = optable.function(name)
         if operation is None:
             return None
-        if name in ("len", "isinstance", "hasattr", "id", "hash", "bool", "int"):
-            return NUMBER
+        if name in ("isinstance", "hasattr", "bool"):
+            return FLAG
+        if name in ("len", "id", "hash", "int"):
+            return COUNT
         if name == "range":
-            return Value(Kind.SEQUENCE, frozenset({self.expressions.new()}), NUMBER)
+            return Value(Kind.SEQUENCE, frozenset({self.expressions.new()}), COUNT)
         if name == "getattr":
             return UNKNOWN
         bound = operation.bind(node.args)
@@ -310,6 +313,8 @@ class Calls:
     ) -> Value:
         values = [self._scalar(a, env) for a in args]
         found = self.expressions.fresh(self.expressions.arithmetic(values))
+        if all(v.kind is Kind.NUMBER and v.selects for v in values):
+            return COUNT
         if name not in ("max", "min") or not any(v.places for v in values):
             return found
         # one of them, and no copy

@@ -14,10 +14,10 @@ from typing import Protocol
 import libcst as cst
 
 from codegen.analysis.environment import Env
+from codegen.analysis.indices import COUNT
 from codegen.analysis.keys import is_constant_key
 from codegen.analysis.values import (
     CONTAINERS,
-    NUMBER,
     OTHER,
     UNKNOWN,
     Kind,
@@ -228,7 +228,7 @@ class Displays:
                 value = UNKNOWN if item.source is not loop.items[0].source else OTHER
             self._bind_own(item.target, value, env)
         if loop.position is not None:
-            self._bind_own(loop.position, NUMBER, env)
+            self._bind_own(loop.position, COUNT, env)
         if node.inner_for_in is not None:
             self.bind_comprehension(node.inner_for_in, env)
 

@@ -17,6 +17,7 @@ import libcst as cst
 from codegen import optable
 from codegen.analysis.displays import Displays
 from codegen.analysis.environment import Env
+from codegen.analysis.indices import COUNT, FLAG, computed
 from codegen.analysis.keys import is_constant_key, variables
 from codegen.analysis.store import keys_of
 from codegen.analysis.values import (
@@ -113,7 +114,9 @@ class Expressions:
         node = cast(cst.BaseExpression, bare(node))
         if isinstance(node, cst.Name):
             return self._name(node, env)
-        if isinstance(node, (cst.Integer, cst.Float, cst.Imaginary)):
+        if isinstance(node, cst.Integer):
+            return COUNT
+        if isinstance(node, (cst.Float, cst.Imaginary)):
             return NUMBER
         if isinstance(node, cst.Comparison):
             return self._comparison(node, env)
@@ -135,7 +138,7 @@ class Expressions:
 
     def _name(self, node: cst.Name, env: Env) -> Value:
         if node.value in ("True", "False"):
-            return NUMBER
+            return FLAG
         if node.value == "None":
             return NOTHING
         if node.value == "group":
@@ -151,13 +154,15 @@ class Expressions:
     ) -> Value:
         if isinstance(node, cst.UnaryOperation):
             if isinstance(node.operator, cst.Not):
-                return NUMBER
+                return FLAG
             operands = [self.value(node.expression, env)]
             if isinstance(node.operator, cst.Plus):
-                return operands[0]  # torch hands out the very tensor
+                # torch hands out the very tensor
+                return replace(operands[0], selects=computed(node, operands))
         else:
             operands = [self.value(node.left, env), self.value(node.right, env)]
         made = self.fresh(self.arithmetic(operands))
+        made = replace(made, selects=computed(node, operands))
         if made.kind is Kind.SEQUENCE:
             return replace(made, item=join_all(env.contents(v) for v in operands))
         return made
@@ -183,12 +188,12 @@ class Expressions:
             cst.GreaterThanEqual,
         )
         if not all(isinstance(c.operator, by_element) for c in node.comparisons):
-            return NUMBER
+            return FLAG
         operands = [node.left, *(c.comparator for c in node.comparisons)]
         kinds = {self.kind(o, env) for o in operands}
         if Kind.TENSOR in kinds:
-            return self.fresh(Kind.TENSOR)
-        return NUMBER
+            return replace(self.fresh(Kind.TENSOR), selects=False)
+        return FLAG
 
     def _either(self, node: cst.IfExp | cst.BooleanOperation, env: Env) -> Value:
         if isinstance(node, cst.IfExp):
@@ -208,7 +213,7 @@ class Expressions:
             return Value(Kind.TENSOR, frozenset({ANY_PARAMETER}))
         value = self.value(source, env)
         if isinstance(source, cst.Call) and dotted(source.func) == "range":
-            return NUMBER
+            return COUNT
         if value.kind is Kind.TENSOR:
             # rows: views without a text, nobody can say where a new value goes
             return value.through(View("opaque", ""))
@@ -379,7 +384,7 @@ class Expressions:
     # --- parts and attributes -----------------------------------------------
 
     def _part(self, node: cst.Subscript, base: Value, env: Env) -> Value:
-        """Basic indexing is a view; indexing with tensors and lists makes a copy."""
+        """Indexing with numbers and slices is a view; with lists and masks, a copy."""
         ways = {self._is_view(e.slice, env) for e in node.slice}
         if False in ways:
             return self.fresh(Kind.TENSOR)
@@ -400,15 +405,7 @@ class Expressions:
             return False
         if isinstance(inner, cst.Ellipsis):
             return True
-        value = self.value(node.value, env)
-        if value.kind is Kind.TENSOR:
-            return False
-        if value.kind in (Kind.SEQUENCE, Kind.UNKNOWN):
-            return None
-        if value.kind is Kind.SETTING and not isinstance(inner, cst.Name):
-            return True
-        truth = isinstance(inner, cst.Comparison) or code(inner) in ("True", "False")
-        return None if truth else True
+        return self.value(node.value, env).selects
 
     def _attribute(self, node: cst.Attribute, env: Env) -> Value:
         name, path = node.attr.value, dotted(node) or ""

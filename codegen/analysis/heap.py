@@ -21,6 +21,7 @@ import libcst as cst
 from codegen.analysis.annotations import annotated
 from codegen.analysis.environment import Env
 from codegen.analysis.expressions import Expressions
+from codegen.analysis.indices import COUNT, computed
 from codegen.analysis.keys import is_constant_key
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.sharing import SharedSlots, Sharing, merged
@@ -38,7 +39,6 @@ from codegen.analysis.turns import (
 from codegen.analysis.values import (
     ANY,
     CONTAINERS,
-    NUMBER,
     OTHER,
     UNKNOWN,
     Kind,
@@ -175,7 +175,7 @@ class Heap:
             live = self.live.at_head.get(node, frozenset())
             env.names = {n: v for n, v in env.names.items() if n in live}
         if loop.position is not None:
-            self.bindings.bind(loop.position, NUMBER, env)
+            self.bindings.bind(loop.position, COUNT, env)
         for number, item in enumerate(loop.items):
             self._bind_item(item.target, item.source, walk, number, env)
 
@@ -299,6 +299,7 @@ class Heap:
             return
         outer, self.expressions.site = self.expressions.site, node
         made = self.expressions.fresh(kind)
+        made = replace(made, selects=computed(node, [before, added]))
         self.expressions.site = outer
         self.bindings.bind(node.target, made, env)
 

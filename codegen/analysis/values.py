@@ -152,7 +152,8 @@ class Value:
     the items that it had when it was made.
 
     ``source`` is the slot that it was got from, if that exists; ``parameter`` whether
-    it is a parameter itself, and not just its memory.
+    it is a parameter itself, and not just its memory; ``selects`` whether, as an index,
+    it shows a part of a tensor or copies one (None where that isn't known).
     """
 
     kind: Kind
@@ -160,6 +161,7 @@ class Value:
     item: Value | None = None
     source: Slot | None = None
     parameter: bool = False
+    selects: bool | None = None
 
     @property
     def place(self) -> Place | None:
@@ -199,7 +201,7 @@ class Slot:
 
 REST = "*"
 
-NOTHING = Value(Kind.NONE)
+NOTHING = Value(Kind.NONE, selects=True)
 NUMBER = Value(Kind.NUMBER)
 SETTING = Value(Kind.SETTING)
 OTHER = Value(Kind.OTHER)
@@ -234,6 +236,7 @@ def join(a: Value | None, b: Value | None) -> Value | None:
         join(a.item, b.item),
         sources.pop() if len(sources) == 1 else None,
         a.parameter or b.parameter,
+        a.selects if a.selects is b.selects else None,
     )
 
 
