@@ -28,6 +28,7 @@ from codegen.rules.r4_out_of_place.inplace import (
     inplace_method,
     mutated_roots,
 )
+from codegen.purity import iterators, pure, pure_functions
 from codegen.syntax import (
     Body,
     Statement,
@@ -49,7 +50,6 @@ from codegen.syntax import (
     sub_bodies,
     target_names,
 )
-from codegen.tidy import pure
 
 Postcondition: TypeAlias = "Callable[[Body, Context], Iterator[cst.CSTNode]]"
 
@@ -97,12 +97,12 @@ def nothing_is_dead(body: Body, context: Context) -> Iterator[cst.CSTNode]:
 
 def no_call_is_dead(body: Body, context: Context) -> Iterator[cst.CSTNode]:
     """Every variable that is assigned may be read, unless its value has an effect: no
-    helper of upstream's has one."""
-    yield from _dead(body, context.sources())
+    helper of upstream's has one that draws nothing."""
+    yield from _dead(body, pure_functions(context.sources()))
 
 
 def _dead(body: Body, helpers: Collection[str]) -> Iterator[cst.CSTNode]:
-    live = liveness(body)
+    live, walked = liveness(body), iterators(body)
     # whether it raises may be what a statement in a ``try`` is there for
     tried = {
         inner
@@ -116,7 +116,7 @@ def _dead(body: Body, helpers: Collection[str]) -> Iterator[cst.CSTNode]:
             continue
         after = live.after.get(node)
         if after is not None and pair[0].value not in after:
-            if pure(pair[1], helpers):
+            if pure(pair[1], helpers) and not read_names(pair[1]) & walked:
                 yield node
 
 

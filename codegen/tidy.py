@@ -9,10 +9,10 @@ from typing import cast
 
 import libcst as cst
 
-from codegen import optable
 from codegen.context import Context
-from codegen.diagnostics import Origins, walk
+from codegen.diagnostics import Origins
 from codegen.analysis.liveness import Liveness, liveness
+from codegen.purity import effects, iterators, pure, pure_functions
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
@@ -21,53 +21,18 @@ from codegen.syntax import (
     assignment,
     block,
     bound_names,
-    calls,
-    dotted,
     is_constant,
+    orelse_statements,
     read_names,
     rebuild_if,
     same,
     small,
     statements,
     target_names,
+    with_comments,
 )
 
 TOOL_PRAGMA = re.compile(r"#\s*(type:|noqa|pyrefly:|pyright:|pylint:|pragma)")
-
-_PURE_FUNCTIONS = frozenset(
-    "len range enumerate zip min max abs sum float int bool complex isinstance getattr "
-    "hasattr list tuple dict set sorted any all str repr type next iter map round".split()
-)
-_IMPURE_METHODS = frozenset(
-    "append appendleft clear extend insert pop popitem popleft remove reverse "
-    "setdefault sort update".split()
-)
-
-
-def pure(node: cst.CSTNode, functions: Collection[str] = ()) -> bool:
-    """Whether evaluating an expression has no effect but its value."""
-    if any(isinstance(n, (cst.Await, cst.Yield, cst.NamedExpr)) for n in walk(node)):
-        return False
-    return all(dotted(c.func) in functions or _pure_call(c) for c in calls(node))
-
-
-def _pure_call(call: cst.Call) -> bool:
-    name = dotted(call.func) or ""
-    operation = optable.spelled(call)
-    if operation is not None and operation.uses_rng:
-        return False
-    if name.startswith("random.") or any(
-        a.keyword and a.keyword.value == "out" for a in call.args
-    ):
-        return False
-    if name in _PURE_FUNCTIONS or name.startswith(("torch.", "math.", "ops.")):
-        return not name.endswith("_")
-    if isinstance(call.func, cst.Attribute):
-        method = call.func.attr.value
-        if name.startswith("self.") and name.count(".") == 1:
-            return False
-        return not method.endswith("_") and method not in _IMPURE_METHODS
-    return False
 
 
 def tidy(body: Body, context: Context) -> Body:
@@ -77,15 +42,15 @@ def tidy(body: Body, context: Context) -> Body:
 
 def tidy_calls(body: Body, context: Context) -> Body:
     """The same, and calls of helpers that nobody needs: what mutates has been inlined,
-    and those that are left are pure."""
-    return _tidied(body, context.origins, frozenset(context.sources()))
+    and those that are left are pure, unless they draw."""
+    return _tidied(body, context.origins, pure_functions(context.sources()))
 
 
 def _tidied(body: Body, origins: Origins, functions: Collection[str] = ()) -> Body:
     while True:
         before = body
         body = _propagate_copies(_drop_flags(body), origins)
-        body = _Sweep(liveness(body), origins, functions).block(body)
+        body = _Sweep(liveness(body), origins, functions, iterators(body)).block(body)
         if len(body) == len(before) and all(
             a.deep_equals(b) for a, b in zip(body, before)
         ):
@@ -96,19 +61,47 @@ class _Sweep:
     """One pass over a body, with the liveness of its names."""
 
     def __init__(
-        self, live: Liveness, origins: Origins, functions: Collection[str] = ()
+        self,
+        live: Liveness,
+        origins: Origins,
+        functions: Collection[str] = (),
+        iterators: frozenset[str] = frozenset(),
     ) -> None:
         self.live = live
         self.origins = origins
         self.functions = functions
+        self.iterators = iterators
+
+    def _is_pure(self, node: cst.CSTNode) -> bool:
+        walks = read_names(node) & self.iterators
+        return not walks and pure(node, self.functions)
 
     def block(self, body: Sequence[Statement]) -> Body:
         result: list[Statement] = []
         for node in body:
-            new = self._statement(node)
-            if new is not None:
-                result.append(new)
+            new = self._left(node)
+            if new is None:
+                kept = self._statement(node)
+                new = [] if kept is None else [kept]
+            result += new
         return tuple(result)
+
+    def _left(self, node: Statement) -> list[Statement] | None:
+        """What a statement does whose value nobody needs; None if it is another."""
+        inner, left = small(node), None
+        if isinstance(inner, cst.Expr):
+            told = isinstance(inner.value, (cst.Call, cst.BaseString, cst.Ellipsis))
+            left = None if told else inner.value
+        elif isinstance(node, cst.If):
+            done = _without_pass(statements(node.body))
+            rest = _without_pass(orelse_statements(node))
+            left = None if done or rest else node.test
+        if left is None:
+            return None
+        lines = effects(left, self.functions)
+        for line in lines:
+            self.origins.inherit(line, node)
+        return [with_comments(lines[0], node), *lines[1:]] if lines else []
 
     def _statement(self, node: Statement) -> Statement | None:
         if isinstance(node, cst.If):
@@ -132,7 +125,7 @@ class _Sweep:
         if body or orelse is not None or isinstance(node, cst.While):
             return node.with_changes(body=block(body))
         heads = [node.iter] if isinstance(node, cst.For) else node.items
-        if all(pure(head, self.functions) for head in heads):
+        if all(map(self._is_pure, heads)):
             return None
         return node.with_changes(body=block(body))
 
@@ -147,7 +140,7 @@ class _Sweep:
             )
         body, orelse = _without_pass(body), _without_pass(orelse)
         if not body and not orelse:
-            if pure(node.test):
+            if self._is_pure(node.test):
                 return None
             return node.with_changes(body=block(()), orelse=None)
         return rebuild_if(node, node.test, body, orelse)
@@ -158,10 +151,6 @@ class _Sweep:
             return self._assign(node, inner)
         if isinstance(inner, cst.AnnAssign):
             return self._annotated(node, inner)
-        if isinstance(inner, cst.Expr) and isinstance(
-            inner.value, (cst.Name, cst.Attribute)
-        ):
-            return None
         return _without_pragma(node)
 
     def _annotated(self, node: Statement, inner: cst.AnnAssign) -> Statement | None:
@@ -176,7 +165,7 @@ class _Sweep:
         targets = [
             t for t in inner.targets if not self._dead(t.target, inner.value, after)
         ]
-        if targets or not pure(inner.value, self.functions):
+        if targets or not self._is_pure(inner.value):
             if not targets:
                 return node.with_changes(body=[cst.Expr(inner.value)])
             return _without_pragma(

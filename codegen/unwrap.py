@@ -16,6 +16,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import Origins, walk
+from codegen.purity import pure
 from codegen.syntax import (
     Body,
     Statement,
@@ -27,7 +28,6 @@ from codegen.syntax import (
     small,
     statements,
 )
-from codegen.tidy import pure
 
 
 def unwrap_functions(body: Body, context: Context) -> Body:

@@ -100,12 +100,31 @@ class Calls:
         if result is Result.NEW_OR_SEVERAL:
             result = self._one_or_several(bound[operation.several_if or ""], env)
         base = UNKNOWN if receiver is None else self._shown_argument(receiver, env)
+        if operation.name in _COPIES:
+            return self._copy(base, operation.name != "copy.copy", env)
         if result is Result.COMPUTED:
             values = [self._scalar(a.value, env) for a in args]
             return self.expressions.fresh(self.expressions.arithmetic(values))
         if result in (Result.ITEMS, Result.ONE_OF):
             return self._of_items(result, args, env)
         return self._shown(operation, result, base, text)
+
+    def _copy(self, base: Value, deep: bool, env: Env) -> Value:
+        """``copy.copy`` of a tensor shows its memory; of a container, what it holds."""
+        made = self.expressions.new()
+        if base.kind is Kind.TENSOR:
+            return Value(Kind.TENSOR, frozenset({made})) if deep else base
+        if base.kind not in (*CONTAINERS, Kind.UNKNOWN):
+            return base
+        item = env.contents(base)
+        if deep:
+            inside = self.expressions.new(" item'")
+            places = frozenset({made})
+            item = item and _held_in(item, inside)
+        else:
+            kept = base.places if base.kind is Kind.UNKNOWN else frozenset[Place]()
+            places = kept | {made}
+        return Value(base.kind, places, item)
 
     def _shown_argument(self, node: cst.BaseExpression, env: Env) -> Value:
         """What a result may show: of ``*tensors``, any of them."""
@@ -315,6 +334,12 @@ class Calls:
         found = self.expressions.fresh(self.expressions.arithmetic(values))
         if all(v.kind is Kind.NUMBER and v.selects for v in values):
             return COUNT
+        if name == "sum" and any(
+            v.kind in (Kind.SEQUENCE, Kind.UNKNOWN) for v in values
+        ):
+            # of lists: their items, one list after the other
+            held = join_all(env.contents(v) for v in values)
+            return replace(found, item=held)
         if name not in ("max", "min") or not any(v.places for v in values):
             return found
         # one of them, and no copy
@@ -380,6 +405,15 @@ class Calls:
     def returned_by(self, node: cst.Call, env: Env) -> Value | None:
         """What a function with a source returns; None if that can't be told."""
         return None
+
+
+def _held_in(item: Value, place: Place) -> Value:
+    """What a deep copy holds: items of its own, all in one place."""
+    inner = item.item and _held_in(item.item, place)
+    return Value(item.kind, frozenset({place}), inner)
+
+
+_COPIES = frozenset({"copy.copy", "copy.deepcopy", "ops.deepcopy"})
 
 
 def _is_sparse(place: Place) -> bool:

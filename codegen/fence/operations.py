@@ -82,7 +82,8 @@ class Operations(Heap):
         bound = _bind(operation, arguments)
         self._check_written(node, operation, bound, arguments)
         name = operation.name.rpartition(".")[2]
-        if name in _CUTS and any(v.has_gradient for v in arguments.all()):
+        cuts = name in _CUTS or (operation.uses_rng and operation.cuts)
+        if cuts and any(v.has_gradient for v in arguments.all()):
             self.refuse("cut", node, f".{name}()")
         self._check_numbers(node, operation, bound, arguments)
         if bound is not None:

@@ -12,6 +12,7 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.evaluation import Evaluation
+from codegen.purity import pure
 from codegen.syntax import (
     HAVE_VALUES,
     Body,
@@ -77,7 +78,8 @@ class _Defaults(Evaluation):
             return len(node.args) == 2 and code(node.args[1].value) in ("{}", "dict()")
         if code(node.args[-1].value) in _CONTAINERS:
             return False  # what it holds is found where it is asked for
-        return is_constant(key) and isinstance(func.value, (cst.Name, cst.Subscript))
+        place = isinstance(func.value, (cst.Name, cst.Subscript)) and pure(func.value)
+        return is_constant(key) and place
 
     def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
         made = cst.ensure_type(node, cst.Call)
@@ -87,8 +89,8 @@ class _Defaults(Evaluation):
         if dotted(held) == "self.state" and not is_constant(key):
             return item
         value = default[0] if default else cst.Name("None")
-        if any("rand" in code(n) for n in walk(value) if isinstance(n, cst.Call)):
-            value = self._keep(value)  # it is drawn in any case
+        if not pure(value):
+            value = self._keep(value)  # it is computed in any case
         missing = expr(f"{code(key)} not in {code(held)}")
         self.prelude.append(
             cst.If(missing, block([assign([item], value.deep_clone())]))

@@ -20,6 +20,7 @@ from codegen.lower.helpers import (
     none_test,
 )
 from codegen.lower.literals import OperatorFolder, truth
+from codegen.purity import pure
 from codegen.syntax import (
     Body,
     call,
@@ -137,7 +138,8 @@ class Folder(OperatorFolder):
         entries = dict_entries(updated_node.value)
         key = string_key(updated_node)
         if entries is not None and key is not None and key in entries:
-            return entries[key]
+            if all(pure(v) for k, v in entries.items() if k != key):
+                return entries[key]
         return updated_node
 
     def leave_Call(

@@ -6,6 +6,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.purity import pure
 from codegen.syntax import Body, bare, dict_entries, is_name, small, statements
 
 
@@ -61,6 +62,8 @@ def got_from_literal(
     entries = dict_entries(func.value)
     if entries is None or not args or not isinstance(args[0], cst.SimpleString):
         return None
+    if not all(map(pure, (*entries.values(), *args))):
+        return None
     default = args[1] if len(args) > 1 else cst.Name("None")
     return entries.get(str(args[0].evaluated_value), default)
 
@@ -78,7 +81,11 @@ def item_of_display(node: cst.Subscript) -> cst.BaseExpression | None:
     ):
         return None
     number = index.value.evaluated_value
-    return items[number] if number < len(items) else None
+    if number >= len(items) or not all(
+        pure(i) for i in items if i is not items[number]
+    ):
+        return None
+    return items[number]
 
 
 def function_statements(node: cst.FunctionDef) -> Body:

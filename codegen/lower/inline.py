@@ -15,6 +15,7 @@ from codegen.lower.frame import NOT_KNOWN, Frame, known
 from codegen.lower.names import BUILTINS
 from codegen.lower.reading import Reader
 from codegen.lower.returns import tail_returns
+from codegen.purity import effects
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
@@ -30,7 +31,6 @@ from codegen.syntax import (
     string_key,
     target_names,
 )
-from codegen.tidy import pure
 from codegen.upstream import Definition, Upstream
 
 _MAX_DEPTH = 12
@@ -341,15 +341,11 @@ class Inliner:
                 return [cst.SimpleStatementLine([cst.Return(value)])]
             if target is None:
                 # nobody asks for the value, but it may be made by changing something
-                return [] if value is None or pure(value) else [_line(value)]
+                return [] if value is None else effects(value)
             return [assign([cst.Name(_RESULT)], value or cst.Name("None"))]
 
         needs_value = target is not None or is_return
         return tail_returns(body, finish, needs_value)
-
-
-def _line(value: cst.BaseExpression) -> Statement:
-    return cst.SimpleStatementLine([cst.Expr(value)])
 
 
 def _spread(args: Sequence[cst.Arg]) -> list[cst.Arg] | None:

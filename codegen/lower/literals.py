@@ -10,6 +10,7 @@ import libcst as cst
 
 from codegen.diagnostics import Origins
 from codegen.lower.frame import Frame
+from codegen.purity import pure
 from codegen.syntax import Rewriter, bare, code, is_constant, is_name
 
 
@@ -32,7 +33,9 @@ def truth(node: cst.CSTNode) -> bool | None:
         return {"True": True, "False": False, "None": False}.get(node.value)
     if isinstance(node, cst.BooleanOperation):
         decisive = not isinstance(node.operator, cst.And)
-        if decisive in (truth(node.left), truth(node.right)):
+        if truth(node.left) == decisive:
+            return decisive
+        if truth(node.right) == decisive and pure(node.left):
             return decisive
     return None
 
@@ -66,7 +69,7 @@ class OperatorFolder(Rewriter):
         other = truth(right)
         if other is not None and other == conjunction:
             return left
-        if other is not None and _is_test(left):
+        if other is not None and _is_test(left) and pure(left):
             return right
         return updated_node
 

@@ -32,6 +32,7 @@ from codegen.lower.own import Own, set_attribute
 from codegen.lower.partials import Partials
 from codegen.lower.reading import Reader
 from codegen.lower.tuples import flatten_tuple, split_tuple
+from codegen.purity import effects
 from codegen.rules.r4_out_of_place.inplace import may_mutate
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -174,7 +175,7 @@ class Specializer:
         rest = self.block(orelse, other, live)
         _join(frame, body, other, rest)
         if not body and not rest:
-            return before
+            return [*before, *self._effects(test, node, frame, live)]
         return [*before, rebuild_if(node, test, body, rest)]
 
     def _loop(
@@ -320,8 +321,12 @@ class Specializer:
 
     def _simple(self, node: Statement, frame: Frame, live: Liveness) -> list[Statement]:
         original, inner = node, small(node)
-        if isinstance(inner, cst.Pass) or self._has_no_effect(inner, frame):
+        if isinstance(inner, cst.Pass):
             return []
+        if self._has_no_effect(inner, frame):
+            value = cast(cst.Expr, inner).value
+            told = [a.value for a in value.args] if isinstance(value, cst.Call) else ()
+            return [s for v in told for s in self._effects(v, node, frame, live)]
         partial = self.partials.note(node, frame)
         if partial is not None:
             return partial
@@ -349,6 +354,16 @@ class Specializer:
             return [s for part in extracted for s in self._simple(part, frame, live)]
         frame.learn(folded)
         return [folded]
+
+    def _effects(
+        self, node: cst.BaseExpression, like: Statement, frame: Frame, live: Liveness
+    ) -> list[Statement]:
+        """What is left of an expression whose value nobody needs."""
+        lines = effects(node)
+        for line in lines:
+            self.origins.inherit(line, like)
+        live.replace(like, lines, read_names(like))
+        return [s for line in lines for s in self.statement(line, frame, live)]
 
     def _written_out(self, node: Statement) -> Statement:
         """``m, v = (state[k] for k in ("m", "v"))``, item by item."""

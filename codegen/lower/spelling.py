@@ -3,6 +3,7 @@
     torch.Tensor.mul_(m, b)          →   m.mul_(b)
     getattr(m, "mul_")(b)            →   m.mul_(b)
     operator.imul(m, b)              →   m.mul_(b)
+    m @= b                           →   m = m @ b
     F.relu(x, inplace=True)          →   x.copy_(F.relu(x))
     decay = m.mul_                   →   decay_of = m
     decay(b)                             decay_of.mul_(b)
@@ -26,8 +27,10 @@ import libcst as cst
 from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.lower.patterns import both, captured, test_of
 from codegen.lower.tuples import one_by_one
 from codegen.optable import Write
+from codegen.purity import pure
 from codegen.syntax import (
     Body,
     Statement,
@@ -39,7 +42,6 @@ from codegen.syntax import (
     call,
     code,
     expr,
-    is_constant,
     is_name,
     map_bodies,
     method,
@@ -112,8 +114,29 @@ class _Spelling:
         chosen = self._chosen(node)
         if chosen is not None:
             return self._block([chosen])
-        node = cast(Statement, self._calls(node))
+        node = self._rebinding(cast(Statement, self._calls(node)))
         return self._clipped(node) or [_as_function(node) or _item_store(node) or node]
+
+    def _rebinding(self, node: Statement) -> Statement:
+        """``q @= x`` writes into no tensor: torch has no ``__imatmul__``."""
+        inner = small(node)
+        if not isinstance(inner, cst.AugAssign):
+            return node
+        if not isinstance(inner.operator, cst.MatrixMultiplyAssign):
+            return node
+        target = cast(cst.BaseExpression, inner.target)
+        if not pure(target):
+            self.context.refuse(
+                "lower",
+                target,
+                "what is assigned to here is looked up twice, and looking it up does "
+                "something",
+                "give it a name first",
+            )
+            return node
+        value = parenthesize(inner.value)
+        product = cst.BinaryOperation(target, cst.MatrixMultiply(), value)
+        return with_comments(assign([target.deep_clone()], product), node)
 
     # --- calls
 
@@ -163,6 +186,15 @@ class _Spelling:
         bound = operation.bind(node.args)
         written = [] if bound is None else list(operation.written(bound))
         if len(written) != 1 or written[0].what is not Write.ITSELF:
+            return None
+        if not pure(written[0].argument):
+            self.context.refuse(
+                "R4",
+                node,
+                "what this call changes is looked up twice, and looking it up does "
+                "something",
+                "give it a name first",
+            )
             return None
         if written[0].unless_false is not None:
             self.context.refuse(
@@ -279,17 +311,17 @@ class _Spelling:
             subject = name
         chain: cst.If | cst.Else | None = None
         for case in reversed(node.cases):
-            test = _test_of(case.pattern, subject)
+            test = test_of(case.pattern, subject)
             if test is None:
                 self._refuse_pattern(case.pattern)
                 return None
-            binds = _captured(case.pattern, subject)
+            binds = captured(case.pattern, subject)
             body = block([*binds, *statements(case.body)])
             if case.guard is not None:
                 if binds:
                     self._refuse_pattern(case.pattern)
                     return None
-                test = _both(test, case.guard)
+                test = both(test, case.guard)
             if is_name(test, "True"):
                 chain = cst.Else(body)
                 continue
@@ -437,42 +469,3 @@ def _if(
 
 def _bare(node: cst.BaseExpression) -> cst.BaseExpression:
     return node.with_changes(lpar=(), rpar=()) if getattr(node, "lpar", None) else node
-
-
-# --- patterns -----------------------------------------------------------------
-
-
-def _test_of(
-    pattern: cst.MatchPattern, subject: cst.BaseExpression
-) -> cst.BaseExpression | None:
-    """When a pattern matches; None for those that take their subject apart."""
-    if isinstance(pattern, cst.MatchValue):
-        return expr(f"{code(subject)} == {code(pattern.value)}")
-    if isinstance(pattern, cst.MatchSingleton):
-        return expr(f"{code(subject)} is {code(pattern.value)}")
-    if isinstance(pattern, cst.MatchOr):
-        tests = [_test_of(p.pattern, subject) for p in pattern.patterns]
-        if any(t is None for t in tests):
-            return None
-        return expr(" or ".join(code(cast(cst.CSTNode, t)) for t in tests))
-    if isinstance(pattern, cst.MatchAs):
-        if pattern.pattern is None:
-            return cst.Name("True")
-        return _test_of(pattern.pattern, subject)
-    return None
-
-
-def _captured(
-    pattern: cst.MatchPattern, subject: cst.BaseExpression
-) -> list[Statement]:
-    if isinstance(pattern, cst.MatchAs) and pattern.name is not None:
-        return [assign([cst.Name(pattern.name.value)], subject)]
-    return []
-
-
-def _both(test: cst.BaseExpression, guard: cst.BaseExpression) -> cst.BaseExpression:
-    if is_name(test, "True"):
-        return guard
-    first = parenthesize(test) if isinstance(test, cst.BooleanOperation) else test
-    second = parenthesize(guard) if not is_constant(guard) else guard
-    return cst.BooleanOperation(first, cst.And(), second)

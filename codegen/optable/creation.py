@@ -33,7 +33,7 @@ nn (data) view:opaque cuts: Parameter
 torch (n) new random: randperm
 torch (low/high, high, size) new random: randint
 torch (input, low/high, high) new random: randint_like
-torch (mean~, std~, size) new random: normal
+torch (mean~, std~, size) new random cuts: normal
 torch,method (input, p~) new random decides: bernoulli
 torch,method (input, num_samples, replacement) new random: multinomial
 torch (input) new random: poisson

@@ -52,8 +52,9 @@ operator (a) computed: neg pos abs invert inv
 operator (a, b) computed: eq ge gt le lt ne
 operator (a) number: not_ truth index
 operator (a, b) number: is_ is_not contains countOf indexOf
-operator (a!, b) same: iadd isub imul itruediv ifloordiv imod imatmul ipow iand ior ixor
-    ilshift irshift iconcat
+operator (a!, b) same: iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift
+    irshift iconcat
+operator (a, b) computed: imatmul
 operator (a, b) maybe:opaque: getitem
 operator (a!, b, c) nothing: setitem
 operator (a!, b) nothing: delitem

@@ -12,6 +12,7 @@ from codegen.analysis.environment import Env
 from codegen.analysis.values import Kind, Slot
 from codegen.rules.base import Example
 from codegen.rules.callables import arguments_of, called_parameters
+from codegen.rules.numbers import refuse_differences
 from codegen.rules.promoted import Promoted
 from codegen.rules.r4_out_of_place.dtypes import Dtype, Dtypes
 from codegen.rules.typed import Called, TypedRule
@@ -108,6 +109,7 @@ class DifferentiableSettings(TypedRule):
             for slot, value, env in stores:
                 if self._has_derivative(value, env):
                     self._counts.discard(slot)
+        refuse_differences(body, self.context, self.places, self._has_derivative)
 
     def _statement(self, node: Statement) -> Statement:
         """A slot that is new has the dtype that upstream gives it."""

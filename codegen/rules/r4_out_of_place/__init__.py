@@ -17,6 +17,7 @@ from codegen.analysis.heap import analyse
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.values import Kind, Place, Value, as_index
 from codegen.diagnostics import walk
+from codegen.purity import effects, pure_functions
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.chains import ChainRule
 from codegen.rules.r4_out_of_place.dtypes import Dtypes
@@ -60,7 +61,6 @@ _BINARY: dict[type[cst.BaseAugOp], type[cst.BaseBinaryOp]] = {
     cst.FloorDivideAssign: cst.FloorDivide,
     cst.ModuloAssign: cst.Modulo,
     cst.PowerAssign: cst.Power,
-    cst.MatrixMultiplyAssign: cst.MatrixMultiply,
     cst.BitAndAssign: cst.BitAnd,
     cst.BitOrAssign: cst.BitOr,
     cst.BitXorAssign: cst.BitXor,
@@ -273,8 +273,9 @@ class OutOfPlace(ChainRule):
     ) -> list[Statement]:
         if not mutates_place(value):
             if isinstance(value, cst.Call) and inplace_method(value):
+                # a temporary is mutated and thrown away
                 self.fired(node)
-                return []  # a temporary is mutated and thrown away
+                return self.left_of(replace_temporaries(value, self))
             return [replace_temporaries(node, self)]
         return self.mutation(node, cast(cst.Call, value), env, ())
 
@@ -357,6 +358,10 @@ class OutOfPlace(ChainRule):
             return False
         return any(place not in _shown(base, value) for place in value.places)
 
+    def left_of(self, value: cst.BaseExpression) -> list[Statement]:
+        """What computing a value does that nobody needs: it may draw."""
+        return effects(value, pure_functions(self.context.sources()))
+
     def _augmented_tensor(
         self,
         node: Statement,
@@ -370,7 +375,7 @@ class OutOfPlace(ChainRule):
         operands = (target, inner.value)
         if value.kind is Kind.TENSOR:
             new = self.in_dtype_of(target, operands, new, node, env)
-        result = write.rebind(target, value, new)
+        result = write.rebind(target, value, new) or self.left_of(new)
         others = [
             s for s in result if code(s).strip() != code(assign([target], new)).strip()
         ]

@@ -25,7 +25,7 @@ from codegen.rules.r4_out_of_place.propagate import Propagation
 from codegen.rules.r4_out_of_place.twins import (
     out_of_place,
     replace_temporaries,
-    without_out,
+    written_into,
 )
 from codegen.syntax import (
     Statement,
@@ -49,6 +49,10 @@ class ChainRule(MutationRule):
     @abc.abstractmethod
     def propagation(self, node: Statement, env: Env) -> Propagation:
         """What hands the new value on, of a mutation at ``node``."""
+
+    @abc.abstractmethod
+    def left_of(self, value: cst.BaseExpression) -> list[Statement]:
+        """What computing a value does, where nobody needs it."""
 
     def mutation(
         self,
@@ -76,7 +80,7 @@ class ChainRule(MutationRule):
         # what is assigned anyway needs no rebinding of its own
         names = {e.value for e in extra if isinstance(e, cst.Name)}
         write.live = write.live - names
-        statements_ = write.rebind(root, place, new, kept)
+        statements_ = write.rebind(root, place, new, kept) or self.left_of(new)
         self.fire(node, statements_)
         return statements_
 
@@ -126,7 +130,7 @@ class ChainRule(MutationRule):
     ) -> tuple[cst.BaseExpression, cst.BaseExpression]:
         out = keyword(value, "out")
         if out is not None:
-            return out, replace_temporaries(without_out(value), self)
+            return out, replace_temporaries(written_into(value, out), self)
         function = inplace_function(value)
         if function is not None:
             if "_foreach_" in function:

@@ -30,6 +30,7 @@ from codegen.rules.r4_out_of_place.inplace import (
     mutates_place,
     takes_item,
 )
+from codegen.rules.r4_out_of_place.keys import acting_keys, keys_first
 from codegen.rules.r4_out_of_place.kin import kin
 from codegen.syntax import (
     HAVE_VALUES,
@@ -116,14 +117,14 @@ class _Hoist:
         return names.prelude, node.with_changes(iter=names.visit(node.iter))
 
     def _simple(self, node: Statement) -> list[Statement]:
-        named = self._name_roots(node)
-        if len(named) > 1:
-            return [new for part in named for new in self._statement(part)]
         inner = small(node)
         if isinstance(inner, (cst.Assign, cst.AnnAssign)) and inner.value is not None:
             branches = _as_branches(node, inner)
             if branches is not None:
                 return list(self.block([branches]))
+        for first in (keys_first(node, self.context), self._name_roots(node)):
+            if len(first) > 1:
+                return [new for part in first for new in self._statement(part)]
         if inner is None or not _mutates_inside(inner):
             return [node]
         if isinstance(inner, cst.Expr):
@@ -209,7 +210,8 @@ def _as_branches(node: Statement, inner: cst.Assign | cst.AnnAssign) -> cst.If |
     value = inner.value
     if not isinstance(value, cst.IfExp):
         return None
-    if not (_mutates_inside(value.body) or _mutates_inside(value.orelse)):
+    sides = (value.body, value.orelse)
+    if not any(_mutates_inside(s) or _binds_acting_view(s) for s in sides):
         return None
 
     def side(expression: cst.BaseExpression) -> cst.IndentedBlock:
@@ -222,6 +224,11 @@ def _as_branches(node: Statement, inner: cst.Assign | cst.AnnAssign) -> cst.If |
         cst.Else(side(value.orelse)),
         leading_lines=node.leading_lines,
     )
+
+
+def _binds_acting_view(node: cst.CSTNode) -> bool:
+    """Whether a view is made under a key that does something."""
+    return any(True for _ in acting_keys(node, frozenset()))
 
 
 def _mutates_inside(node: cst.CSTNode) -> bool:

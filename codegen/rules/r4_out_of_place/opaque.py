@@ -104,6 +104,8 @@ class Opaque:
             known = False
         if is_name(func, "id") or is_name(func, "hash"):
             self._refuse_identity(node, env)
+        elif self.context.full_name(func) == "copy.copy":
+            self._refuse_shallow(node, env)
         elif not known:
             self._refuse_call(node, env)
 
@@ -163,6 +165,15 @@ class Opaque:
                 f"what `{code(node.func)}` does to the tensors that it is handed can't "
                 "be seen",
                 "make it a function of the module, or write it out",
+            )
+
+    def _refuse_shallow(self, node: cst.Call, env: Env) -> None:
+        kinds = {self.heap.value(a.value, env).kind for a in node.args}
+        if kinds & {Kind.TENSOR, Kind.UNKNOWN}:
+            self.refuse(
+                node,
+                "copy.copy of a tensor shares its memory and drops its gradient",
+                "clone it, or use the tensor itself",
             )
 
     def _refuse_identity(self, node: cst.Call, env: Env) -> None:

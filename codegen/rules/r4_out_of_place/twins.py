@@ -11,7 +11,7 @@ from codegen.rules.r4_out_of_place.inplace import (
     inplace_method,
     is_place,
 )
-from codegen.syntax import call, keyword, method
+from codegen.syntax import TIGHT_EQUAL, call, keyword, method
 
 
 def out_of_place(
@@ -84,7 +84,10 @@ class Temporaries(cst.CSTTransformer):
         """``torch.eye(n, out=x.new(n, n))``: values in the new tensor's dtype."""
         if isinstance(out, cst.Tuple):
             self.rule.refuse(old, "several results are stored here", "store each")
-        return self._replaced(old, call("ops.copy", out, without_out(node)))
+        new = without_out(node)
+        if _of_numbers(new):
+            return self._replaced(old, _like(new, out))
+        return self._replaced(old, call("ops.copy", out, new))
 
     def _replaced(
         self, original_node: cst.Call, new: cst.BaseExpression
@@ -99,6 +102,37 @@ def without_out(node: cst.Call) -> cst.Call:
     args = [a for a in node.args if not (a.keyword and a.keyword.value == "out")]
     args[-1] = args[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
     return node.with_changes(args=args)
+
+
+def written_into(node: cst.Call, out: cst.BaseExpression) -> cst.Call:
+    """What a call with ``out=`` computes; numbers alone make it in the dtype of out."""
+    new = without_out(node)
+    return _like(new, out) if _of_numbers(new) else new
+
+
+def _of_numbers(node: cst.Call) -> bool:
+    """``torch.randn(n)``: a result whose dtype no argument tells."""
+    operation = optable.spelled(node)
+    if operation is None:
+        return False
+    draws = operation.uses_rng and operation.parameters[0].name in ("n", "low", "mean")
+    bound = operation.bind(node.args) or {}
+    sized = operation.parameters[0].name != "mean" or "size" in bound
+    return operation.own or (draws and sized)
+
+
+def _like(node: cst.Call, out: cst.BaseExpression) -> cst.Call:
+    told = {a.keyword.value for a in node.args if a.keyword}
+    args = [
+        cst.Arg(
+            cst.Attribute(out.deep_clone(), cst.Name(word)),
+            cst.Name(word),
+            equal=TIGHT_EQUAL,
+        )
+        for word in ("dtype", "device")
+        if word not in told
+    ]
+    return node.with_changes(args=[*node.args, *args])
 
 
 def replace_temporaries(node: cst.CSTNodeT, rule: Rule) -> cst.CSTNodeT:

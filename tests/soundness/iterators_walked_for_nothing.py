@@ -1,0 +1,28 @@
+import torch
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1, beta=0.9):
+        super().__init__(params, dict(lr=lr, beta=beta))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            lr, beta = group["lr"], group["beta"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                grad = p.grad
+                state = self.state[p]
+                if len(state) == 0:
+                    state["step"] = 0
+                    state["m"] = torch.zeros_like(p)
+                    state["v"] = torch.full_like(p, 0.4)
+                state["step"] += 1
+                m, v = state["m"], state["v"]
+                xs = iter([0.5, 1.0, 1.5, 2.0])
+                skipped = next(xs)
+                for _ in zip(range(1), xs):
+                    pass
+                p.sub_(grad * next(xs), alpha=lr)
