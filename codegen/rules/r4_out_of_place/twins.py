@@ -85,7 +85,7 @@ class Temporaries(cst.CSTTransformer):
         if isinstance(out, cst.Tuple):
             self.rule.refuse(old, "several results are stored here", "store each")
         new = without_out(node)
-        if _of_numbers(new):
+        if _of_numbers(new) and _rounds(new):
             return self._replaced(old, _like(new, out))
         return self._replaced(old, call("ops.copy", out, new))
 
@@ -119,6 +119,16 @@ def _of_numbers(node: cst.Call) -> bool:
     bound = operation.bind(node.args) or {}
     sized = operation.parameters[0].name != "mean" or "size" in bound
     return operation.own or (draws and sized)
+
+
+def _rounds(node: cst.Call) -> bool:
+    """Whether values that a call makes are others in another dtype: not those of eye."""
+    operation = optable.spelled(node)
+    return (
+        operation is None
+        or operation.uses_rng
+        or any(p.number or p.scalar for p in operation.parameters)
+    )
 
 
 def _like(node: cst.Call, out: cst.BaseExpression) -> cst.Call:
