@@ -119,7 +119,7 @@ class Carrier:
 
     def _constant(self, name: str, found: Definition) -> None:
         value = cast(cst.BaseExpression, found.node)
-        if all(is_constant(n) or not _is_atom(n) for n in walk(value)):
+        if all(is_constant(n) or not _is_opaque(n) for n in walk(value)):
             self.result.constants.append(f"{name} = {code(value)}")
         else:
             self.result.imports.add(import_line(name, found.full_name))
@@ -178,8 +178,12 @@ def without_self(node: cst.FunctionDef) -> cst.Parameters:
     return node.params
 
 
-def _is_atom(node: cst.CSTNode) -> bool:
-    return isinstance(node, (cst.Name, cst.Call, cst.Attribute, cst.Lambda))
+def _is_opaque(node: cst.CSTNode) -> bool:
+    """What isn't the same wherever it is written: a container may be changed later."""
+    return isinstance(node, (cst.Name, cst.Call, cst.Attribute, cst.Lambda, *_MUTABLE))
+
+
+_MUTABLE = (cst.BaseDict, cst.BaseList, cst.BaseSet)
 
 
 def _annotation_lines(node: cst.FunctionDef) -> Body:

@@ -126,6 +126,11 @@ class Context:
         line = self.origins.line(origin) if origin is not None else ""
         self.diagnostics.append(Diagnostic(rule, message, hint, origin, line))
 
+    def where(self, node: cst.CSTNode) -> str:
+        """at FILE:LINE, for a message that is about another place."""
+        origin = self.origins.of(node)
+        return f" at {origin.file}:{origin.line}" if origin is not None else ""
+
     def raise_if_refused(self) -> None:
         if self.diagnostics:
             raise CodegenError(self.diagnostics)

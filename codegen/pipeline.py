@@ -17,7 +17,6 @@ import libcst as cst
 
 from codegen import postconditions as holds
 from codegen.context import Context
-from codegen.diagnostics import misuse
 from codegen.foreign import refuse_foreign
 from codegen.layout import alternate_quotes, double_quotes, space
 from codegen.lower.conversions import with_copies
@@ -36,6 +35,7 @@ from codegen.lower.scratch import without_turns
 from codegen.lower.settings import defaults_by_group
 from codegen.lower.specialize import specialize
 from codegen.lower.states import slot_by_slot
+from codegen.magic import refuse_magic
 from codegen.overwritten import drop_overwritten
 from codegen.polish import respell, reuse_variables
 from codegen.postconditions import BrokenPostcondition, Postcondition
@@ -278,12 +278,17 @@ class Update:
 
 def run(upstream: Upstream, context: Context) -> Update:
     """Translate ``step`` of an optimizer, or raise with every diagnostic."""
+    refuse_magic(upstream, context)
     step = upstream.method("step")
     if step is None:
-        raise misuse(
+        context.refuse(
+            "lower",
+            upstream.unsettled("step") or upstream.cls.node,
             f"{upstream.target} defines no step of its own",
-            "name an optimizer that overrides torch.optim.Optimizer.step",
+            "define `step` in the class, once, and set it nowhere else",
         )
+        context.raise_if_refused()
+    assert step is not None
     context.upstream = upstream
     definition = step.node
     assert isinstance(definition, cst.FunctionDef)

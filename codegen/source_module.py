@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import libcst as cst
 
-from codegen.syntax import dotted, statements
+from codegen.diagnostics import children, walk
+from codegen.syntax import dotted, string_key
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,21 @@ class Import:
     attr: str | None = None
 
 
-Binding: TypeAlias = "cst.FunctionDef | cst.ClassDef | cst.BaseExpression | Import"
+@dataclass(frozen=True, eq=False)
+class Unsettled:
+    """A name of which the source doesn't tell what it means; ``node`` is why.
+
+    ``later``: not even whoever imports it once the module has been run gets what it
+    means everywhere and for good.
+    """
+
+    node: cst.CSTNode
+    later: bool = False
+
+
+Binding: TypeAlias = (
+    "cst.FunctionDef | cst.ClassDef | cst.BaseExpression | Import | Unsettled"
+)
 
 
 @dataclass(eq=False)
@@ -31,7 +46,8 @@ class SourceModule:
     tree: cst.Module
     is_package: bool = False
     bindings: dict[str, Binding] = field(default_factory=dict)
-    stars: list[str] = field(default_factory=list)
+    stars: list[tuple[str, frozenset[str]]] = field(default_factory=list)
+    """Modules all of whose names are bound, and the names that were bound before."""
 
     @property
     def package(self) -> str:
@@ -57,78 +73,17 @@ class Definition:
 
 @dataclass(frozen=True)
 class External:
-    """Something outside the sources that are read, such as ``torch.sqrt``."""
+    """Something outside the sources that are read, such as ``torch.sqrt``; or inside,
+    where only running them tells what it is."""
 
     full_name: str
+    unsettled: Unsettled | None = field(default=None, compare=False)
 
 
 Resolved: TypeAlias = "Definition | SourceModule | External"
 
 
-def bind(module: SourceModule, body: Sequence[cst.CSTNode]) -> None:
-    for node in body:
-        if isinstance(node, (cst.FunctionDef, cst.ClassDef)):
-            module.bindings[node.name.value] = node
-        elif isinstance(node, (cst.If, cst.Try)):
-            # a later branch is the fallback: the first binding is the usual one
-            for inner in _branches(node):
-                before = dict(module.bindings)
-                bind(module, statements(inner))
-                module.bindings.update(before)
-        elif isinstance(node, cst.SimpleStatementLine):
-            _bind_small(module, node.body[0])
-
-
-def _branches(node: cst.If | cst.Try) -> Iterator[cst.BaseSuite]:
-    yield node.body
-    if isinstance(node, cst.If):
-        if isinstance(node.orelse, cst.If):
-            yield from _branches(node.orelse)
-        elif node.orelse is not None:
-            yield node.orelse.body
-        return
-    for handler in node.handlers:
-        yield handler.body
-    if node.orelse is not None:
-        yield node.orelse.body
-
-
-def _bind_small(module: SourceModule, node: cst.BaseSmallStatement) -> None:
-    if isinstance(node, cst.Assign):
-        for target in node.targets:
-            if isinstance(target.target, cst.Name):
-                module.bindings[target.target.value] = node.value
-    elif isinstance(node, cst.AnnAssign):
-        if isinstance(node.target, cst.Name) and node.value is not None:
-            module.bindings[node.target.value] = node.value
-    elif isinstance(node, cst.Import):
-        for alias in node.names:
-            _bind_import(module, alias)
-    elif isinstance(node, cst.ImportFrom):
-        _bind_import_from(module, node)
-
-
-def _bind_import(module: SourceModule, alias: cst.ImportAlias) -> None:
-    name = dotted(alias.name) or ""
-    if alias.asname is not None:
-        module.bindings[cast(cst.Name, alias.asname.name).value] = Import(name)
-    else:
-        top = name.partition(".")[0]
-        module.bindings[top] = Import(top)
-
-
-def _bind_import_from(module: SourceModule, node: cst.ImportFrom) -> None:
-    source = _absolute(module, node)
-    if isinstance(node.names, cst.ImportStar):
-        module.stars.append(source)
-        return
-    for alias in node.names:
-        name = cast(cst.Name, alias.name).value
-        bound = cast(cst.Name, alias.asname.name).value if alias.asname else name
-        module.bindings[bound] = Import(source, name)
-
-
-def _absolute(module: SourceModule, node: cst.ImportFrom) -> str:
+def absolute(module: SourceModule, node: cst.ImportFrom) -> str:
     name = dotted(node.module) if node.module is not None else ""
     if not node.relative:
         return name or ""
@@ -136,3 +91,47 @@ def _absolute(module: SourceModule, node: cst.ImportFrom) -> str:
     for _ in range(len(node.relative) - 1):
         package = package.rpartition(".")[0]
     return f"{package}.{name}" if name else package
+
+
+def bound_later(module: SourceModule) -> dict[str, Unsettled]:
+    """Names of a module that functions bind, or what reaches into its dictionary.
+
+    Of ``globals()`` that is read, nothing is bound; of what is done to it under a
+    known name, only that is.
+    """
+    found: dict[str, Unsettled] = {}
+    parents = {c: n for n in walk(module.tree) for c in children(n)}
+    for node in walk(module.tree):
+        if isinstance(node, cst.Global):
+            names = {str(item.name.value) for item in node.names}
+        elif isinstance(node, cst.Call) and dotted(node.func) in _REACHING:
+            names = _bound_through(node, parents, set(module.bindings))
+        else:
+            continue
+        found.update({name: Unsettled(node, later=True) for name in names})
+    return found
+
+
+_REACHING = ("globals", "vars", "locals", "exec")
+
+
+def _bound_through(
+    node: cst.Call, parents: Mapping[cst.CSTNode, cst.CSTNode], names: set[str]
+) -> set[str]:
+    """Names that may be bound by what is done with ``globals()``."""
+    whole = parents.get(node)
+    if dotted(node.func) == "vars" and node.args:
+        return set()
+    if isinstance(whole, cst.Attribute) and whole.attr.value in _ASKING:
+        return set()
+    if isinstance(whole, cst.Subscript) and whole.value is node:
+        stored = isinstance(
+            parents.get(whole), (cst.AssignTarget, cst.AugAssign, cst.Del)
+        )
+        key = string_key(whole)
+        if not stored or key is not None:
+            return {key} if stored and key is not None else set()
+    return names
+
+
+_ASKING = frozenset({"get", "items", "keys", "values", "copy"})

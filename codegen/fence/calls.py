@@ -112,6 +112,9 @@ class Calls(Operations):
             return self._getattr(node, arguments)
         operation = optable.function(path)
         if operation is None:
+            held = optable.container_method(path.rpartition(".")[2])
+            if path.count(".") > 1 and held is not None and held.in_place:
+                self.refuse("fixed", node)
             return self.unknown(node, path, arguments)
         return self.operate(node, operation, arguments)
 

@@ -48,6 +48,20 @@ def calls_through(decorator: cst.FunctionDef) -> bool:
     return all(any(n is value for value in handed) for n in read)
 
 
+def is_of_numbers(node: cst.FunctionDef) -> bool:
+    """Whether a function takes whole numbers and words, by its annotations, and hands
+    out no tensor or container: a memo of it can't be told from it."""
+    params = all_params(node.params)
+    kinds = [p.annotation and dotted(p.annotation.annotation) for p in params]
+    returned = node.returns and dotted(node.returns.annotation)
+    return (
+        all(kind in ("int", "str", "bool") for kind in kinds)
+        and returned in ("int", "str", "bool", "float")
+        and not node.params.star_kwarg
+        and not isinstance(node.params.star_arg, cst.Param)
+    )
+
+
 def asks_about_number(call: cst.Call, definition: Definition) -> bool:
     """Whether a function asks if something is a tensor that is a plain number here."""
     node = cast(cst.FunctionDef, definition.node)

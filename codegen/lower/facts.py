@@ -92,11 +92,34 @@ STEP_DECORATORS = frozenset(
         "typing.override",
         "typing_extensions.override",
         "typing.overload",
+        "torch.compile",
+        "torch.compiler.allow_in_graph",
+        "torch.jit.script",
+        "torch.jit.script_if_tracing",
+        "torch.jit.unused",
+        "torch.jit.export",
+        "torch.autograd.no_grad",
+        "torch.set_grad_enabled",
+        "torch.profiler.record_function",
+        "torch.autograd.profiler.record_function",
+        "torch.optim.Optimizer.profile_hook_step",
+        "torch.optim.optimizer.Optimizer.profile_hook_step",
+        "typing.final",
+        "typing_extensions.final",
+        "typing_extensions.deprecated",
+        "warnings.deprecated",
+        "abc.abstractmethod",
+        "contextlib.contextmanager",
+        "property",
         "staticmethod",
+        "classmethod",
         "functools.wraps",
     }
 )
 """Decorators under which a function computes the same."""
+
+MEMOS = frozenset({"functools.lru_cache", "functools.cache"})
+"""Decorators that keep what a function returned, and return that once more."""
 
 DISPATCH_COMMENT = re.compile(
     r"\b(jit|jitscript|torchscript|script\w*|compil\w*|capturable|foreach|fused|mypy"

@@ -94,6 +94,7 @@ class Inliner:
         if body is None:
             return None
         if not self.is_nested:
+            self.caller.reader.refuse_decorators(self.node, self.definition)
             self.caller.upstream.read(self.definition)
         prelude, body = self._scope(given, inner, body, target)
         self.caller.depth += 1

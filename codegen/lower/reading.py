@@ -8,10 +8,12 @@ from typing import cast
 import libcst as cst
 
 from codegen.context import Context
+from codegen.diagnostics import walk
 from codegen.lower import facts
 from codegen.lower.blocks import group_loop_target, without_docstring
-from codegen.lower.callees import calls_through, is_torchs
+from codegen.lower.callees import calls_through, is_of_numbers, is_torchs
 from codegen.lower.frame import Frame
+from codegen.magic import refuse_unsettled
 from codegen.lower.own import mangled
 from codegen.lower.names import hidden_names, rename
 from codegen.lower.spelling import spelled
@@ -25,6 +27,7 @@ from codegen.syntax import (
     bound_names,
     dotted,
     expr,
+    is_name,
     read_names,
     statements,
 )
@@ -48,18 +51,35 @@ class Reader:
             func = func.func if isinstance(func, cst.Call) else func
             name = dotted(func)
             found = self.upstream.library.resolve(where.module, name) if name else None
-            if not isinstance(found, Definition) or is_torchs(found):
+            full = found.full_name if isinstance(found, External) else name
+            if isinstance(found, Definition):
+                if is_torchs(found) or found.full_name in facts.STEP_DECORATORS:
+                    continue
+                if isinstance(found.node, cst.FunctionDef) and calls_through(
+                    found.node
+                ):
+                    continue
+                full = found.name
+            elif full in facts.STEP_DECORATORS:
                 continue
-            if found.full_name in facts.STEP_DECORATORS:
-                continue
-            if isinstance(found.node, cst.FunctionDef) and calls_through(found.node):
+            elif full in facts.MEMOS and is_of_numbers(node):
                 continue
             self.context.refuse(
                 "lower",
                 decorator,
-                f"{found.name} may change what {node.name.value} does",
+                f"{full or 'a decorator'} may change what {node.name.value} does",
                 "do what the decorator does in the function itself",
             )
+
+    def refuse_unsettled(self, body: Body, local: Collection[str]) -> None:
+        """Refuse what a specialized body reads and nobody can tell what it does."""
+        refuse_unsettled(body, local, self.context)
+        for node in (n for s in body for n in walk(s)):
+            if isinstance(node, cst.Attribute) and is_name(node.value, "self"):
+                method = self.upstream.method(node.attr.value)
+                if method is not None:
+                    function = cast(cst.FunctionDef, method.node)
+                    self.refuse_decorators(function, method)
 
     def read_body(
         self, node: cst.FunctionDef, frame: Frame, around: Collection[str]

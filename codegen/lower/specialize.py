@@ -120,7 +120,9 @@ class Specializer:
                 given = known(param.default, frame)
                 if given is not NOT_KNOWN:
                     frame.constants[param.name.value] = given
-        return self.block(body, frame, liveness(body))
+        body = self.block(body, frame, liveness(body))
+        self.reader.refuse_unsettled(body, frame.local)
+        return body
 
     # --- blocks -------------------------------------------------------------
 
