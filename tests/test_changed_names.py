@@ -83,6 +83,15 @@ REFUSED = {
         ),
         "@twice",
     ),
+    "a method whose decorator changes what it returns": (
+        odd(
+            "self.f(p.grad)",
+            "def twice(f):\n    def g(self, x):\n        return f(self, x) * 2\n"
+            "    return g\n",
+            "@twice\n" + METHOD,
+        ),
+        "@twice",
+    ),
     "a decorated class": (
         odd("p.grad", "def turn(cls):\n    cls.step = None\n    return cls\n@turn\n"),
         "@turn",

@@ -12,6 +12,7 @@ from codegen.lower.helpers import given_to
 from codegen.syntax import (
     all_params,
     all_statements,
+    assignment,
     calls,
     dotted,
     small,
@@ -27,7 +28,7 @@ def is_torchs(found: Definition) -> bool:
 
 def calls_through(decorator: cst.FunctionDef) -> bool:
     """Whether a decorator's function hands its arguments to what it decorates, as they
-    are and once, and does nothing else with them."""
+    are and once, does nothing else with them, and hands out what that returns."""
     inner = [n for n in statements(decorator.body) if isinstance(n, cst.FunctionDef)]
     params = [p.name.value for p in all_params(decorator.params)]
     if len(inner) != 1 or len(params) != 1:
@@ -38,7 +39,13 @@ def calls_through(decorator: cst.FunctionDef) -> bool:
         isinstance(n, (cst.For, cst.While, cst.If, cst.IfExp, cst.Try, cst.Lambda))
         for n in walk(wrapper.body)
     )
-    if len(made) != 1 or repeats:
+    if len(made) != 1 or repeats or not _hands_out(wrapper, made[0]):
+        return False
+    last = small(statements(decorator.body)[-1])
+    if not isinstance(last, cst.Return) or dotted(last.value) != wrapper.name.value:
+        return False
+    contexts = [n.item for n in walk(wrapper.body) if isinstance(n, cst.WithItem)]
+    if not all(isinstance(c, cst.Call) and dotted(c.func) in _QUIET for c in contexts):
         return False
     own = [p.name.value for p in all_params(wrapper.params)]
     handed = [n.value for n in made[0].args]
@@ -46,6 +53,29 @@ def calls_through(decorator: cst.FunctionDef) -> bool:
         return False
     read = [n for n in walk(wrapper.body) if isinstance(n, cst.Name) and n.value in own]
     return all(any(n is value for value in handed) for n in read)
+
+
+_QUIET = frozenset(
+    "torch.no_grad torch.enable_grad torch.profiler.record_function".split()
+)
+
+
+def _hands_out(wrapper: cst.FunctionDef, made: cst.Call) -> bool:
+    """Whether a function returns what a call in it returned, and leaves it alone."""
+    returned = [n.value for n in walk(wrapper.body) if isinstance(n, cst.Return)]
+    if len(returned) != 1:
+        return False
+    (value,) = returned
+    if value is made:
+        return True
+    if not isinstance(value, cst.Name):
+        return False
+    named = [n for n in walk(wrapper.body) if dotted(n) == value.value]
+    stored = [n for n in walk(wrapper.body) if assignment(n) is not None]
+    pairs = [p for n in stored if (p := assignment(n)) is not None]
+    return len(named) == 2 and any(
+        dotted(target) == value.value and given is made for target, given in pairs
+    )
 
 
 def is_of_numbers(node: cst.FunctionDef) -> bool:
