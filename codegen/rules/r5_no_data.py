@@ -18,8 +18,10 @@ from codegen.syntax import (
     block,
     call,
     dotted,
+    is_name,
     parenthesize,
     statements,
+    target_names,
 )
 
 _GRAD_MODES = ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
@@ -62,14 +64,32 @@ class NoData(Rule):
         loops = [Loop.of(n) for n in nodes if isinstance(n, cst.For)]
         walks = [loop for loop in loops if loop.walk is Walk.PARAMETERS]
         self._params = {dotted(loop.items[0].target) for loop in walks}
+        self._rebound = {
+            name
+            for n in nodes
+            if isinstance(n, (cst.AssignTarget, cst.NamedExpr, cst.For))
+            and not (isinstance(n, cst.For) and Loop.of(n).walk is Walk.PARAMETERS)
+            for name in target_names(n.target)
+        }
         return self.rewrite(body, self._replace)
 
     def _replace(self, node: cst.CSTNode) -> cst.CSTNode | None:
         if _is_data(node) and not (self._swaps and self._is_kept(node)):
             return parenthesize(cast(cst.Attribute, node).value)
-        if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        if not isinstance(node, cst.Call):
+            return None
+        if isinstance(node.func, cst.Attribute):
             return self._method(node, node.func)
-        return None
+        return cst.Name("True") if self._is_sure(node) else None
+
+    def _is_sure(self, node: cst.Call) -> bool:
+        """``isinstance(p, nn.Parameter)``, of what a loop over parameters hands out."""
+        if not is_name(node.func, "isinstance") or len(node.args) != 2:
+            return False
+        asked, kind = (a.value for a in node.args)
+        name = self.context.full_name(kind)
+        own = dotted(asked) in self._params - self._rebound
+        return own and name in ("torch.nn.Parameter", "torch.nn.parameter.Parameter")
 
     def _is_kept(self, node: cst.CSTNode) -> bool:
         """Whether it is a parameter's own memory, and may be held."""

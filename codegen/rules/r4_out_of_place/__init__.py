@@ -31,6 +31,7 @@ from codegen.rules.r4_out_of_place.inplace import (
 )
 from codegen.rules.r4_out_of_place.opaque import Opaque
 from codegen.rules.r4_out_of_place.propagate import Propagation
+from codegen.rules.r4_out_of_place.questions import Questions
 from codegen.rules.r4_out_of_place.twins import replace_temporaries
 from codegen.syntax import (
     Body,
@@ -127,6 +128,7 @@ class OutOfPlace(ChainRule):
         )
         self.opaque = Opaque(self.context, self.places, self.refuse)
         self.order = list(all_statements(body))
+        self.questions = Questions(self.context, self.places, self.refuse, self.order)
         self.dtypes = Dtypes(body, self.places)
         self.live: Liveness = liveness(body)
         self.rereads = _reads_grads_again(body)
@@ -211,6 +213,7 @@ class OutOfPlace(ChainRule):
             head = getattr(node, field, None)
             if isinstance(head, cst.BaseExpression):
                 self.opaque.check(head, env)
+                self.questions.check(head, env)
                 node = node.with_changes(**{field: replace_temporaries(head, self)})
         if isinstance(node, cst.If) and isinstance(node.orelse, cst.If):
             node = node.with_changes(orelse=self._heads(node.orelse, env))
@@ -234,6 +237,7 @@ class OutOfPlace(ChainRule):
         env = self.places.before.get(node, Env())
         if inner is not None and not isinstance(inner, cst.Raise):
             self.opaque.check(inner, env)
+            self.questions.check(inner, env)
         if isinstance(inner, cst.Expr):
             return self._expression(node, inner.value, env)
         if isinstance(inner, cst.Assign):

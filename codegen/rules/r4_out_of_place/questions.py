@@ -1,0 +1,81 @@
+"""What a tensor *is* differs in a differentiable step: there a parameter is a plain
+tensor, and a state has a gradient. Who asks is told what the original would be told, or
+is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import libcst as cst
+
+from codegen.analysis.environment import Env
+from codegen.analysis.heap import Heap
+from codegen.analysis.values import Kind
+from codegen.context import Context
+from codegen.diagnostics import walk
+from codegen.rules.r4_out_of_place.inplace import mutated_roots
+from codegen.syntax import Statement, dotted, positional, small
+
+Refuse = Callable[[cst.CSTNode, str, str], None]
+
+_MODES = ("torch.is_grad_enabled", "torch.is_inference_mode_enabled")
+_TENSORS = (Kind.TENSOR, Kind.UNKNOWN)
+
+
+class Questions:
+    """Refuses those that nothing answers; ``order`` are the statements of the body."""
+
+    def __init__(
+        self, context: Context, heap: Heap, refuse: Refuse, order: list[Statement]
+    ) -> None:
+        self.context = context
+        self.heap = heap
+        self.refuse = refuse
+        self.written = {
+            n for s in order if small(s) is not None for n in mutated_roots(s)
+        }
+
+    def check(self, node: cst.CSTNode, env: Env) -> None:
+        for inner in walk(node):
+            if isinstance(inner, cst.Attribute) and inner.attr.value == "requires_grad":
+                self._requires_grad(inner, env)
+            elif isinstance(inner, cst.Call):
+                self._call(inner, env)
+
+    def _requires_grad(self, node: cst.Attribute, env: Env) -> None:
+        value = self.heap.value(node.value, env)
+        untouched = value.parameter and dotted(node.value) not in self.written
+        if value.kind in _TENSORS and not untouched:
+            self.refuse(
+                node,
+                "whether a tensor requires a gradient is another question in a "
+                "differentiable step",
+                "leave it out: in the original, nothing that a step computes does",
+            )
+
+    def _call(self, node: cst.Call, env: Env) -> None:
+        name, args = self.context.full_name(node.func), positional(node)
+        if name in _MODES:
+            self.refuse(
+                node,
+                "a differentiable step runs with gradients enabled, the original's "
+                "without",
+                "write the branch that the original takes",
+            )
+        asked = name == "type" and len(args) == 1
+        if name == "isinstance" and len(args) == 2:
+            asked = any(map(self._is_parameter_type, walk(args[1])))
+        if asked and self.heap.value(args[0], env).kind in _TENSORS:
+            self.refuse(
+                node,
+                "in a differentiable step a parameter is a plain tensor, which this "
+                "tells apart",
+                "ask isinstance(x, torch.Tensor), or leave it out",
+            )
+
+    def _is_parameter_type(self, node: cst.CSTNode) -> bool:
+        """``nn.Parameter``, ``nn.Buffer`` and their like."""
+        if not isinstance(node, (cst.Name, cst.Attribute)):
+            return False
+        return self.context.full_name(node).startswith("torch.nn.")

@@ -1,0 +1,29 @@
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1, beta=0.9, wd=0.01):
+        defaults = dict(lr=lr, beta=beta, wd=wd)
+        super().__init__(params, defaults)
+        self.k = 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.k += 1
+        for group in self.param_groups:
+            lr, beta, wd = group["lr"], group["beta"], group["wd"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                grad = p.grad
+                state = self.state[p]
+                if not isinstance(p, nn.Parameter):
+                    continue
+                p.sub_(grad, alpha=lr)
+        return loss
