@@ -162,6 +162,10 @@ class Env(Store):
             f: n for f, n in self.guarded.items() if reading not in variables(f[0])
         }
 
+    def forget_conditions(self) -> None:
+        """Any condition may come out otherwise from now on."""
+        self.facts, self.guarded = frozenset(), {}
+
     # --- slots that one way doesn't know --------------------------------------
 
     def found_or_stored(self, slot: Slot, other: Env) -> None:

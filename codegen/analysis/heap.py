@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import libcst as cst
 
 from codegen.analysis.annotations import annotated
+from codegen.analysis.conditions import is_steady, may_change
 from codegen.analysis.environment import Env
 from codegen.analysis.expressions import Expressions
 from codegen.analysis.indices import COUNT, computed
@@ -57,12 +59,10 @@ from codegen.ir.solve import forward
 from codegen.syntax import (
     all_params,
     code,
-    is_constant,
     is_name,
     lazy_parts,
     small,
     statements,
-    string_key,
 )
 
 
@@ -124,6 +124,10 @@ class Heap:
             return env
         self._age_sites(statement, env)
         self._inner_calls(statement, env)
+        value = partial(self._seen, env=env)
+        head = _head(statement)
+        if head is not None and may_change(head, value):
+            env.forget_conditions()
         if isinstance(statement, cst.For):
             self._loop(statement, edge, env)
         elif isinstance(statement, (cst.If, cst.While)):
@@ -132,7 +136,7 @@ class Heap:
             found = self._is_member(statement.test, env)
             if found is not None and found is not (edge is Edge.TRUE):
                 return None
-            if isinstance(statement, cst.If) and _is_steady(statement.test):
+            if isinstance(statement, cst.If) and is_steady(statement.test, value):
                 env.assume((code(statement.test), edge is Edge.TRUE))
         elif isinstance(statement, cst.With):
             for item in statement.items:
@@ -146,6 +150,10 @@ class Heap:
         else:
             self._simple(statement, env)
         return env
+
+    def _seen(self, node: cst.BaseExpression, env: Env) -> Value:
+        """What is evaluated here, perhaps: that shows no slot to be there."""
+        return self.value(node, env.fork())
 
     def _age_sites(self, statement: cst.CSTNode, env: Env) -> None:
         """What this statement made in an earlier turn is not what it makes now."""
@@ -363,20 +371,6 @@ def _head(statement: cst.CSTNode) -> cst.CSTNode | None:
     if isinstance(statement, cst.For):
         return statement.iter
     return statement if small(statement) is not None else None
-
-
-def _is_steady(node: cst.CSTNode) -> bool:
-    """Whether a condition comes out the same until a variable in it is bound again."""
-    if isinstance(node, cst.Subscript):
-        return is_name(node.value, "group") and string_key(node) is not None
-    if isinstance(node, cst.Comparison):
-        parts = [node.left, *(c.comparator for c in node.comparisons)]
-        return all(map(_is_steady, parts))
-    if isinstance(node, cst.BooleanOperation):
-        return _is_steady(node.left) and _is_steady(node.right)
-    if isinstance(node, cst.UnaryOperation):
-        return _is_steady(node.expression)
-    return isinstance(node, cst.Name) or is_constant(node)
 
 
 def analyse(
