@@ -18,6 +18,7 @@ from codegen.analysis.indices import COUNT
 from codegen.analysis.keys import is_constant_key
 from codegen.analysis.values import (
     CONTAINERS,
+    GRADIENTS,
     OTHER,
     UNKNOWN,
     Kind,
@@ -224,7 +225,7 @@ class Displays:
         walk = loop.walk
         for item in loop.items:
             value = self.expressions.item_of(item.source, env)
-            if walk is Walk.GROUPS:
+            if walk is Walk.GROUPS and value is not GRADIENTS:
                 value = UNKNOWN if item.source is not loop.items[0].source else OTHER
             self._bind_own(item.target, value, env)
         if loop.position is not None:

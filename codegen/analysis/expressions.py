@@ -23,6 +23,7 @@ from codegen.analysis.store import keys_of
 from codegen.analysis.values import (
     ANY_PARAMETER,
     CONTAINERS,
+    GRADIENTS,
     MAY_HOLD_TENSORS,
     NOTHING,
     NUMBER,
@@ -49,6 +50,7 @@ from codegen.syntax import (
     code,
     dotted,
     index_of,
+    is_name,
     string_key,
 )
 
@@ -211,6 +213,8 @@ class Expressions:
         """Any item of what a loop walks."""
         if string_key(source) == "params":
             return Value(Kind.TENSOR, frozenset({ANY_PARAMETER}))
+        if is_name(source, "grouped_grads"):
+            return GRADIENTS
         value = self.value(source, env)
         if isinstance(source, cst.Call) and dotted(source.func) == "range":
             return COUNT

@@ -41,6 +41,7 @@ from codegen.analysis.turns import (
 from codegen.analysis.values import (
     ANY,
     CONTAINERS,
+    GRADIENTS,
     OTHER,
     UNKNOWN,
     Kind,
@@ -228,7 +229,8 @@ class Heap:
             else:
                 self.bindings.bind(target, UNKNOWN, env)
         elif walk is Walk.GROUPS and number < 2:
-            self.bindings.bind(target, OTHER, env)
+            beside = is_name(source, "grouped_grads")
+            self.bindings.bind(target, GRADIENTS if beside else OTHER, env)
         else:
             self.bindings.bind(target, self.expressions.item_of(source, env), env)
 

@@ -8,6 +8,7 @@ from itertools import combinations
 
 from codegen.analysis.keys import is_constant_key
 from codegen.analysis.values import (
+    ANY_GRADIENT,
     ANY_PARAMETER,
     ANYTHING,
     CONTAINERS,
@@ -21,6 +22,7 @@ from codegen.analysis.values import (
     join,
     join_all,
     of_another,
+    of_another_group,
     of_any,
 )
 
@@ -176,8 +178,10 @@ class Store:
         one, two = self._origins_of([a]), self._origins_of([b])
         if one & two or ANYTHING.obj in one | two:
             return True
-        return (ANY_PARAMETER.obj in one and bool(two & _PARAMETERS)) or (
-            ANY_PARAMETER.obj in two and bool(one & _PARAMETERS)
+        return any(
+            (some.obj in one and bool(two & each))
+            or (some.obj in two and bool(one & each))
+            for some, each in _SOME_OF
         )
 
     def _are_siblings(self, a: str, b: str) -> bool:
@@ -239,7 +243,10 @@ NO_OBJECTS: frozenset[str] = frozenset()
 WALKED, PAIRS = ".walked", " in pairs"
 """How the slots begin of what an iterator, or a view of a dict, hands its items out of,
 and how they end where it hands out tuples of them."""
-_PARAMETERS = frozenset({"param", of_another("param")})
+_SOME_OF = tuple(
+    (some, frozenset({one, of_another(one), of_another_group(one)}))
+    for some, one in ((ANY_PARAMETER, "param"), (ANY_GRADIENT, "grad"))
+)
 
 
 def all_objects(value: Value | None) -> frozenset[str]:

@@ -131,6 +131,8 @@ REPEATS = "one of its items twice"
 
 ANY_PARAMETER = Place(f"a parameter{MANY}")
 
+ANY_GRADIENT = Place(f"a gradient{MANY}")
+
 ANOTHERS = Place(f"something that another parameter's state holds, too{MANY}")
 
 PART = f" part{MANY}"
@@ -207,6 +209,9 @@ SETTING = Value(Kind.SETTING)
 OTHER = Value(Kind.OTHER)
 UNKNOWN = Value(Kind.UNKNOWN)
 
+
+GRADIENTS = Value(Kind.OTHER, item=Value(Kind.TENSOR, frozenset({ANY_GRADIENT})))
+"""Those of a group, beside its parameters."""
 
 ANY = Value(Kind.UNKNOWN, frozenset({ANYTHING}))
 """Whatever there is."""

@@ -11,6 +11,7 @@ from codegen.analysis.environment import EARLIER_GROUP, Env
 from codegen.analysis.heap import Heap
 from codegen.analysis.values import (
     ANOTHERS,
+    ANY_GRADIENT,
     ANY_PARAMETER,
     ANYTHING,
     CONTAINERS,
@@ -72,6 +73,8 @@ class Holders:
                 return self._text_of_container(place.obj)
         if ANY_PARAMETER.obj in identities:
             return "a parameter that is not the loop's"
+        if any(_is_gradient_elsewhere(obj) for obj in identities):
+            return "the gradient of another parameter"
         if ANOTHERS.obj in identities:
             return "the state of another parameter"
         if not self.rule.context.arguments_are_local:
@@ -334,6 +337,11 @@ class Holders:
             f"mutates a tensor that `{shown}` may share memory with",
             "clone it first, or assign the result back",
         )
+
+
+def _is_gradient_elsewhere(obj: str) -> bool:
+    """Whether it is one that is not beside the loop's parameter."""
+    return obj == ANY_GRADIENT.obj or obj != "grad" == of_any(Place(obj)).obj
 
 
 _KEPT = ("state", "param", "group", "shared", "params")
