@@ -166,11 +166,15 @@ PASSES: Sequence[Pass] = (
     Pass(gathered, "makes the comprehensions that the fusion reads"),
     Pass(one_append, "a list that is filled in one place can be fused"),
     Pass(without_foreach, "makes the loops that are fused"),
-    Pass(in_lockstep, "parallel lists, made at once, into one loop", stops=True),
-    Pass(walk_selections, "what is left of selections, once the fusion has read them"),
+    Pass(lower_loops, "parallel lists, filled one by one, into one loop"),
     Pass(
-        lower_loops,
-        "parallel lists, filled one by one, into one loop",
+        in_lockstep,
+        "what is left of parallel lists, into as few loops as there must be",
+        stops=True,
+    ),
+    Pass(
+        walk_selections,
+        "what is left of selections, once the fusion has read them",
         holds.parallel_lists_are_gone,
     ),
     # one spelling for each operation

@@ -11,6 +11,7 @@ from codegen.analysis.heap import Heap
 from codegen.analysis.sharing import SharedSlots
 from codegen.analysis.bindings import Bindings
 from codegen.diagnostics import CodegenError
+from codegen.lower.dependence import Dependence
 from codegen.optable import Operation, Result
 from codegen.rules.r4_out_of_place.opaque import Opaque
 from codegen.rules.r4_out_of_place.propagate import Propagation
@@ -74,6 +75,24 @@ FAULTS = {
         "_may_hold",
         lambda *_: iter(()),
         "dict_display_items",
+    ),
+    "loops wait for nothing": (
+        Dependence,
+        "conflict",
+        lambda *_: False,
+        "producer_total_inplace",
+    ),
+    "statements move over any other": (
+        Dependence,
+        "may_move",
+        lambda *_: True,
+        "moved_counter",
+    ),
+    "tests come out the same": (
+        Dependence,
+        "is_invariant",
+        lambda *_: True,
+        "flag_changes",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import libcst as cst
@@ -13,11 +14,14 @@ from codegen.syntax import (
     assignment,
     code,
     dotted,
+    index_of,
     is_name,
     method,
     orelse_statements,
+    read_names,
     small,
     statements,
+    target_names,
 )
 
 
@@ -139,3 +143,41 @@ def skip_test(node: Statement) -> cst.BaseExpression | None:
         if len(body) == 1 and isinstance(small(body[0]), cst.Continue):
             return node.test
     return None
+
+
+def is_path(node: cst.BaseExpression) -> bool:
+    """``self.state[p]["k"]``, ``p.grad``: found again whenever it is asked for."""
+    if isinstance(node, cst.Name):
+        return True
+    if isinstance(node, cst.Attribute):
+        return is_path(node.value)
+    if isinstance(node, cst.Subscript):
+        index = index_of(node)
+        plain = isinstance(index, (cst.Name, cst.SimpleString))
+        return plain and is_path(node.value)
+    return False
+
+
+def free_reads(body: Sequence[Statement]) -> set[str]:
+    """Names that are read before these statements surely bind them."""
+    bound: set[str] = set()
+    free: set[str] = set()
+    for node in body:
+        free |= read_names(node) - bound
+        pair = assignment(node)
+        if pair is not None:
+            bound.update(target_names(pair[0]))
+        elif isinstance(node, cst.If):
+            both = [
+                set(_surely_bound(part))
+                for part in (statements(node.body), orelse_statements(node))
+            ]
+            bound |= both[0] & both[1]
+    return free
+
+
+def _surely_bound(body: Sequence[Statement]) -> Iterable[str]:
+    for node in body:
+        pair = assignment(node)
+        if pair is not None:
+            yield from target_names(pair[0])

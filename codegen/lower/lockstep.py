@@ -26,7 +26,7 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.analysis.liveness import upward_exposed
-from codegen.lower.effects import draws, free_reads, is_path, written_by
+from codegen.lower.dependence import Dependence
 from codegen.lower.families import Family, lasts
 from codegen.lower.forms import (
     appended,
@@ -34,13 +34,15 @@ from codegen.lower.forms import (
     as_list,
     called,
     emptiness,
+    free_reads,
+    is_path,
     leaves_a_mark,
     may_fail,
     only_loops,
     repeated,
     skip_test,
 )
-from codegen.lower.loops import singular
+from codegen.lower.loops import filled, singular
 from codegen.lower.names import unlike
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -90,6 +92,7 @@ class Segment:
 
     family: Family
     body: list[Statement] = field(default_factory=list)
+    made_from: list[Statement] = field(default_factory=list)
     closed: bool = False
 
 
@@ -104,14 +107,20 @@ class _Unfit(Exception):
 
 def in_lockstep(body: Body, context: Context) -> Body:
     """Rewrite each block that builds lists over a group's parameters."""
+    return _in_lockstep(body, body, context)
+
+
+def _in_lockstep(body: Body, step: Body, context: Context) -> Body:
     result: list[Statement] = []
     for node in body:
         if small(node) is None and not _is_walk(node):
-            node = map_bodies(node, lambda part: in_lockstep(part, context))
+            node = map_bodies(node, lambda part: _in_lockstep(part, step, context))
         result.append(node)
-    if not any(_builds_list(s) for s in all_statements(_unwrapped(result))):
+    plain = _unwrapped(result)
+    if not any(map(_builds_list, all_statements(plain))) and not filled(plain):
         return tuple(result)
-    lockstep = Lockstep(_unwrapped(result), context)
+    dependence = Dependence((*step, *result), context)
+    lockstep = Lockstep(plain, context, dependence)
     try:
         new = lockstep.run()
     except _Unfit as unfit:
@@ -149,11 +158,12 @@ def _unwrapped(body: Iterable[Statement]) -> Body:
 class Lockstep:
     """The statements of one block, taken into loops over the parameters."""
 
-    def __init__(self, body: Body, context: Context) -> None:
+    def __init__(self, body: Body, context: Context, dependence: Dependence) -> None:
         self.body = body
         self.context = context
+        self.dependence = dependence
         self.origins = context.origins
-        self.found = False
+        self.found = bool(filled(body))
         self.lists: dict[str, Listed] = {}
         self.empty: dict[str, Statement] = {}
         self.item = _first_item(body)
@@ -161,15 +171,16 @@ class Lockstep:
         self.segment: Segment | None = None
         self.definitions: dict[str, list[Statement]] = {}
         self.kept: set[str] = set()
-        self.stores: set[str] = set()
+        self.stores: dict[str, str] = {}
         whole = block(body)
         self.taken = (bound_names(whole) | read_names(whole)) - _only_walked(body)
 
     def run(self) -> Body:
         for number, node in enumerate(self.body):
             self.needed = upward_exposed(self.body[number + 1 :])
+            self.reading = read_names(node)
             self._statement(node)
-        self.needed = set()
+        self.needed = self.reading = set()
         self._flush()
         return tuple(self.out)
 
@@ -185,12 +196,31 @@ class Lockstep:
             if isinstance(node, cst.If):
                 self._name_items(node)
             family = self._family_of(node)
-            new = self._items(node)
+            new = self._fill_read(self._items(node), node)
             self._join(family, new, node)
         elif self._mentions(node) or self._reads_items(node):
             self._whole(node)
         else:
             self._beside(node)
+
+    def _fill_read(self, new: list[Statement], node: Statement) -> list[Statement]:
+        """Lists that the turn of one parameter reads as a whole are filled before."""
+        read = set().union(*map(read_names, new), set()) & {*self.lists, *self.empty}
+        filled: dict[str, cst.Name] = {}
+        for name in sorted(read):
+            found = self._list(cst.Name(name), node)
+            if not isinstance(found, cst.Name):
+                raise _Unfit(node, "a list of parameters is used as a whole")
+            filled[name] = found
+        if filled:
+            self._flush()
+            self._forget_changed(node)
+        return [cast(Statement, substitute(s, filled, self.origins)) for s in new]
+
+    def _forget_changed(self, node: Statement) -> None:
+        """A list that is changed as a whole has no item for each parameter any more."""
+        for name in [n for n in self.lists if self.dependence.changes(node, n)]:
+            del self.lists[name]
 
     def _asks_for_any(self, node: cst.If) -> bool:
         """``if params:`` around loops, which do nothing without parameters anyway."""
@@ -205,6 +235,7 @@ class Lockstep:
         """Statements that stand inside another one, in its place."""
         for number, inner in enumerate(body):
             self.needed = upward_exposed(body[number + 1 :], after)
+            self.reading = read_names(inner)
             self._statement(inner)
 
     def _begins(self, node: Statement) -> bool:
@@ -319,7 +350,7 @@ class Lockstep:
                 return False
             return self._walks(node) is not None
         if isinstance(node, cst.If):
-            if self._mentions_in(node.test):
+            if self._mentions_in(node.test) or not self.dependence.is_invariant(node):
                 return False
             inner = [(self._mapped(s), self._is_local(s)) for s in self._in_turn(node)]
             whole = all(mapped or local for mapped, local in inner)
@@ -370,8 +401,10 @@ class Lockstep:
         if bound is None:
             return None
         family, names, index = bound
-        element = self._indexed(value.elt, index)
-        tests = [self._renamed(self._indexed(i.test, index), names) for i in loop.ifs]
+        element = self._indexed(value.elt, index, family)
+        tests = [
+            self._renamed(self._indexed(i.test, index, family), names) for i in loop.ifs
+        ]
         if tests:
             family = self._family(family, tests, value)
         return family, self._renamed(element, names)
@@ -380,16 +413,27 @@ class Lockstep:
         return cst.Name(listed.variable)
 
     def _indexed(
-        self, node: cst.BaseExpression, index: str | None
+        self, node: cst.BaseExpression, index: str | None, family: Family
     ) -> cst.BaseExpression:
         if index is None:
             return node
 
         def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
             name = _item_of(inner, index)
-            return self._name(self.lists[name]) if name in self.lists else None
+            return (
+                self._name(self._beside_walked(name, family, inner))
+                if name in self.lists
+                else None
+            )
 
         return cast(cst.BaseExpression, replace_nodes(node, replace, self.origins))
+
+    def _beside_walked(self, name: str, family: Family, node: cst.CSTNode) -> Listed:
+        """A list that is read by the position of a walk over another one."""
+        listed = self.lists[name]
+        if listed.family.key() != family.key():
+            raise _Unfit(node, "these lists don't hold an item for the same parameters")
+        return listed
 
     def _walks(self, node: cst.For) -> Family | None:
         if node.orelse is not None:
@@ -519,6 +563,8 @@ class Lockstep:
         bound = self._bound(node.target, node.iter, node)
         assert bound is not None
         family, names, index = bound
+        if index in bound_names(node.body):
+            raise _Unfit(node, f"the position {index!r} is bound in the loop")
         body = statements(_skip_none(node, self.item_of(node)).body)
         prelude: list[Statement] = []
         rebound = set().union(*(bound_names(s) for s in body), set())
@@ -535,7 +581,7 @@ class Lockstep:
                 Statement,
                 replace_nodes(new, lambda n: self._count_items(n, node), self.origins),
             )
-            inner.append(self._stored(new, index, node))
+            inner.append(self._stored(new, index, family))
         inner = self._fill(self._counted(inner, index, node), family)
         if inner and not prelude:
             inner[0] = _comments_of(node, inner[0])
@@ -551,7 +597,7 @@ class Lockstep:
             if name in self.needed or listed.variable == self.item
         }
 
-    def _stored(self, node: Statement, index: str | None, loop: cst.For) -> Statement:
+    def _stored(self, node: Statement, index: str | None, family: Family) -> Statement:
         """``grads[i]`` is the variable, where it is read and where it is stored."""
         if index is None:
             return node
@@ -560,9 +606,12 @@ class Lockstep:
             if isinstance(inner, cst.AssignTarget):
                 name = _item_of(inner.target, index)
                 if name in self.lists:
-                    return inner.with_changes(target=self._name(self.lists[name]))
+                    listed = self._beside_walked(name, family, inner)
+                    return inner.with_changes(target=self._name(listed))
             name = _item_of(inner, index)
-            return self._name(self.lists[name]) if name in self.lists else None
+            if name not in self.lists:
+                return None
+            return self._name(self._beside_walked(name, family, inner))
 
         for inner in all_statements([node]):
             pair = assignment(inner)
@@ -633,8 +682,9 @@ class Lockstep:
         name, value = pair
         here = self._family(family, tests, node)
         self.empty.pop(name, None)
+        self.found = True
         listed = self.lists.get(name)
-        if listed is not None and listed.family.key() != here.key():
+        if listed is not None:
             raise _Unfit(node, f"list {name!r} is filled in two different ways")
         if is_name(value, self.item) and listed is None:
             self.lists[name] = Listed(here, self.item)
@@ -648,7 +698,7 @@ class Lockstep:
         if segment is not None and (
             segment.closed
             or segment.family.key() != family.key()
-            or self._conflict(segment.body, new)
+            or self._conflict(segment.made_from, node)
         ):
             self._flush()
         if self.segment is None:
@@ -656,6 +706,7 @@ class Lockstep:
             self._look_up_again(new)
         leading, new = self._leading(new, family)
         self.segment.body.extend(new)
+        self.segment.made_from.append(node)
         self._define(new)
         self.segment.closed = any(
             isinstance(small(s), cst.Continue) for s in _own_of(new)
@@ -672,14 +723,10 @@ class Lockstep:
                 return new[:number], new[number:]
         return new, []
 
-    def _conflict(self, old: Sequence[Statement], new: Sequence[Statement]) -> bool:
+    def _conflict(self, old: Sequence[Statement], node: Statement) -> bool:
         """Whether one loop's statements need another's to be over."""
-        items = {listed.variable for listed in self.lists.values()} | {self.item}
-        written = written_by(old) - items
-        read = free_reads(new) - items
-        if written & read or (written_by(new) - items) & free_reads(old):
-            return True
-        return draws(old) and draws(new)
+        lists = {*self.lists, *self.empty}
+        return self.dependence.conflict(old, [node], lists, self.needed)
 
     def _define(self, new: Sequence[Statement]) -> None:
         """Remember what can be looked up again: ``state = self.state[p]``."""
@@ -743,7 +790,7 @@ class Lockstep:
                 continue
             seen.add(variable)
             if name in self.kept:
-                kept = expr(f"{name}[p_idx]")
+                kept = expr(f"{self.stores[name]}[p_idx]")
                 self.segment.body.append(assign([cst.Name(variable)], kept))
             else:
                 for again in self.definitions.get(variable, ()):
@@ -760,7 +807,8 @@ class Lockstep:
             return
         body = list(segment.body)
         for name, listed in self.lists.items():
-            if name in self.needed and self._must_keep(listed, segment):
+            needed = name in self.needed or name in self.reading
+            if needed and self._must_keep(listed, segment):
                 self._keep(name, listed, body)
         self._emit(segment, body)
 
@@ -771,17 +819,21 @@ class Lockstep:
 
     def _keep(self, name: str, listed: Listed, body: list[Statement]) -> None:
         """What a later loop reads, by the position of its parameter."""
-        if any(isinstance(small(s), cst.Continue) for s in _own_of(body)):
+        bound = (n for n, s in enumerate(body) if listed.variable in bound_names(s))
+        after = body[next(bound, 0) :]
+        if any(isinstance(small(s), cst.Continue) for s in _own_of(after)):
             raise _Unfit(body[0], f"list {name!r} is needed after a loop that skips")
-        self._open_store(name)
-        target = expr(f"{name}[p_idx]")
+        target = expr(f"{self._open_store(name)}[p_idx]")
         body.append(assign([target], cst.Name(listed.variable)))
 
-    def _open_store(self, name: str) -> None:
+    def _open_store(self, name: str) -> str:
+        """The dict by position for a list: not the list itself, if that is filled."""
         if name not in self.stores:
-            self.out.append(assign([cst.Name(name)], expr("{}")))
-            self.stores.add(name)
+            filled = name in self.context.whole_lists
+            self.stores[name] = self._unused(name) if filled else name
+            self.out.append(assign([cst.Name(self.stores[name])], expr("{}")))
         self.kept.add(name)
+        return self.stores[name]
 
     def _emit(self, segment: Segment, body: list[Statement]) -> None:
         skips: list[Statement] = []
@@ -810,8 +862,10 @@ class Lockstep:
             self._inside(node)
             return
         line = small(node)
-        if not isinstance(line, (cst.Assign, cst.AugAssign, cst.Expr, cst.AnnAssign)):
+        known = isinstance(line, (cst.Assign, cst.AugAssign, cst.Expr, cst.AnnAssign))
+        if not known or read_names(node) & self.empty.keys():
             raise _Unfit(node, "a list of parameters is used as a whole")
+        assert isinstance(line, (cst.Assign, cst.AugAssign, cst.Expr, cst.AnnAssign))
         self.found = self.found or _builds_list(node)
         value = cast(cst.BaseExpression, line.value)
         for replace in (self._count_items, self._part, self._list):
@@ -825,6 +879,7 @@ class Lockstep:
         self._flush()
         if self._reads_items(new):
             raise _Unfit(node, "one parameter's own is read outside of the loops")
+        self._forget_changed(node)
         for name in bound_names(new):
             self.lists.pop(name, None)
         self.out.append(new)
@@ -855,7 +910,11 @@ class Lockstep:
         listed = self.lists[inner.value]
         if listed.variable == self.item:
             raise _Unfit(node, "a list of parameters is used as a whole")
-        name = self._unused(inner.value) if inner.value in self.kept else inner.value
+        if self.segment and self._conflict(self.segment.made_from, node):
+            self._flush()
+        name = inner.value
+        if self.stores.get(name) == name:
+            name = self._unused(name)
         return self._filling(name, listed.variable, listed.family, [], node)
 
     def _filling(
@@ -890,8 +949,8 @@ class Lockstep:
             listed = self.lists[name]
             self._name_items(node)
             listed = self.lists[name]
-            self._open_store(name)
-            store = assign([expr(f"{name}[p_idx]")], cst.Name(listed.variable))
+            kept = expr(f"{self._open_store(name)}[p_idx]")
+            store = assign([kept], cst.Name(listed.variable))
             self.kept.discard(name)
             self._join(listed.family, [store], node)
             self.kept.add(name)
@@ -928,11 +987,9 @@ class Lockstep:
         """A statement that knows nothing of lists goes before the loop, if it may."""
         segment = self.segment
         if segment is not None:
-            written = written_by([node])
-            loop_reads = set().union(*(read_names(s) for s in segment.body), set())
-            touched = written & (loop_reads | written_by(segment.body))
-            if touched or written_by(segment.body) & read_names(node) or draws([node]):
+            if not self.dependence.may_move(node, segment.made_from):
                 self._flush()
+        self._forget_changed(node)
         for name in bound_names(node):
             self.lists.pop(name, None)
         self.out.append(node)

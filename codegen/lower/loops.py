@@ -7,8 +7,8 @@
         exp_avg = exp_avgs[i]
 
 The first loop (the producer) fills the lists; the loops after it walk them. They
-are one loop if each parameter's part touches nothing of another's, which holds
-because all that is stored is stored per parameter.
+become one loop where each parameter's part touches nothing of another's (see
+``dependence``); the rest is left to ``lockstep``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import Origins
 from codegen.lower.choices import one_or_none
+from codegen.lower.dependence import Dependence
 from codegen.lower.families import Family, lasts
 from codegen.lower.forms import (
     appended,
+    called,
     emptiness,
     leaves_a_mark,
     may_fail,
@@ -48,6 +50,7 @@ from codegen.syntax import (
     is_constant,
     is_name,
     negate,
+    orelse_statements,
     read_names,
     replace_nodes,
     same,
@@ -68,15 +71,23 @@ class Fill:
     variable: str | None = None
 
 
+class _Unfit(Exception):
+    """The loops of a block are not fused here."""
+
+
 def lower_loops(body: Body, context: Context) -> Body:
     """Apply :func:`fuse` wherever lists are filled, and skip None gradients first."""
+    return _lowered(body, body, context)
+
+
+def _lowered(body: Body, step: Body, context: Context) -> Body:
     result: list[Statement] = []
     for node in body:
         if isinstance(node, (cst.For, cst.If, cst.With)) and not _is_param_loop(node):
-            inner = lower_loops(statements(node.body), context)
+            inner = _lowered(statements(node.body), step, context)
             node = node.with_changes(body=block(inner))
         result.append(node)
-    fused = fuse(tuple(result), context)
+    fused = fuse(tuple(result), step, context)
     return tuple(
         _skip_none(s, context.origins) if _is_param_loop(s) else s for s in fused
     )
@@ -96,17 +107,23 @@ def _walked(node: cst.For) -> cst.BaseExpression:
 # --- finding lists -----------------------------------------------------------
 
 
-def fuse(body: Body, context: Context) -> Body:
-    """Fuse the loops of one block that communicate through parallel lists."""
+def fuse(body: Body, step: Body, context: Context) -> Body:
+    """Fuse the loops of one block that communicate through parallel lists.
+
+    Where they can't be shown to be independent, they stay as they are.
+    """
     for number, node in enumerate(body):
         if not isinstance(node, cst.For) or not _is_param_loop(node):
             continue
         lists = _empty_lists(body[:number]) & _filled_by(node)
-        lists -= context.whole_lists
-        body = one_or_none(body, number + 1, lists, context.origins)
-        later = set().union(*(read_names(s) for s in body[number + 1 :]), set())
+        chosen = one_or_none(body, number + 1, lists, context.origins)
+        later = set().union(*(read_names(s) for s in chosen[number + 1 :]), set())
         if lists & later:
-            return _Fusion(body, number, lists, context).run()
+            dependence = Dependence((*step, *chosen), context)
+            try:
+                return _Fusion(chosen, number, lists, context, dependence).run()
+            except _Unfit:
+                return body
         if lists:
             return _drop_lists(body, lists)
     return body
@@ -127,6 +144,21 @@ def _empty_lists(body: Sequence[Statement]) -> set[str]:
 def _filled_by(node: cst.For) -> set[str]:
     found = (appended(s) for s in all_statements(statements(node.body)))
     return {pair[0] for pair in found if pair is not None}
+
+
+def filled(body: Body) -> set[str]:
+    """Lists that loops of a block over parameters fill."""
+    loops = (s for s in body if isinstance(s, cst.For) and _is_param_loop(s))
+    return _empty_lists(body) & set().union(*map(_filled_by, loops), set())
+
+
+def _filled_in(node: Statement) -> set[str]:
+    found = map(appended, all_statements([node]))
+    return {pair[0] for pair in found if pair is not None}
+
+
+def _skips(node: Statement) -> bool:
+    return any(isinstance(small(s), cst.Continue) for s in all_statements([node]))
 
 
 def _drop_lists(body: Body, lists: set[str]) -> Body:
@@ -175,14 +207,21 @@ class _Fusion:
     """One producer and the loops after it that walk its lists."""
 
     def __init__(
-        self, body: Body, number: int, lists: set[str], context: Context
+        self,
+        body: Body,
+        number: int,
+        lists: set[str],
+        context: Context,
+        dependence: Dependence,
     ) -> None:
         self.body = body
+        self.dependence = dependence
         self.number = number
         self.lists = lists
         self.context = context
         self.producer = cast(cst.For, body[number])
         self.item = next(target_names(_item_target(self.producer)))
+        self.joined: list[Statement] = [self.producer]
         self.fills: dict[str, Fill] = {}
         self.index: str | None = None
 
@@ -191,12 +230,12 @@ class _Fusion:
         before = [
             s for s in self.body[: self.number] if not _initialises(s, self.lists)
         ]
-        self._collect_fills(statements(produced.body), ())
+        if self._collect_fills(statements(produced.body)) != self.lists:
+            raise _Unfit
         moved: list[Statement] = []
         consumed: list[Statement] = []
         for node in self.body[self.number + 1 :]:
             self._place(node, moved, consumed)
-        self.context.raise_if_refused()
         inside = self._assemble(statements(produced.body), consumed)
         loop = produced.with_changes(body=block(inside))
         if self.item != "param" and self._renamed_item is not None:
@@ -207,52 +246,83 @@ class _Fusion:
     _renamed_item: str | None = None
     _after: tuple[Statement, ...] = ()
 
-    def _refuse(self, node: cst.CSTNode, message: str) -> None:
-        self.context.refuse(
-            "R2",
-            node,
-            message,
-            "walk the parameters in one loop, or in loops that share nothing but "
-            "lists with one item a parameter",
-        )
-
     # --- what the lists hold
 
     def _collect_fills(
-        self, body: Body, conditions: tuple[cst.BaseExpression, ...]
-    ) -> None:
-        for node in body:
+        self, body: Body, conditions: tuple[cst.BaseExpression, ...] = ()
+    ) -> set[str]:
+        """Lists that these statements append to: each of them once."""
+        filled: set[str] = set()
+        for number, node in enumerate(body):
             pair = appended(node)
+            more: set[str] = set()
             if pair is not None and pair[0] in self.lists:
-                self._note_fill(node, *pair, conditions)
+                self._note_fill(*pair, conditions)
+                more = {pair[0]}
             elif isinstance(node, cst.If):
                 inner = (*conditions, node.test)
-                self._collect_fills(statements(node.body), inner)
-                if isinstance(node.orelse, cst.Else):
-                    self._collect_fills(statements(node.orelse.body), inner)
+                more |= self._collect_fills(statements(node.body), inner)
+                more |= self._collect_fills(orelse_statements(node), inner)
+            elif _filled_in(node) & self.lists:
+                raise _Unfit
+            if more & filled or (filled and _skips(node)):
+                raise _Unfit  # the items don't line up with those of other lists
+            filled |= more
+            for name in more:
+                self._keep_found(name, (*body[number + 1 :], *self._later()))
+        return filled
 
     def _note_fill(
         self,
-        node: Statement,
         name: str,
         value: cst.BaseExpression,
         conditions: tuple[cst.BaseExpression, ...],
     ) -> None:
         if name in self.fills and not same(self.fills[name].value, value):
-            self._refuse(node, f"list {name!r} is filled in two different ways")
+            raise _Unfit
         varying = bound_names(self.producer) & set().union(
             *(read_names(c) for c in conditions), set()
         )
         if varying:
-            self._refuse(
-                node,
-                f"list {name!r} is filled for some parameters only, so that its "
-                "items don't line up with the others'",
-            )
+            raise _Unfit  # their items don't line up with other lists'
         self.fills[name] = Fill(value)
-        if not _is_path(value):
-            # what it is may be another thing by the time it is asked for
-            self._variable_for(name, list(self.body[self.number + 1 :]))
+
+    def _keep_found(self, name: str, later: Sequence[Statement]) -> None:
+        """An item gets a variable if what it was found by may lead elsewhere later."""
+        value = self.fills[name].value
+        names = read_names(value) - {self.item}
+        rebound = any(
+            names & bound_names(s) and not self._takes_item(s, name)
+            for s in all_statements(later)
+        )
+        found_again = _is_path(value) and (
+            self._is_written_back(name) or not self.dependence.replaces(value, later)
+        )
+        if rebound or not found_again:
+            self._variable_for(name, list(self._later()))
+
+    def _later(self) -> Body:
+        return self.body[self.number + 1 :]
+
+    def _takes_item(self, node: Statement, name: str) -> bool:
+        """``grad = grads[i]``, where ``grad`` is what was appended; or ``state`` looked
+        up as before."""
+        if small(node) is None:
+            return True  # its statements are looked at one by one
+        pair = assignment(node)
+        if pair is None:
+            return False
+        if _looks_up_state(node):
+            before = map(assignment, all_statements(statements(self.producer.body)))
+            return all(
+                same(known[1], pair[1])
+                for known in before
+                if known is not None and same(known[0], pair[0])
+            )
+        taken = pair[1]
+        if not isinstance(taken, cst.Subscript) or not is_name(taken.value, name):
+            return False
+        return same(pair[0], self.fills[name].value)
 
     # --- what comes after the producer
 
@@ -261,24 +331,41 @@ class _Fusion:
     ) -> None:
         mentioned = read_names(node) & self.lists
         if isinstance(node, cst.For) and self._walks_lists(node):
+            self._join(node)
             consumed.extend(self._consume(node))
         elif isinstance(node, cst.If) and self._wraps_consumer(node):
             inner: list[Statement] = []
+            if not self.dependence.is_invariant(node):
+                raise _Unfit
+            self._join(node)
             for part in statements(node.body):
-                self._place(part, moved, inner)
+                if not isinstance(part, cst.For):
+                    raise _Unfit
+                inner += self._consume(part)
             consumed.append(node.with_changes(body=block(inner)))
         elif isinstance(node, cst.If) and mentioned and self._only_guards(node):
             return
         elif isinstance(node, cst.If) and (guard := self._guard(node)) is not None:
             moved.append(guard)
         elif mentioned:
-            self._refuse(node, "a list of parameters is used as a whole")
-        elif read_names(node) & bound_names(self.producer) - {"group"}:
-            self._after = (*self._after, node)
-        elif self._after:
-            self._after = (*self._after, node)
-        else:
+            raise _Unfit
+        elif not self._after and self.dependence.may_move(node, self.joined):
             moved.append(node)
+        else:
+            self._after = (*self._after, node)
+
+    def _join(self, node: Statement) -> None:
+        """One more loop: nothing that it does waits for what stands before it."""
+        skips = any(
+            isinstance(small(s), cst.Continue)
+            for loop in self.joined[1:]
+            for s in all_statements([loop])
+        )
+        if skips or self.dependence.conflict(self.joined, [node], self.lists):
+            raise _Unfit
+        if not all(self.dependence.may_move(node, [s]) for s in self._after):
+            raise _Unfit
+        self.joined.append(node)
 
     def _only_guards(self, node: cst.If) -> bool:
         """A check of the functional API on its arguments, which are built right here;
@@ -337,10 +424,11 @@ class _Fusion:
         """The body of a loop over lists, as it reads inside the producer."""
         bound = self._targets(node)
         if bound is None:
-            self._refuse(node, "this walk over lists of parameters isn't understood")
-            return []
+            raise _Unfit
         index, items = bound
         body = list(statements(node.body))
+        if index in bound_names(node.body):
+            raise _Unfit
         prelude: list[Statement] = []
         for name, target in items:
             self._bind_target(name, target, body, prelude)
@@ -348,7 +436,7 @@ class _Fusion:
         if index is not None:
             body = [s for old in body for s in self._index_lists(old, index, body)]
         if index is not None and any(index in read_names(s) for s in body):
-            self._refuse(node, f"the position {index!r} is used other than as an index")
+            raise _Unfit
         return self._keep_lines(node, body)
 
     def _keep_lines(self, node: cst.For, body: list[Statement]) -> list[Statement]:
@@ -368,9 +456,16 @@ class _Fusion:
         if isinstance(source, cst.Call) and is_name(source.func, "enumerate"):
             if not isinstance(target, cst.Tuple) or len(target.elements) != 2:
                 return None
+            if len(source.args) != 1:
+                return None
             index = next(target_names(target.elements[0].value))
             source, target = source.args[0].value, target.elements[1].value
         if isinstance(source, cst.Call) and is_name(source.func, "range"):
+            arg, *more = source.args
+            counted = arg.value.args if isinstance(arg.value, cst.Call) else ()
+            lists = [code(a.value) for a in counted if called(arg.value, "len")]
+            if more or len(lists) != 1 or lists[0] not in self.fills:
+                return None
             return next(target_names(target)), []
         if isinstance(source, cst.Name) and source.value in self.fills:
             return index, [(source.value, target)]
@@ -501,10 +596,6 @@ class _Fusion:
 
     def _assemble(self, produced: Body, consumed: list[Statement]) -> list[Statement]:
         inside = self._replace_appends(produced)
-        for number, node in enumerate(consumed[:-1]):
-            if any(isinstance(small(s), cst.Continue) for s in all_statements([node])):
-                if any(isinstance(n, cst.For) for n in consumed[number + 1 :]):
-                    self._refuse(node, "a skipped parameter is walked again later")
         kept = [s for s in consumed if not _is_noop_store(s)]
         return [*inside, *_drop_noop_stores(kept)]
 

@@ -1,0 +1,33 @@
+import torch
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1, beta=0.9):
+        defaults = dict(lr=lr, beta=beta)
+        super().__init__(params, defaults)
+        self.k = 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.k += 1
+        for group in self.param_groups:
+            lr, beta = group["lr"], group["beta"]
+            params = [p for p in group["params"] if p.grad is not None]
+            ps, ms = [], []
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                st = self.state[p]
+                if "m" not in st:
+                    st["m"] = torch.zeros_like(p)
+                ps.append(p)
+                ms.append(st["m"])
+                st["m"] = beta * st["m"] + p.grad
+            for p, m in zip(ps, ms):
+                p.sub_(0.1 * lr * (p.grad + m))
+        return loss
