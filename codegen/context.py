@@ -38,7 +38,8 @@ class Context:
     function at hand. ``jumps`` are settings at whose zero the update itself jumps,
     ``whole_lists`` those that loops over parameters fill to be read as a whole,
     ``taken`` variables, whose names no new one may get, ``stands_for`` the expressions
-    that variables of ours stand for. ``arguments_are_local`` says
+    that variables of ours stand for, ``kept_tensors`` keys under which the step itself
+    stores what may be one, ``asked_settings`` whether a setting was asked if it is one. ``arguments_are_local`` says
     that nobody outside holds the annotated arguments (in examples). ``converts`` says whether the
     step converts to short floats, ``copies`` that these are taken for copies.
     """
@@ -61,6 +62,8 @@ class Context:
     whole_lists: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
     stands_for: dict[str, str] = field(default_factory=dict)
+    kept_tensors: set[str] = field(default_factory=set)
+    asked_settings: bool = False
     arguments_are_local: bool = False
     converts: bool = False
     copies: bool = False

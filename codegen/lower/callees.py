@@ -8,7 +8,6 @@ import libcst as cst
 
 from codegen.diagnostics import walk
 from codegen.lower.blocks import without_docstring
-from codegen.lower.helpers import given_to
 from codegen.syntax import (
     all_params,
     all_statements,
@@ -89,19 +88,6 @@ def is_of_numbers(node: cst.FunctionDef) -> bool:
         and returned in ("int", "str", "bool", "float")
         and not node.params.star_kwarg
         and not isinstance(node.params.star_arg, cst.Param)
-    )
-
-
-def asks_about_number(call: cst.Call, definition: Definition) -> bool:
-    """Whether a function asks if something is a tensor that is a plain number here."""
-    node = cast(cst.FunctionDef, definition.node)
-    given = given_to(node, call) or {}
-    numbers = {n for n, v in given.items() if isinstance(v, (cst.Integer, cst.Float))}
-    asked = (n for n in walk(node.body) if isinstance(n, cst.Call) and n.args)
-    return any(
-        dotted(n.func) in ("isinstance", "torch.is_tensor")
-        and dotted(n.args[0].value) in numbers
-        for n in asked
     )
 
 

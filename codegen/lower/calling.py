@@ -6,60 +6,31 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.constructor import attribute_function
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.evaluation import Evaluation
 from codegen.lower.blocks import NESTED, WHOLE
 from codegen.lower.callees import (
-    asks_about_number,
     calls_argument,
     returns_parts,
     walks_parameters,
 )
-from codegen.lower.frame import Frame
+from codegen.lower.called import called
+from codegen.lower.frame import Frame, Kind
+from codegen.lower.helpers import given_to
+from codegen.lower.kinds import kind_of
 from codegen.lower.own import Own
 from codegen.rules.r4_out_of_place.inplace import may_mutate
-from codegen.syntax import all_params, assign, calls, dotted, is_name
-from codegen.upstream import Definition, Upstream
+from codegen.syntax import all_params, assign, calls, dotted
+from codegen.upstream import Definition
 
 
 class Callees:
-    """Finds the functions that a step calls, as far as their source is at hand."""
+    """Judges the functions that a step calls, as far as their source is at hand."""
 
-    def __init__(self, upstream: Upstream, context: Context, own: Own) -> None:
-        self.upstream = upstream
+    def __init__(self, context: Context, own: Own) -> None:
         self.context = context
         self.own = own
-
-    def of(self, call: cst.Call, frame: Frame) -> Definition | None:
-        name = dotted(call.func)
-        if name is None:
-            return self._super_method(call, frame)
-        if name.startswith("self.") and name.count(".") == 1:
-            method = self.upstream.method(name[5:])
-            return method or attribute_function(self.upstream, name[5:])
-        constant = frame.constants.get(name)
-        if isinstance(constant, Definition):
-            return constant
-        found = frame.resolve(call.func)
-        if found is None and name not in frame.local:
-            found = self.context.globals.get(name)
-        if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef):
-            return found
-        return None
-
-    def _super_method(self, call: cst.Call, frame: Frame) -> Definition | None:
-        func = call.func
-        if not isinstance(func, cst.Attribute) or not isinstance(func.value, cst.Call):
-            return None
-        if not is_name(func.value.func, "super") or frame.owner is None:
-            return None
-        class_name = frame.owner.name.partition(".")[0]
-        for cls in self.upstream.lineage:
-            if cls.name == class_name:
-                return self.upstream.method(func.attr.value, after=cls)
-        return None
 
     def must_inline(self, call: cst.Call, definition: Definition, frame: Frame) -> bool:
         if definition.name.startswith(NESTED):
@@ -68,12 +39,26 @@ class Callees:
             return True
         return (
             returns_parts(definition)
-            or asks_about_number(call, definition)
+            or self._asks_about_kind(call, definition, frame)
             or calls_argument(definition)
             or walks_parameters(definition)
             or any(dotted(a.value) in (*WHOLE, "self") for a in call.args)
             or self.mutates_arguments(definition)
         )
+
+    def _asks_about_kind(
+        self, call: cst.Call, definition: Definition, frame: Frame
+    ) -> bool:
+        """Whether a function asks if something is a tensor, and that is known here."""
+        node = cast(cst.FunctionDef, definition.node)
+        given = given_to(node, call, definition.is_method) or {}
+        asked = {
+            dotted(n.args[0].value)
+            for n in calls(node.body)
+            if dotted(n.func) in ("isinstance", "torch.is_tensor") and n.args
+        }
+        kinds = (kind_of(v, frame) for n, v in given.items() if n in asked)
+        return any(k in (Kind.PLAIN, Kind.TENSOR) for k in kinds)
 
     def changes_something(self, definition: Definition) -> bool:
         """Whether a call may be seen in what is computed after it."""
@@ -108,7 +93,7 @@ class CallExtractor(Evaluation):
     def _definition(self, node: cst.CSTNode) -> Definition | None:
         if not isinstance(node, cst.Call):
             return None
-        found = self.callees.of(node, self.frame)
+        found = called(node, self.frame)
         if found is None or not self.callees.must_inline(node, found, self.frame):
             return None
         self.effects |= self.callees.changes_something(found)
@@ -119,8 +104,8 @@ class CallExtractor(Evaluation):
 
     def move(self, node: cst.BaseExpression) -> cst.BaseExpression:
         found = cast(Definition, self._definition(node))
-        called = cast(cst.FunctionDef, found.node).name.value
-        name = self.context.fresh(called.strip("_"))
+        theirs = cast(cst.FunctionDef, found.node).name.value
+        name = self.context.fresh(theirs.strip("_"))
         self.frame.local.add(name)
         bind = assign([cst.Name(name)], node)
         self.context.origins.inherit(bind, node)

@@ -50,6 +50,12 @@ NONE_ATTRIBUTES = frozenset({"grad_scale", "found_inf"})
 
 TENSOR_TYPES = frozenset({"torch.Tensor", "torch.nn.Parameter", "Tensor"})
 
+NO_TENSOR_TYPES = frozenset(
+    "int float complex bool str bytes list tuple dict set frozenset "
+    "collections.abc.Sequence collections.abc.Mapping numbers.Number".split()
+)
+"""No tensor is an instance of these."""
+
 NO_EFFECT_METHODS = frozenset(
     {
         "_cuda_graph_capture_health_check",

@@ -9,9 +9,17 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.diagnostics import Origins
 from codegen.lower import facts
-from codegen.lower.frame import NOT_KNOWN, Frame, Known, holds_settings, known, literal
+from codegen.lower.called import called, computes_the_same
+from codegen.lower.frame import (
+    NOT_KNOWN,
+    Frame,
+    Kind,
+    Known,
+    holds_settings,
+    known,
+    literal,
+)
 from codegen.lower.helpers import (
     function_statements,
     given_to,
@@ -19,6 +27,7 @@ from codegen.lower.helpers import (
     item_of_display,
     none_test,
 )
+from codegen.lower.kinds import kind_of, share
 from codegen.lower.literals import OperatorFolder, truth
 from codegen.purity import pure
 from codegen.syntax import (
@@ -51,10 +60,10 @@ def asks_for_complex(node: cst.CSTNode) -> bool:
 class Folder(OperatorFolder):
     """Replaces known expressions by their value, bottom up."""
 
-    def __init__(self, origins: Origins, frame: Frame) -> None:
-        super().__init__(origins, frame)
-        self.hidden: list[dict[str, Known]] = []
-        """Constants that comprehensions around have variables named like."""
+    def __init__(self, frame: Frame) -> None:
+        super().__init__(frame)
+        self.hidden: list[Frame] = []
+        """What is known outside the comprehensions around."""
 
     # names and attributes that are not variables must not be replaced
     def leave_Attribute(
@@ -82,7 +91,7 @@ class Folder(OperatorFolder):
     def leave_AugAssign(
         self, original_node: cst.AugAssign, updated_node: cst.AugAssign
     ) -> cst.AugAssign:
-        value = original_node.value.visit(Folder(self.origins, self.frame))
+        value = original_node.value.visit(Folder(self.frame))
         return updated_node.with_changes(value=value)
 
     def visit_AnnAssign_annotation(self, node: cst.AnnAssign) -> None:
@@ -101,16 +110,16 @@ class Folder(OperatorFolder):
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         if isinstance(node, cst.BaseComp):
-            own = comprehension_names(node) & self.frame.constants.keys()
-            hidden = {name: self.frame.constants.pop(name) for name in own}
-            self.hidden.append(hidden)
+            self.hidden.append(self.frame.fork())
+            for name in comprehension_names(node):
+                self.frame.forget(name)
         return super().on_visit(node)
 
     def on_leave(
         self, original_node: cst.CSTNodeT, updated_node: cst.CSTNodeT
     ) -> cst.CSTNodeT | cst.RemovalSentinel | cst.FlattenSentinel[cst.CSTNodeT]:
         if isinstance(original_node, cst.BaseComp):
-            self.frame.constants.update(self.hidden.pop())
+            self.frame.__dict__.update(self.hidden.pop().__dict__)
         return super().on_leave(original_node, updated_node)
 
     def visit_Lambda(self, node: cst.Lambda) -> bool:
@@ -165,8 +174,9 @@ class Folder(OperatorFolder):
         if name in facts.RUNTIME_CALLS:
             twin, count = facts.RUNTIME_CALLS[name]
             return call(twin, *args[:count])
-        if self._asks_for_tensor_setting(name, original_node):
-            return cst.Name("False")
+        asked_kind = self._is_instance(name, original_node)
+        if asked_kind is not None:
+            return cst.Name(str(asked_kind))
         asked = self._predicate(updated_node, args)
         if asked is not None:
             return asked
@@ -189,14 +199,14 @@ class Folder(OperatorFolder):
             return None
         test = asked.with_changes(left=args[0])
         self.origins.inherit(test, node)
-        return cast(cst.BaseExpression, test.visit(Folder(self.origins, self.frame)))
+        return cast(cst.BaseExpression, test.visit(Folder(self.frame)))
 
     def _helper_result(
         self, original: cst.Call, updated: cst.Call
     ) -> cst.BaseExpression | None:
         """What a helper returns where tests of what is known alone decide it:
         ``exists(closure)``, ``resolve_foreach(foreach, params)``."""
-        helper = self._called(original.func)
+        helper = called(original, self.frame)
         node = helper.node if helper is not None else None
         if helper is None or not isinstance(node, cst.FunctionDef):
             return None
@@ -204,9 +214,7 @@ class Folder(OperatorFolder):
             return None  # it calls itself
         inner = self.frame.of(helper)
         given = given_to(node, updated, helper.is_method)
-        if given is None or not all(
-            _changes_nothing(d, inner) for d in node.decorators
-        ):
+        if given is None or not computes_the_same(node, inner):
             return None
         body = function_statements(node)
         inner.local = set(given)
@@ -215,32 +223,29 @@ class Folder(OperatorFolder):
             constant = known(cast(cst.BaseExpression, self._absent(arg)), self.frame)
             if constant is not NOT_KNOWN:
                 inner.constants[name] = constant
-            inner.share(self.frame, arg, name)
-        return literal(_result(body, inner, self.origins))
+            share(inner, self.frame, arg, name)
+        return literal(_result(body, inner))
 
-    def _called(self, func: cst.BaseExpression) -> Definition | None:
-        """A function of upstream's, also one that is called through ``self``."""
-        name = dotted(func) or ""
-        if name.startswith("self.") and name.count(".") == 1:
-            return self.frame.upstream.method(name[5:])
-        found = self.frame.resolve(func)
-        return found if isinstance(found, Definition) else None
-
-    def _asks_for_tensor_setting(self, name: str | None, node: cst.Call) -> bool:
+    def _is_instance(self, name: str | None, node: cst.Call) -> bool | None:
+        """What ``isinstance(x, torch.Tensor)`` says, where the kind of x is known."""
         args = positional(node)
         if name == "torch.is_tensor" and len(args) == 1:
-            number = isinstance(args[0], (cst.Integer, cst.Float))
-            return number or self.frame.is_setting(args[0])
-        if name != "isinstance" or len(args) != 2:
+            asked: list[cst.BaseExpression] = [cst.parse_expression("torch.Tensor")]
+        elif name == "isinstance" and len(args) == 2:
+            whole = args[1]
+            asked = [whole]
+            if isinstance(whole, cst.Tuple):
+                asked = [e.value for e in whole.elements]
+        else:
+            return None
+        kind = kind_of(args[0], self.frame)
+        types = {self.frame.full_name(x) for x in asked}
+        if kind is Kind.PLAIN and types <= facts.TENSOR_TYPES:
+            self.frame.context.asked_settings = True
             return False
-        if isinstance(args[0], (cst.Integer, cst.Float)):
-            return self._is_tensor_type(args[1])
-        return self.frame.is_setting(args[0]) and self._is_tensor_type(args[1])
-
-    def _is_tensor_type(self, node: cst.BaseExpression) -> bool:
-        if isinstance(node, cst.Tuple):
-            return all(self._is_tensor_type(e.value) for e in node.elements)
-        return self.frame.full_name(node) in facts.TENSOR_TYPES
+        if kind is Kind.TENSOR and "torch.Tensor" in types:
+            return True
+        return False if kind is Kind.TENSOR and types <= facts.NO_TENSOR_TYPES else None
 
     def _get_setting(
         self, node: cst.Call, args: list[cst.BaseExpression]
@@ -252,34 +257,27 @@ class Folder(OperatorFolder):
         return node
 
 
-def _changes_nothing(decorator: cst.Decorator, frame: Frame) -> bool:
-    """Whether a function computes the same under a decorator."""
-    func = decorator.decorator
-    func = func.func if isinstance(func, cst.Call) else func
-    return frame.full_name(func) in facts.STEP_DECORATORS
-
-
-def _result(body: Body, frame: Frame, origins: Origins) -> Known:
+def _result(body: Body, frame: Frame) -> Known:
     """What a function returns, if tests of what is known alone decide it."""
     for node in body:
         inner = small(node)
         if isinstance(node, cst.If):
-            test = truth(fold(node.test, frame, origins))
+            test = truth(fold(node.test, frame))
             if test is None:
                 return NOT_KNOWN
             chosen = statements(node.body) if test else orelse_statements(node)
             if chosen and ends(chosen[-1]):
-                return _result(chosen, frame, origins)
+                return _result(chosen, frame)
             if chosen:
                 return NOT_KNOWN
         elif isinstance(inner, cst.Return) and inner.value is not None:
-            value = fold(inner.value, frame, origins)
+            value = fold(inner.value, frame)
             return known(value, frame)
         else:
             return NOT_KNOWN
     return NOT_KNOWN
 
 
-def fold(node: cst.CSTNodeT, frame: Frame, origins: Origins) -> cst.CSTNodeT:
+def fold(node: cst.CSTNodeT, frame: Frame) -> cst.CSTNodeT:
     """``node`` with everything known replaced by its value."""
-    return cast(cst.CSTNodeT, node.visit(Folder(origins, frame)))
+    return cast(cst.CSTNodeT, node.visit(Folder(frame)))

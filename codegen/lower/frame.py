@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import enum
+import re
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import libcst as cst
 
+from codegen.context import Context
 from codegen.syntax import (
     Statement,
     assignment,
@@ -17,7 +20,7 @@ from codegen.syntax import (
     string_key,
     target_names,
 )
-from codegen.upstream import Definition, External, Resolved, SourceModule, Upstream
+from codegen.upstream import Definition, External, Resolved, SourceModule
 
 
 class Unknown:
@@ -25,6 +28,14 @@ class Unknown:
 
 
 NOT_KNOWN = Unknown()
+
+
+class Kind(enum.Enum):
+    """What sort of thing an expression yields, as far as a step asks for it."""
+
+    PLAIN = "no tensor, if the settings are none"
+    TENSOR = "a tensor"
+    TENSOR_OR_NONE = "a tensor, or None"
 
 
 Known: TypeAlias = "bool | None | Definition | Unknown"
@@ -35,11 +46,12 @@ class Frame:
     """What is known at one point of a function: constants, settings, scope.
 
     ``aliases`` are module-level names that go by another one here, ``callers`` the
-    functions that this one is called from.
+    functions that this one is called from, ``kinds`` those of variables and of the
+    likes of ``p.grad``, by their text.
     """
 
     module: SourceModule
-    upstream: Upstream
+    context: Context
     owner: Definition | None = None
     constants: dict[str, Known] = field(default_factory=dict)
     settings: set[str] = field(default_factory=set)
@@ -49,11 +61,12 @@ class Frame:
     real_views: bool = False
     aliases: dict[str, str] = field(default_factory=dict)
     callers: frozenset[str] = frozenset()
+    kinds: dict[str, Kind] = field(default_factory=dict)
 
     def fork(self) -> Frame:
         return Frame(
             self.module,
-            self.upstream,
+            self.context,
             self.owner,
             dict(self.constants),
             set(self.settings),
@@ -63,11 +76,12 @@ class Frame:
             self.real_views,
             dict(self.aliases),
             self.callers,
+            dict(self.kinds),
         )
 
     def of(self, function: Definition) -> Frame:
         """The frame of a function that is called here, before its arguments."""
-        inner = Frame(function.module, self.upstream, function)
+        inner = Frame(function.module, self.context, function)
         inner.real_views = self.real_views
         return inner
 
@@ -80,39 +94,19 @@ class Frame:
         }
         self.settings &= other.settings
         self.lists &= other.lists
+        self.kinds = dict(self.kinds.items() & other.kinds.items())
 
     def forget(self, name: str) -> None:
         """``name`` is bound anew."""
         self.constants.pop(name, None)
         self.settings.discard(name)
         self.lists.discard(name)
+        for text in [t for t in self.kinds if re.match(rf"{name}\b", t)]:
+            del self.kinds[text]
 
-    def learn(self, node: Statement) -> None:
-        """Constants and settings that an assignment makes known."""
-        pair = assignment(node)
-        constant = known(pair[1], self) if pair is not None else NOT_KNOWN
-        setting = pair is not None and self.is_setting(pair[1])
-        for name in bound_names(node):
-            self.forget(name)
-        if pair is None:
-            return
-        target, value = pair
-        if isinstance(target, cst.Name):
-            if constant is not NOT_KNOWN:
-                self.constants[target.value] = constant
-            if setting:
-                self.settings.add(target.value)
-            if isinstance(bare(value), (cst.List, cst.ListComp)):
-                self.lists.add(target.value)
-        elif isinstance(target, cst.Tuple) and setting:
-            self.settings |= set(target_names(target))
-
-    def share(self, other: Frame, value: cst.BaseExpression, name: str) -> None:
-        """What ``other`` knows of ``value``, this one knows of ``name``."""
-        if other.is_setting(value):
-            self.settings.add(name)
-        if isinstance(value, cst.Name) and value.value in other.lists:
-            self.lists.add(name)
+    def forget_paths(self) -> None:
+        """Attributes and items of things may have been set."""
+        self.kinds = {t: k for t, k in self.kinds.items() if t.isidentifier()}
 
     def resolve(self, node: cst.CSTNode) -> Resolved | None:
         """What a (dotted) name means at module level; None for local variables."""
@@ -123,7 +117,9 @@ class Frame:
         if head in self.local:
             return None
         meant = self.aliases.get(head, head)
-        return self.upstream.library.resolve(self.module, f"{meant}{dot}{rest}")
+        return self.context.optimizer.library.resolve(
+            self.module, f"{meant}{dot}{rest}"
+        )
 
     def full_name(self, node: cst.CSTNode) -> str | None:
         found = self.resolve(node)
@@ -139,7 +135,8 @@ class Frame:
             key = string_key(node)
             if key is None:
                 return self.is_setting(node.value)
-            return key != "params" and holds_settings(node.value)
+            kept = key != "params" and key not in self.context.kept_tensors
+            return kept and holds_settings(node.value)
         return False
 
 

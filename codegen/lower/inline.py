@@ -12,6 +12,7 @@ from codegen.context import Context
 from codegen.lower.blocks import NESTED, WHOLE, keep_comment
 from codegen.lower.callees import is_classmethod
 from codegen.lower.frame import NOT_KNOWN, Frame, known
+from codegen.lower.kinds import learn, share
 from codegen.lower.names import BUILTINS
 from codegen.lower.reading import Reader
 from codegen.lower.returns import tail_returns
@@ -24,6 +25,7 @@ from codegen.syntax import (
     assign,
     block,
     bound_names,
+    code,
     dict_entries,
     dotted,
     is_constant,
@@ -103,9 +105,10 @@ class Inliner:
         self.caller.depth -= 1
         for name in bound_names(block(new)):
             self.frame.forget(name)
+        self.frame.forget_paths()
         self.frame.local |= inner.local
         for statement_ in prelude:
-            self.frame.learn(statement_)
+            learn(statement_, self.frame)
         self._learn_result(target, inner)
         lines = [*prelude, *new]
         first = lines[:1]
@@ -118,6 +121,8 @@ class Inliner:
         for name in target_names(target) if target is not None else ():
             if name in inner.constants:
                 self.frame.constants[name] = inner.constants[name]
+        if target is not None and code(target) in inner.kinds:
+            self.frame.kinds[code(target)] = inner.kinds[code(target)]
 
     # --- arguments ----------------------------------------------------------
 
@@ -272,7 +277,7 @@ class Inliner:
             if value.value != name:
                 rename[name] = value
             inner.local.add(value.value)
-            inner.share(self.frame, value, value.value)
+            share(inner, self.frame, value, value.value)
             return
         if isinstance(value, (cst.Tuple, cst.Dict)) and name not in rebound:
             rename[name] = self._computed_first(value, prelude)
@@ -328,7 +333,7 @@ class Inliner:
         self.context.origins.inherit(bind, value)
         prelude.append(bind)
         inner.local.add(new)
-        inner.share(self.frame, value, new)
+        share(inner, self.frame, value, new)
 
     # --- results ------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import libcst as cst
 
-from codegen.diagnostics import Origins
 from codegen.lower.frame import Frame
 from codegen.purity import pure
 from codegen.syntax import Rewriter, bare, code, is_constant, is_name
@@ -43,8 +42,8 @@ def truth(node: cst.CSTNode) -> bool | None:
 class OperatorFolder(Rewriter):
     """Decides operators whose operands are known, bottom up."""
 
-    def __init__(self, origins: Origins, frame: Frame) -> None:
-        super().__init__(origins)
+    def __init__(self, frame: Frame) -> None:
+        super().__init__(frame.context.origins)
         self.frame = frame
 
     def leave_UnaryOperation(

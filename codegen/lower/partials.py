@@ -12,6 +12,7 @@ from typing import cast
 import libcst as cst
 
 from codegen.context import Context
+from codegen.lower.kinds import learn
 from codegen.lower.frame import Frame
 from codegen.syntax import (
     Statement,
@@ -89,7 +90,7 @@ class Partials:
             args.append(arg.with_changes(comma=cst.MaybeSentinel.DEFAULT))
         self.partials[target] = value.with_changes(args=args)
         for bind in binds:
-            frame.learn(bind)
+            learn(bind, frame)
         return binds
 
     def _bound_again(self, name: str) -> bool:

@@ -21,11 +21,13 @@ from codegen.analysis.liveness import Liveness, liveness
 from codegen.context import Context
 from codegen.lower import facts
 from codegen.lower.blocks import NESTED, keep_comment, without_docstring
+from codegen.lower.called import called
 from codegen.lower.calling import CallExtractor, Callees
 from codegen.lower.complex import only_converts
 from codegen.lower.fold import fold
 from codegen.lower.frame import NOT_KNOWN, Frame, known
 from codegen.lower.inline import Inliner
+from codegen.lower.kinds import learn, learn_loop, learn_test, only_computes
 from codegen.lower.lists import walk_selection
 from codegen.lower.literals import truth
 from codegen.lower.own import Own, set_attribute
@@ -73,11 +75,17 @@ def specialize(body: Body, context: Context) -> Body:
     upstream = context.optimizer
     step = upstream.method("step")
     assert step is not None and body == (step.node,)
-    specialized = Specializer(upstream, context).function(step)
-    context.complex_as_real = only_converts(specialized, context)
-    if context.complex_as_real:
-        return Specializer(upstream, context, real_views=True).function(step)
-    return specialized
+    refused = len(context.diagnostics)
+    real_views = False
+    while True:
+        known = len(context.kept_tensors)
+        specialized = Specializer(upstream, context, real_views).function(step)
+        again = context.asked_settings and len(context.kept_tensors) > known
+        if not real_views and only_converts(specialized, context):
+            real_views = again = context.complex_as_real = True
+        if not again:
+            return specialized
+        del context.diagnostics[refused:]
 
 
 class Specializer:
@@ -94,7 +102,7 @@ class Specializer:
         self.depth = 0
         self.partials = Partials(context)
         self.reader = Reader(upstream, context)
-        self.callees = Callees(upstream, context, self.own)
+        self.callees = Callees(context, self.own)
 
     # --- entry --------------------------------------------------------------
 
@@ -104,7 +112,7 @@ class Specializer:
         node = self.upstream.read(definition)
         self.reader.refuse_decorators(node, definition)
         names = {p.name.value for p in all_params(node.params)}
-        frame = Frame(definition.module, self.upstream, definition)
+        frame = Frame(definition.module, self.context, definition)
         frame.real_views = self.real_views
         body = self.reader.read_body(node, frame, frozenset())
         frame.local = names | bound_names(block(body))
@@ -163,17 +171,21 @@ class Specializer:
 
     def _if(self, node: cst.If, frame: Frame, live: Liveness) -> list[Statement]:
         before, test = self._call_first(node.test, node, frame, live)
-        test = fold(test, frame, self.origins)
+        test = fold(test, frame)
         value = truth(test)
         orelse = orelse_statements(node)
         if value is not None:
             chosen = statements(node.body) if value else orelse
             spliced = list(self.block(chosen, frame, live))
             return keep_comment(node, [*before, *spliced])
-        fork = frame.fork()
-        body = self.block(statements(node.body), frame, live)
+        for name in bound_names(test):
+            frame.forget(name)
+        if not only_computes(test):
+            frame.forget_paths()
         other = frame.fork()
-        other.__dict__.update(fork.__dict__)
+        learn_test(test, True, frame)
+        learn_test(test, False, other)
+        body = self.block(statements(node.body), frame, live)
         rest = self.block(orelse, other, live)
         _join(frame, body, other, rest)
         if not body and not rest:
@@ -194,7 +206,10 @@ class Specializer:
             node = node.with_changes(test=self._folded(node.test, frame))
             if truth(node.test) is False:
                 return []
+        frame.forget_paths()
         inner = frame.fork()
+        if isinstance(node, cst.For):
+            learn_loop(node, inner)
         body = self.block(statements(node.body), inner, live)
         frame.join(inner)
         node = node.with_changes(body=block(body))
@@ -249,7 +264,7 @@ class Specializer:
             node = cast(cst.Expr, small(parts[-1])).value
         elif not isinstance(node, cst.Call):
             parts = []
-        elif (definition := self.callees.of(node, frame)) and self.callees.must_inline(
+        elif (definition := called(node, frame)) and self.callees.must_inline(
             node, definition, frame
         ):
             name = self.context.fresh(definition.name.rpartition(".")[2].strip("_"))
@@ -277,12 +292,16 @@ class Specializer:
 
     def _with(self, node: cst.With, frame: Frame, live: Liveness) -> list[Statement]:
         items = [i.with_changes(item=self._folded(i.item, frame)) for i in node.items]
+        for name in (n for item in items for n in bound_names(item)):
+            frame.forget(name)
+        frame.forget_paths()
         body = self.block(statements(node.body), frame, live)
         return [node.with_changes(items=items, body=block(body))]
 
     def _try(self, node: cst.Try, frame: Frame, live: Liveness) -> list[Statement]:
         for name in bound_names(node):
-            frame.constants.pop(name, None)
+            frame.forget(name)
+        frame.forget_paths()
         body = self.block(statements(node.body), frame.fork(), live)
         handlers = [
             h.with_changes(
@@ -302,6 +321,7 @@ class Specializer:
         inner = frame.fork()
         own = {p.name.value for p in all_params(node.params)} | bound_names(node.body)
         inner.local |= own
+        inner.kinds.clear()
         for name in own:
             inner.forget(name)
         body = statements(without_docstring(node.body))
@@ -345,7 +365,7 @@ class Specializer:
         parts = split_tuple(folded)
         if len(parts) != 1:
             for part in parts:
-                frame.learn(part)
+                learn(part, frame)
             return parts
         inlined = self._try_inline(original, folded, frame, live)
         if inlined is not None:
@@ -354,7 +374,7 @@ class Specializer:
         if extracted:
             live.replace(original, extracted)
             return [s for part in extracted for s in self._simple(part, frame, live)]
-        frame.learn(folded)
+        learn(folded, frame)
         return [folded]
 
     def _effects(
@@ -398,7 +418,7 @@ class Specializer:
     def _folded(self, node: cst.CSTNodeT, frame: Frame) -> cst.CSTNodeT:
         """What is known folded; what is read of the optimizer itself made plain."""
         node = self.own.read_properties(node, frame)
-        node = self.own.ask_attributes(fold(node, frame, self.origins))
+        node = self.own.ask_attributes(fold(node, frame))
         return self.own.name_methods(node, frame)
 
     def _has_no_effect(self, node: cst.CSTNode | None, frame: Frame) -> bool:
@@ -429,7 +449,7 @@ class Specializer:
             target, value = pair
         if not isinstance(value, cst.Call):
             return None
-        definition = self.callees.of(value, frame)
+        definition = called(value, frame)
         if definition is None:
             return None
         effect = isinstance(inner, cst.Expr)
