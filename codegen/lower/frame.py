@@ -10,12 +10,14 @@ from typing import TypeAlias
 import libcst as cst
 
 from codegen.context import Context
+from codegen.lower.blocks import WHOLE
 from codegen.syntax import (
     Statement,
     assignment,
     bare,
     bound_names,
     dotted,
+    expr,
     is_name,
     string_key,
     target_names,
@@ -38,7 +40,14 @@ class Kind(enum.Enum):
     TENSOR_OR_NONE = "a tensor, or None"
 
 
-Known: TypeAlias = "bool | None | Definition | Unknown"
+@dataclass(frozen=True)
+class Whole:
+    """What belongs to the optimizer as a whole, such as ``self.param_groups``."""
+
+    text: str
+
+
+Known: TypeAlias = "bool | None | Definition | Whole | Unknown"
 
 
 @dataclass
@@ -144,10 +153,10 @@ def holds_settings(node: cst.CSTNode) -> bool:
     return is_name(node, "group") or dotted(node) == "self.defaults"
 
 
-def literal(value: Known) -> cst.Name | None:
+def literal(value: Known) -> cst.BaseExpression | None:
     if value is None or isinstance(value, bool):
         return cst.Name(str(value))
-    return None
+    return expr(value.text) if isinstance(value, Whole) else None
 
 
 def known(node: cst.CSTNode, frame: Frame) -> Known:
@@ -157,6 +166,8 @@ def known(node: cst.CSTNode, frame: Frame) -> Known:
         return {"True": True, "False": False, "None": None}[node.value]
     if isinstance(node, cst.Name) and node.value in frame.constants:
         return frame.constants[node.value]
+    if dotted(node) in WHOLE:
+        return Whole(dotted(node) or "")
     if isinstance(node, (cst.Name, cst.Attribute)):
         found = frame.resolve(node)
         if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef):

@@ -11,7 +11,7 @@ from codegen.analysis.liveness import Liveness, liveness
 from codegen.context import Context
 from codegen.lower.blocks import NESTED, WHOLE, keep_comment
 from codegen.lower.callees import is_classmethod
-from codegen.lower.frame import NOT_KNOWN, Frame, known
+from codegen.lower.frame import NOT_KNOWN, Frame, Whole, known
 from codegen.lower.kinds import learn, share
 from codegen.lower.names import BUILTINS
 from codegen.lower.reading import Reader
@@ -260,11 +260,13 @@ class Inliner:
         if constant is not NOT_KNOWN:
             inner.constants[name] = constant
             inner.local.add(name)
-            if name in rebound and not is_constant(value):
+            if name in rebound and not (
+                is_constant(value) or isinstance(constant, Whole)
+            ):
                 return
             if name in rebound:
                 prelude.append(assign([cst.Name(name)], value))
-            elif literal_name(value) is not None:
+            elif literal_name(value) is not None or isinstance(constant, Whole):
                 rename[name] = value
             elif isinstance(constant, Definition) and isinstance(value, cst.Name):
                 # what is left of it in the body must not be taken for a variable

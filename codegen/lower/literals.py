@@ -10,7 +10,7 @@ import libcst as cst
 
 from codegen.lower.frame import Frame
 from codegen.purity import pure
-from codegen.syntax import Rewriter, bare, code, is_constant, is_name
+from codegen.syntax import Rewriter, bare, code, dotted, is_constant, is_name
 
 
 def _equal_literals(left: cst.CSTNode, right: cst.CSTNode) -> bool | None:
@@ -65,6 +65,9 @@ class OperatorFolder(Rewriter):
         value = truth(left)
         if value is not None:
             return right if value == conjunction else left
+        if isinstance(right, cst.List) and not right.elements and not conjunction:
+            if dotted(left) == "self.param_groups":
+                return left  # if it is empty, too
         other = truth(right)
         if other is not None and other == conjunction:
             return left
