@@ -40,6 +40,7 @@ from codegen.syntax import (
     assign,
     block,
     bound_names,
+    read_names,
     call,
     code,
     index_of,
@@ -131,7 +132,6 @@ class OutOfPlace(ChainRule):
         self.questions = Questions(self.context, self.places, self.refuse, self.order)
         self.dtypes = Dtypes(body, self.places)
         self.live: Liveness = liveness(body)
-        self.rereads = _reads_grads_again(body)
         self.asked_unbound = {}
         new = self._bound_first(self._block(body))
         return self._distinct_copies(new) if self.asked_identity else new
@@ -252,7 +252,25 @@ class OutOfPlace(ChainRule):
     def propagation(self, node: Statement, env: Env) -> Propagation:
         live = self.live.after.get(node, frozenset())
         later = tuple(self._mutated_later(node))
-        return Propagation(self, Scope(env, live, self.rereads, later), node)
+        return Propagation(self, Scope(env, live, self._grads_read_later(node), later), node)
+
+    def _grads_read_later(self, node: Statement) -> bool:
+        """Whether gradients that a statement may write are read after it: by their
+        index, by another walk, or in the next round of a loop that it stands in. A
+        walk over the groups has other gradients in its next round."""
+        start = self.order.index(node) + 1 if node in self.order else 0
+        for loop in self.order[:start]:
+            if not isinstance(loop, (cst.For, cst.While)):
+                continue
+            inside = list(all_statements([loop]))[1:]
+            if not any(node is s for s in inside):
+                continue
+            if isinstance(loop, cst.For) and code(loop.target).startswith("group_idx"):
+                if any("grouped_grads" in read_names(s) for s in inside):
+                    return True
+            else:
+                start = min(start, self.order.index(loop) + 1)
+        return any(read_names(s) & _GRADIENTS for s in self.order[start:])
 
     def _mutated_later(self, node: Statement) -> Iterator[Value]:
         """What is mutated after a statement, or in the next round of a loop that it
@@ -446,6 +464,9 @@ _WALKS = ("group_idx, (", "p_idx, (")
 """How the targets of the README's loops begin: no round sees another's views."""
 
 
+_GRADIENTS = frozenset({"grads", "group_grads", "grouped_grads"})
+
+
 def _is_container_store(target: cst.Subscript) -> bool:
     text = code(target.value)
     return text in (
@@ -480,17 +501,6 @@ def _operand(
     if isinstance(node, (cst.Integer, cst.Float)):
         return node
     return parenthesize(node)
-
-
-def _reads_grads_again(body: Body) -> bool:
-    """Whether gradients are read in another loop, or by index."""
-    text = "".join(code(s) for s in body)
-    loops = [
-        s
-        for s in all_statements(body)
-        if isinstance(s, cst.For) and code(s.target).startswith("p_idx, (")
-    ]
-    return len(loops) > 1 or "grads[p_idx]" in text
 
 
 def _take_comments(old: Statement, new: list[Statement]) -> list[Statement]:
