@@ -3,7 +3,7 @@
 TABLE = """
 builtins (obj) number: len callable id hash
 builtins (obj~) meta: type
-builtins (obj~, classes) number: isinstance
+builtins (obj~, classes) number decides: isinstance
 builtins (*args) number: issubclass hasattr
 builtins (x#) number decides: int bool
 builtins (x#) number: str repr

@@ -252,7 +252,9 @@ class OutOfPlace(ChainRule):
     def propagation(self, node: Statement, env: Env) -> Propagation:
         live = self.live.after.get(node, frozenset())
         later = tuple(self._mutated_later(node))
-        return Propagation(self, Scope(env, live, self._grads_read_later(node), later), node)
+        return Propagation(
+            self, Scope(env, live, self._grads_read_later(node), later), node
+        )
 
     def _grads_read_later(self, node: Statement) -> bool:
         """Whether gradients that a statement may write are read after it: by their
