@@ -43,7 +43,7 @@ def gathered(body: Body, context: Context) -> Body:
     """Such lists made at once, where the loop that fills them does nothing else."""
     result: list[Statement] = []
     for number, node in enumerate(body):
-        if small(node) is None and group_loop_target(node) is None:
+        if small(node) is None:
             node = map_bodies(node, lambda b: gathered(b, context))
         filling = _Filling(node, context)
         found = filling.found()
