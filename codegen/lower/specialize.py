@@ -34,6 +34,7 @@ from codegen.lower.own import Own, set_attribute
 from codegen.lower.partials import Partials
 from codegen.lower.reading import Reader
 from codegen.lower.tuples import flatten_tuple, split_tuple
+from codegen.lower.unfilled import without_unfilled
 from codegen.purity import effects
 from codegen.rules.r4_out_of_place.inplace import may_mutate
 from codegen.substitution import substitute
@@ -75,8 +76,7 @@ def specialize(body: Body, context: Context) -> Body:
     upstream = context.optimizer
     step = upstream.method("step")
     assert step is not None and body == (step.node,)
-    refused = len(context.diagnostics)
-    real_views = False
+    refused, real_views = len(context.diagnostics), False
     while True:
         known = len(context.kept_tensors)
         specialized = Specializer(upstream, context, real_views).function(step)
@@ -84,7 +84,7 @@ def specialize(body: Body, context: Context) -> Body:
         if not real_views and only_converts(specialized, context):
             real_views = again = context.complex_as_real = True
         if not again:
-            return specialized
+            return without_unfilled(specialized)
         del context.diagnostics[refused:]
 
 
@@ -292,7 +292,7 @@ class Specializer:
 
     def _with(self, node: cst.With, frame: Frame, live: Liveness) -> list[Statement]:
         items = [i.with_changes(item=self._folded(i.item, frame)) for i in node.items]
-        for name in (n for item in items for n in bound_names(item)):
+        for name in set().union(*map(bound_names, items)):
             frame.forget(name)
         frame.forget_paths()
         body = self.block(statements(node.body), frame, live)
