@@ -118,7 +118,7 @@ class Specializer:
         frame.local = names | bound_names(block(body))
         self.context.taken |= frame.local
         self.partials.bindings.update(
-            n for s in all_statements(body) for n in _binds(s)
+            n for s in all_statements(body) if small(s) for n in bound_names(s)
         )
         for param in () if called else all_params(node.params):
             if param.name.value == "closure":
@@ -281,14 +281,19 @@ class Specializer:
     ) -> set[str]:
         """Names that a loop binds, dead branches left out."""
         names = bound_names(node)
-        if not names & frame.constants.keys():
-            return names
-        trial = frame.fork()
-        for name in target_names(node.target) if isinstance(node, cst.For) else ():
-            trial.constants.pop(name, None)
-        body = self.block(statements(node.body), trial, live)
-        left = bound_names(block(body))
-        return left | (names - frame.constants.keys())
+        rebound = names - frame.constants.keys()
+        if isinstance(node, cst.For):
+            rebound |= set(target_names(node.target))
+        while rebound != names:
+            trial = frame.fork()
+            for name in rebound:
+                trial.forget(name)
+            body = self.block(statements(node.body), trial, live)
+            more = bound_names(block(body)) & names - rebound
+            if not more:
+                break
+            rebound |= more
+        return rebound
 
     def _with(self, node: cst.With, frame: Frame, live: Liveness) -> list[Statement]:
         items = [i.with_changes(item=self._folded(i.item, frame)) for i in node.items]
@@ -487,11 +492,6 @@ class Specializer:
                 "a call changes things while a value is added to",
                 "call it in a statement of its own first",
             )
-
-
-def _binds(node: Statement) -> set[str]:
-    """Names that a statement itself binds, not those inside it."""
-    return bound_names(node) if small(node) is not None else set()
 
 
 def replace_value(node: Statement, value: cst.BaseExpression) -> Statement:
