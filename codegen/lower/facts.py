@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from codegen.syntax import Statement
+
 FALSE_SETTINGS = frozenset(
     {
         "foreach",
@@ -133,3 +135,13 @@ DISPATCH_COMMENT = re.compile(
     re.IGNORECASE,
 )
 """Comments about the dispatch that is folded away."""
+
+
+def without_dispatch_comments(node: Statement) -> Statement:
+    """The statement without comments on which implementation is chosen."""
+    kept = [
+        line
+        for line in node.leading_lines
+        if line.comment is None or not DISPATCH_COMMENT.search(line.comment.value)
+    ]
+    return node.with_changes(leading_lines=kept)

@@ -12,11 +12,13 @@ import libcst as cst
 from codegen.context import Context
 from codegen.lower.blocks import WHOLE
 from codegen.syntax import (
+    Body,
     Statement,
     assignment,
     bare,
     bound_names,
     dotted,
+    ends,
     expr,
     is_name,
     string_key,
@@ -173,3 +175,12 @@ def known(node: cst.CSTNode, frame: Frame) -> Known:
         if isinstance(found, Definition) and isinstance(found.node, cst.FunctionDef):
             return found
     return NOT_KNOWN
+
+
+def join_branches(frame: Frame, body: Body, other: Frame, rest: Body) -> None:
+    """Know in ``frame`` what two branches, one after each, leave known."""
+    if body and ends(body[-1]):
+        frame.__dict__.update(other.__dict__)
+    elif not (rest and ends(rest[-1])):
+        frame.join(other)
+    frame.local |= other.local

@@ -25,7 +25,7 @@ from codegen.lower.called import called
 from codegen.lower.calling import CallExtractor, Callees
 from codegen.lower.complex import only_converts
 from codegen.lower.fold import fold
-from codegen.lower.frame import NOT_KNOWN, Frame, known
+from codegen.lower.frame import NOT_KNOWN, Frame, known, join_branches
 from codegen.lower.inline import Inliner
 from codegen.lower.kinds import learn, learn_loop, learn_test, only_computes
 from codegen.lower.lists import walk_selection
@@ -146,7 +146,7 @@ class Specializer:
         return tuple(result)
 
     def _without_dispatch_comments(self, node: Statement) -> Statement:
-        kept = _without_dispatch_comments(node)
+        kept = facts.without_dispatch_comments(node)
         self.origins.inherit(kept, node)
         return kept
 
@@ -187,7 +187,7 @@ class Specializer:
         learn_test(test, False, other)
         body = self.block(statements(node.body), frame, live)
         rest = self.block(orelse, other, live)
-        _join(frame, body, other, rest)
+        join_branches(frame, body, other, rest)
         if not body and not rest:
             return [*before, *self._effects(test, node, frame, live)]
         return [*before, rebuild_if(node, test, body, rest)]
@@ -498,20 +498,3 @@ def replace_value(node: Statement, value: cst.BaseExpression) -> Statement:
     """An assignment, return or expression statement with another right-hand side."""
     line = cast(cst.SimpleStatementLine, node)
     return line.with_changes(body=[line.body[0].with_changes(value=value)])
-
-
-def _join(frame: Frame, body: Body, other: Frame, rest: Body) -> None:
-    if body and ends(body[-1]):
-        frame.__dict__.update(other.__dict__)
-    elif not (rest and ends(rest[-1])):
-        frame.join(other)
-    frame.local |= other.local
-
-
-def _without_dispatch_comments(node: Statement) -> Statement:
-    kept = [
-        line
-        for line in node.leading_lines
-        if line.comment is None or not facts.DISPATCH_COMMENT.search(line.comment.value)
-    ]
-    return node.with_changes(leading_lines=kept)
