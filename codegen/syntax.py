@@ -68,6 +68,20 @@ def parenthesize(node: cst.BaseExpression) -> cst.BaseExpression:
     return node.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
 
 
+def operand(
+    node: cst.BaseExpression, operator: type[cst.BaseBinaryOp]
+) -> cst.BaseExpression:
+    """An expression as it stands beside an operator: in parentheses if it must."""
+    if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation, cst.IfExp)):
+        if isinstance(node, cst.BinaryOperation) and operator is cst.Add:
+            if isinstance(node.operator, (cst.Multiply, cst.Divide)):
+                return node
+        return parenthesize(node)
+    if isinstance(node, (cst.Integer, cst.Float)):
+        return node
+    return parenthesize(node)
+
+
 def string_key(node: cst.CSTNode) -> str | None:
     """``"lr"`` for ``group["lr"]``; None for other expressions."""
     if not isinstance(node, cst.Subscript) or len(node.slice) != 1:

@@ -45,6 +45,7 @@ from codegen.syntax import (
     code,
     index_of,
     is_name,
+    operand,
     map_bodies,
     method,
     orelse_statements,
@@ -364,7 +365,7 @@ class OutOfPlace(ChainRule):
             self.refuse(inner, "this augmented assignment isn't known", "write it out")
             return [node]
         new = cst.BinaryOperation(
-            _operand(target, operator), operator(), _operand(right, operator)
+            operand(target, operator), operator(), operand(right, operator)
         )
         if isinstance(target, cst.Subscript) and self._is_copied(target, value, env):
             return self._item_store(node, target, new, env) or [node]
@@ -490,19 +491,6 @@ def _index_expression(target: cst.Subscript) -> cst.BaseExpression:
     return cst.Tuple(
         [cst.Element(p) for p in parts], lpar=[cst.LeftParen()], rpar=[cst.RightParen()]
     )
-
-
-def _operand(
-    node: cst.BaseExpression, operator: type[cst.BaseBinaryOp]
-) -> cst.BaseExpression:
-    if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation, cst.IfExp)):
-        if isinstance(node, cst.BinaryOperation) and operator is cst.Add:
-            if isinstance(node.operator, (cst.Multiply, cst.Divide)):
-                return node
-        return parenthesize(node)
-    if isinstance(node, (cst.Integer, cst.Float)):
-        return node
-    return parenthesize(node)
 
 
 def _take_comments(old: Statement, new: list[Statement]) -> list[Statement]:
