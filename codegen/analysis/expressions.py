@@ -369,7 +369,7 @@ class Expressions:
         """Slots of a container that may hold what another one does, whether they are
         read or not: who writes into the other must ask them."""
         for place in container.places:
-            for name in self.sharing:
+            for name in sorted(self.sharing):
                 held, _, key = name.removesuffix("]").rpartition("[")
                 slot = Slot(place.obj, key)
                 if held != place.obj or slot in env.slots or not is_constant_key(key):
