@@ -170,13 +170,10 @@ PASSES: Sequence[Pass] = (
     Pass(
         in_lockstep,
         "what is left of parallel lists, into as few loops as there must be",
+        holds.parallel_lists_are_gone,
         stops=True,
     ),
-    Pass(
-        walk_selections,
-        "what is left of selections, once the fusion has read them",
-        holds.parallel_lists_are_gone,
-    ),
+    Pass(walk_selections, "what is left of selections, once the fusion has read them"),
     # one spelling for each operation
     Pass(
         modernize,

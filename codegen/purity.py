@@ -20,6 +20,7 @@ from codegen.diagnostics import children, walk
 from codegen.syntax import (
     Statement,
     all_statements,
+    assign,
     assignment,
     bare,
     block,
@@ -178,7 +179,9 @@ def effects(
         if isinstance(inner.operator, cst.Or):
             test = negate(test)
         return _either(test, inner.right, None, functions)
-    whole = isinstance(inner, (cst.Await, cst.Yield, cst.NamedExpr, cst.BaseComp))
+    if isinstance(inner, cst.NamedExpr):
+        return [assign([inner.target], inner.value)]
+    whole = isinstance(inner, (cst.Await, cst.Yield, cst.BaseComp))
     if isinstance(inner, cst.Call):
         whole = not _is_pure_call(inner, functions)
     if whole or any(not pure(lazy, functions) for lazy in lazy_parts(inner)):
