@@ -254,6 +254,19 @@ def all_statements(body: Iterable[cst.CSTNode]) -> Iterator[Statement]:
                 yield from all_statements(statements(inner))
 
 
+def own_statements(body: Iterable[cst.CSTNode]) -> Iterator[Statement]:
+    """Statements of a loop's body whose ``break`` or ``continue`` is that loop's: what
+    inner loops repeat is left out, their ``else`` is not."""
+    for node in body:
+        yield cast(Statement, node)
+        if isinstance(node, (cst.For, cst.While)):
+            if node.orelse is not None:
+                yield from own_statements(statements(node.orelse.body))
+        elif not isinstance(node, (cst.FunctionDef, cst.ClassDef)):
+            for inner in sub_bodies(node):
+                yield from own_statements(statements(inner))
+
+
 # --- branches ----------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from codegen.syntax import (
     read_names,
     string_key,
 )
-from codegen.upstream import Definition, External, SourceModule
+from codegen.upstream import Definition, SourceModule
 
 PLAIN = frozenset(dir(builtins)) | optable.MODULES
 """Names of values that have no memory of their own, where no variable is called so."""
@@ -102,7 +102,11 @@ class Values(ABC):
         if f"{self.scope}{name}" in self.local:
             return self.names.setdefault(f"{self.scope}{name}", Region()).found()
         found = self.context.globals.get(name)
-        if name in PLAIN or isinstance(found, (Definition, External, SourceModule)):
+        if isinstance(found, Definition):
+            plain = isinstance(found.node, (cst.FunctionDef, cst.ClassDef))
+        else:
+            plain = name in PLAIN or isinstance(found, SourceModule)
+        if plain:
             return Region()
         shared = self.names.setdefault(f"global {name}", Region())
         self.outer.append(shared)

@@ -63,11 +63,11 @@ class Dependence:
             return True
         public = self._public()
         return any(
-            region in public and not (key == other == ITEM) and _meet(key, other)
+            region in public and not (key == other == ITEM)
             for first, second in ((one, two), (two, one))
-            for region, key in self._accesses(first.writes)
-            for where, other in self._accesses(second.writes | second.reads)
-            if where is region
+            for region, key, other in self._shared(
+                first.writes, second.writes | second.reads
+            )
         )
 
     def may_move(self, node: Statement, over: Sequence[Statement]) -> bool:
@@ -98,23 +98,22 @@ class Dependence:
 
     def replaces(self, value: cst.BaseExpression, body: Sequence[Statement]) -> bool:
         """Whether statements may store another object where ``value`` is found."""
-        reads = self.reads_of(value)
-        return any(
-            region is where and _meet(key, other)
-            for region, key in self._accesses(self._all(body).writes)
-            for where, other in reads
-        )
-
-    def reads_of(self, value: cst.BaseExpression) -> set[Access]:
-        """The slots that are looked up to find what an expression denotes."""
-        return set(self._accesses(self.memory.reads_of(value)))
+        reads = self.memory.reads_of(value)
+        return any(True for _ in self._shared(self._all(body).writes, reads))
 
     def _overlap(self, one: Effects, two: Effects) -> bool:
-        return any(
-            region is where and _meet(key, other)
-            for region, key in self._accesses(one.writes)
-            for where, other in self._accesses(two.writes | two.reads)
-        )
+        """Whether ``one`` writes what ``two`` reads or writes."""
+        return any(True for _ in self._shared(one.writes, two.writes | two.reads))
+
+    def _shared(
+        self, some: Iterable[Access], others: Iterable[Access]
+    ) -> Iterator[tuple[Region, str, str]]:
+        """(region, key, other key) of accesses that may be to one place."""
+        places = set(self._accesses(others))
+        for region, key in set(self._accesses(some)):
+            for where, other in places:
+                if where is region and _meet(key, other):
+                    yield region, key, other
 
     def _all(self, body: Iterable[Statement]) -> Effects:
         whole = Effects()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import libcst as cst
@@ -20,6 +20,7 @@ from codegen.syntax import (
     Statement,
     bound_names,
     dotted,
+    own_statements,
     read_names,
     small,
     statements,
@@ -139,9 +140,8 @@ class Memory(Calls):
         if not self._begin(node, body):
             self.run(body)
         else:
-            own = {*_own_statements(body)}
             self.run(body)
-            if any(isinstance(small(s), cst.Break) for s in own):
+            if any(isinstance(small(s), cst.Break) for s in own_statements(body)):
                 self.now.leaves = True
             self.turn, self.positions = None, frozenset()
         if node.orelse is not None:
@@ -221,12 +221,3 @@ def _only(node: cst.BaseExpression) -> cst.BaseExpression:
 def _from_zero(node: cst.BaseExpression) -> bool:
     """Whether ``enumerate`` counts as a list does."""
     return isinstance(node, cst.Call) and len(node.args) == 1
-
-
-def _own_statements(body: Iterable[Statement]) -> Iterator[Statement]:
-    """Statements of a loop's body, inner loops' own left out."""
-    for node in body:
-        yield node
-        if not isinstance(node, (cst.For, cst.While, cst.FunctionDef)):
-            for part in sub_bodies(node):
-                yield from _own_statements(statements(part))

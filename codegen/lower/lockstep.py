@@ -61,6 +61,7 @@ from codegen.syntax import (
     map_bodies,
     negate,
     orelse_statements,
+    own_statements,
     rebuild_if,
     read_names,
     replace_nodes,
@@ -346,7 +347,10 @@ class Lockstep:
     def _mapped(self, node: Statement) -> bool:
         """Whether a statement does the same for each item of its lists."""
         if isinstance(node, cst.For):
-            if any(isinstance(small(s), cst.Break) for s in _own(node)):
+            if any(
+                isinstance(small(s), cst.Break)
+                for s in own_statements(statements(node.body))
+            ):
                 return False
             return self._walks(node) is not None
         if isinstance(node, cst.If):
@@ -709,7 +713,7 @@ class Lockstep:
         self.segment.made_from.append(node)
         self._define(new)
         self.segment.closed = any(
-            isinstance(small(s), cst.Continue) for s in _own_of(new)
+            isinstance(small(s), cst.Continue) for s in own_statements(new)
         )
 
     def _leading(
@@ -821,7 +825,7 @@ class Lockstep:
         """What a later loop reads, by the position of its parameter."""
         bound = (n for n, s in enumerate(body) if listed.variable in bound_names(s))
         after = body[next(bound, 0) :]
-        if any(isinstance(small(s), cst.Continue) for s in _own_of(after)):
+        if any(isinstance(small(s), cst.Continue) for s in own_statements(after)):
             raise _Unfit(body[0], f"list {name!r} is needed after a loop that skips")
         target = expr(f"{self._open_store(name)}[p_idx]")
         body.append(assign([target], cst.Name(listed.variable)))
@@ -1031,20 +1035,6 @@ def _item_of(node: cst.CSTNode, index: str) -> str:
         if is_name(index_of(node), index):
             return node.value.value
     return ""
-
-
-def _own_of(body: Sequence[Statement]) -> Iterable[Statement]:
-    """Statements of a loop's body, inner loops' own left out."""
-    for node in body:
-        yield node
-        if isinstance(node, cst.If):
-            yield from _own_of((*statements(node.body), *orelse_statements(node)))
-        elif isinstance(node, (cst.With, cst.Try)):
-            yield from _own_of(statements(node.body))
-
-
-def _own(node: cst.For) -> Iterable[Statement]:
-    return _own_of(statements(node.body))
 
 
 def _skip_none(node: cst.For, item: str) -> cst.For:

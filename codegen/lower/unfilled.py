@@ -20,6 +20,7 @@ import libcst as cst
 from codegen.diagnostics import children
 from codegen.ir.loops import Loop
 from codegen.lower.blocks import keep_comment
+from codegen.lower.forms import appended
 from codegen.syntax import (
     Body,
     Statement,
@@ -124,12 +125,6 @@ def _made_empty(node: cst.CSTNode) -> str | None:
 
 def _appended(node: cst.CSTNode) -> tuple[str, str] | None:
     """``xs`` and ``x`` of ``xs.append(x)``."""
-    inner = small(node)
-    made = inner.value if isinstance(inner, cst.Expr) else None
-    if not isinstance(made, cst.Call) or not isinstance(made.func, cst.Attribute):
-        return None
-    if made.func.attr.value != "append" or len(made.args) != 1:
-        return None
-    if not is_name(made.func.value) or not is_name(made.args[0].value):
-        return None
-    return code(made.func.value), code(made.args[0].value)
+    pair = appended(node)
+    named = pair is not None and is_name(pair[1])
+    return (pair[0], code(pair[1])) if pair is not None and named else None
