@@ -49,14 +49,16 @@ class Dependence:
         """Whether loops ``before`` must be over when loops ``after`` begin.
 
         ``lists`` have an item for each parameter; what is named so is not shared.
-        ``live`` is read later.
+        ``live`` is read later. A statement that stands in both has several lists: of
+        its parts for each parameter, the names that it binds say nothing.
         """
         one, two = self._all(before), self._all(after)
         if one.leaves or two.leaves or (one.uses_rng and two.uses_rng):
             return True
         if (one.lists | two.lists) - {*lists}:
             return True
-        mine, theirs = _names(before), _names(after)
+        mine = _names([s for s in before if not any(s is t for t in after)])
+        theirs = _names(after)
         if (mine[0] & theirs[1] | theirs[0] & mine[1]) - {*lists}:
             return True
         if mine[0] & theirs[0] & {*live} - {*lists}:
@@ -96,9 +98,9 @@ class Dependence:
         held = self.memory.name(name)
         return any(r is held for r, _ in self._accesses(self._all([node]).writes))
 
-    def replaces(self, value: cst.BaseExpression, body: Sequence[Statement]) -> bool:
-        """Whether statements may store another object where ``value`` is found."""
-        reads = self.memory.reads_of(value)
+    def replaces(self, found: Sequence[Statement], body: Sequence[Statement]) -> bool:
+        """Whether statements may store another object where these ones find theirs."""
+        reads = self.memory.reads_of(found)
         return any(True for _ in self._shared(self._all(body).writes, reads))
 
     def _overlap(self, one: Effects, two: Effects) -> bool:

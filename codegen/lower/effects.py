@@ -62,11 +62,13 @@ class Memory(Calls):
         self.effects[node] = found
         self.now.add(found)
 
-    def reads_of(self, value: cst.BaseExpression) -> set[Access]:
-        """The slots that are looked up to find what an expression denotes."""
+    def reads_of(self, lines: Sequence[Statement]) -> set[Access]:
+        """The slots that are looked up, in the turn of a parameter, to find something."""
         outer, self.now = self.now, Effects()
-        turn, self.turn = self.turn, frozenset(read_names(value))
-        self.value(value)
+        turn, self.turn = self.turn, frozenset().union(*map(read_names, lines))
+        for line in lines:
+            self._know(line)
+            self.learn(line)
         found, self.now, self.turn = self.now, outer, turn
         return found.reads
 

@@ -220,6 +220,12 @@ class Lockstep:
 
     def _forget_changed(self, node: Statement) -> None:
         """A list that is changed as a whole has no item for each parameter any more."""
+        items = self.needed_items()
+        for variable, found in self.definitions.items():
+            if variable in items and found and self.dependence.replaces(found, [node]):
+                raise _Unfit(
+                    node, "what lists were made of is replaced outside of loops"
+                )
         for name in [n for n in self.lists if self.dependence.changes(node, n)]:
             del self.lists[name]
 
@@ -711,6 +717,7 @@ class Lockstep:
         leading, new = self._leading(new, family)
         self.segment.body.extend(new)
         self.segment.made_from.append(node)
+        self._forget_replaced(node)
         self._define(new)
         self.segment.closed = any(
             isinstance(small(s), cst.Continue) for s in own_statements(new)
@@ -766,6 +773,12 @@ class Lockstep:
                 )
                 self.definitions[name] = [*needs, node] if known_ else []
 
+    def _forget_replaced(self, node: Statement) -> None:
+        """What was found before may be another object once ``node`` has run."""
+        for name, found in self.definitions.items():
+            if found and self.dependence.replaces(found, [node]):
+                self.definitions[name] = []
+
     def _forget(self, node: Statement) -> None:
         """What is stored anew is no more what a list took from there."""
         for target in (n for n in walk(node) if isinstance(n, cst.AssignTarget)):
@@ -797,9 +810,9 @@ class Lockstep:
                 kept = expr(f"{self.stores[name]}[p_idx]")
                 self.segment.body.append(assign([cst.Name(variable)], kept))
             else:
-                for again in self.definitions.get(variable, ()):
-                    if not any(again is s for s in self.segment.body):
-                        self.segment.body.append(_plain(again))
+                known = set(map(code, self.segment.body))
+                found = map(_plain, self.definitions.get(variable, ()))
+                self.segment.body += [s for s in found if code(s) not in known]
 
     def needed_items(self) -> set[str]:
         return {v.variable for k, v in self.lists.items() if k in self.needed}

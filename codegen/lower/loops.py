@@ -33,6 +33,7 @@ from codegen.lower.forms import (
     may_fail,
     only_loops,
     skip_test,
+    stmt_of,
 )
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -296,7 +297,8 @@ class _Fusion:
             for s in all_statements(later)
         )
         found_again = _is_path(value) and (
-            self._is_written_back(name) or not self.dependence.replaces(value, later)
+            self._is_written_back(name)
+            or not self.dependence.replaces([stmt_of(value)], later)
         )
         if rebound or not found_again:
             self._variable_for(name, list(self._later()))
