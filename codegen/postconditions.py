@@ -269,7 +269,7 @@ def gradients_are_items(body: Body, context: Context) -> Iterator[cst.CSTNode]:
     """In a loop over parameters the gradient is an item of the loop beside them: no
     ``p.grad`` of its own parameter is read in it."""
     for node in all_statements(body):
-        if isinstance(node, cst.For) and walks_group(node.iter):
+        if isinstance(node, cst.For) and dotted(node.iter) == "self.param_groups":
             yield node
         if isinstance(node, cst.For) and code(node.target).startswith("p_idx, ("):
             item = Loop.of(node).items[0].target

@@ -15,7 +15,7 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.syntax import dotted, is_name, positional, string_key
+from codegen.syntax import is_name, positional
 
 
 class Walk(Enum):
@@ -69,11 +69,10 @@ class Loop:
         source = self.items[0].source if self.items else None
         if source is None or _is_call(source, "range"):
             return Walk.RANGE
-        if self.position is None:
-            return Walk.ITEMS  # the step's own walks count; one inside them only reads
-        if dotted(source) == "self.param_groups":
+        # the step's own walks count by these names; others only read what they walk
+        if is_name(self.position, "group_idx"):
             return Walk.GROUPS
-        return Walk.PARAMETERS if string_key(source) == "params" else Walk.ITEMS
+        return Walk.PARAMETERS if is_name(self.position, "p_idx") else Walk.ITEMS
 
     def targets(self) -> Iterator[cst.BaseExpression]:
         if self.position is not None:

@@ -17,6 +17,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import Origins, walk
+from codegen.lower.blocks import group_loop_target
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
@@ -100,10 +101,15 @@ def _counted(node: cst.CSTNode, function: str) -> cst.BaseExpression | None:
 
 
 def _rewritten(
-    body: Body, known: _Known, steady: Container[str], context: Context
+    body: Body,
+    known: _Known,
+    steady: Container[str],
+    context: Context,
+    inside: bool = False,
 ) -> Body:
     """``known`` are names at the start of a block: those that it binds itself hold in
-    the rest of it, for behind it the group is another one."""
+    the rest of it, for behind it the group is another one; ``inside`` the turn of a
+    group another one goes by another name."""
     known = dict(known)
     result: list[Statement] = []
     for node in body:
@@ -113,15 +119,18 @@ def _rewritten(
             if meant is not None and pair[0].value in steady:
                 known[pair[0].value] = meant
         if isinstance(node, cst.For):
-            node = _walking(node, known, context)
+            node = _walking(node, known, context, inside)
         if small(node) is None:
-            inner = partial(_rewritten, known=known, steady=steady, context=context)
+            within = inside or group_loop_target(node) is not None
+            inner = partial(
+                _rewritten, known=known, steady=steady, context=context, inside=within
+            )
             node = map_bodies(node, inner)
         result.append(node)
     return tuple(result)
 
 
-def _walking(node: cst.For, known: _Known, context: Context) -> cst.For:
+def _walking(node: cst.For, known: _Known, context: Context, inside: bool) -> cst.For:
     """A loop that counts, as one over the parameters; others as they are."""
     source = cast(cst.BaseExpression, substitute(node.iter, known, context.origins))
     target: cst.BaseExpression = node.target
@@ -142,7 +151,7 @@ def _walking(node: cst.For, known: _Known, context: Context) -> cst.For:
         return node
     name = context.fresh("param") if name is None else name
     used = bound_names(block(items)) | read_names(block(items))
-    groups = dotted(params) == "self.param_groups"
+    groups = dotted(params) == "self.param_groups" and not inside
     if {index, name} & bound_names(block(items)) or groups and "group" in used - {name}:
         return node
     replaced = [_with_item(s, index, name, known, context.origins) for s in items]

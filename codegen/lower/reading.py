@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import cast
 
 import libcst as cst
@@ -30,6 +30,7 @@ from codegen.syntax import (
     is_name,
     read_names,
     statements,
+    sub_bodies,
 )
 from codegen.upstream import Definition, External, Resolved, SourceModule, Upstream
 
@@ -127,15 +128,31 @@ class Reader:
         return substitute(node, new, self.origins)
 
     def _name_groups(self, body: Body) -> Body:
-        """``for pg in self.param_groups`` → ``for group in …``: one name for all."""
+        """``for pg in self.param_groups`` → ``for group in …``: one name for all, but
+        for those that are walked inside the turn of another."""
         rename: dict[str, cst.BaseExpression] = {
             target: cst.Name("group")
-            for node in all_statements(body)
+            for node in _outermost(body)
             if (target := group_loop_target(node)) not in (None, "group")
         }
-        if not rename or "group" in bound_names(block(body)):
+        inner = {
+            group_loop_target(n)
+            for node in _outermost(body)
+            for n in all_statements(statements(cst.ensure_type(node, cst.For).body))
+        }
+        if not rename or "group" in bound_names(block(body)) or inner & rename.keys():
             return body
         return tuple(cast(Statement, substitute(s, rename, self.origins)) for s in body)
+
+
+def _outermost(body: Sequence[Statement]) -> Iterator[Statement]:
+    """The walks over groups that stand in no other."""
+    for node in body:
+        if group_loop_target(node) is not None:
+            yield node
+        else:
+            for part in sub_bodies(node):
+                yield from _outermost(statements(part))
 
 
 def _well_known(found: Resolved, name: str) -> str | None:

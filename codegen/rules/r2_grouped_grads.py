@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import libcst as cst
 
+from codegen.analysis.liveness import upward_exposed
 from codegen.diagnostics import walk
 from codegen.rules.base import Example, Rule
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
     Statement,
+    assign,
     block,
     bound_names,
     code,
@@ -74,33 +76,39 @@ class GroupedGrads(Rule):
         self.grads = (
             "grads" if "grads" not in bound_names(block(body)) else "group_grads"
         )
+        self.group: str | None = None
+        self.beside: dict[str, str] = {}
         return self._comprehensions(tuple(self._statements(body, None)))
 
     def _statements(
-        self, body: Sequence[Statement], item: str | None
+        self, body: Sequence[Statement], item: str | None, after: Collection[str] = ()
     ) -> list[Statement]:
+        """``item`` is the parameter whose turn it is, ``after`` what is read later.
+        Where it is a group's turn, ``group`` is that, and ``beside`` what its gradients
+        are called, and those of the groups that are walked inside its turn."""
         result: list[Statement] = []
-        for node in body:
+        for number, node in enumerate(body):
+            live = upward_exposed(body[number + 1 :], after)
             if isinstance(node, cst.For):
-                node = self._loop(node, item)
+                live |= upward_exposed([node], live)
+                node = self._loop(node, item, live)
             elif small(node) is None:
-                node = self._nested(node, item)
+                node = map_bodies(node, lambda part: self._statements(part, item, live))
             result.append(node)
         return result
 
-    def _nested(self, node: Statement, item: str | None) -> Statement:
-        return map_bodies(node, lambda part: self._statements(part, item))
-
-    def _loop(self, node: cst.For, item: str | None) -> cst.For:
+    def _loop(self, node: cst.For, item: str | None, live: set[str]) -> cst.For:
         kind = _walks(node.iter)
-        if kind is not None and item is not None:
-            new = self._inner_loop(node, kind)
+        if kind == "groups" and self.group is None and item is None:
+            new = self._group_loop(node, live)
         elif kind == "groups":
-            new = self._group_loop(node)
+            new = self._inner_groups(node, item, live)
+        elif kind == "params" and item is None and _group_of(node) == self.group:
+            new = self._param_loop(node, live)
         elif kind == "params":
-            new = self._param_loop(node)
+            new = self._inner_params(node, item, live)
         else:
-            inner = self._statements(statements(node.body), item)
+            inner = self._statements(statements(node.body), item, live)
             return node.with_changes(body=block(inner))
         self.context.origins.inherit(new, node)
         self.fired(
@@ -109,69 +117,99 @@ class GroupedGrads(Rule):
         )
         return new
 
-    def _group_loop(self, node: cst.For) -> cst.For:
+    def _group_loop(self, node: cst.For, live: set[str]) -> cst.For:
         index, target = _loop_names(node)
-        body = tuple(statements(node.body))
-        body = _rename(body, {index: "group_idx"} if index else {}, self)
-        inner = self._statements(body, None)
-        beside = _walked_beside(node)
-        lists = "".join(f", {code(source)}" for source, _ in beside)
-        names = "".join(f", {code(name)}" for _, name in beside)
+        body = self._counted("group_idx", index, node, live)
+        if target != "group":
+            self._refuse_read_again(node, target, live)
+            new = {"group": self.context.fresh("group"), target: "group"}
+            body = _rename(body, new, self)
+        if "group" not in bound_names(block(body)):
+            self.group, self.beside = "group", {"group": self.grads}
+        inner = self._comprehensions(tuple(self._statements(body, None, live)))
+        self.group, self.beside = None, {}
+        names, lists = _beside(node)
         return node.with_changes(
-            target=_target(f"group_idx, ({target}, {self.grads}{names})"),
+            target=_target(f"group_idx, (group, {self.grads}{names})"),
             iter=expr(f"enumerate(zip(self.param_groups, grouped_grads{lists}))"),
             body=block(inner),
         )
 
-    def _inner_loop(self, node: cst.For, kind: str) -> cst.For:
-        """A walk inside a walk over parameters: its variables are names of its own, and
-        what it walks is read."""
-        index, item = _loop_names(node)
-        if index is not None and index in read_names(node.body):
+    def _inner_groups(self, node: cst.For, item: str | None, live: set[str]) -> cst.For:
+        """A walk over all groups inside the turn of one: its variables are names of its
+        own, and what it walks is read."""
+        index, target = _loop_names(node)
+        body, outer = tuple(statements(node.body)), self.beside
+        if target in outer:
+            self._refuse_read_again(node, target, live)
+            body = _rename(
+                body, {target: (target := self.context.fresh("group"))}, self
+            )
+        grads = self.context.fresh("grads")
+        if target not in bound_names(block(body)):
+            self.beside = {**outer, target: grads}
+        inner = self._comprehensions(tuple(self._statements(body, item, live)))
+        self.beside = outer
+        names, lists = _beside(node)
+        walked = f"self.param_groups, grouped_grads{lists}"
+        return _headed(node, index, f"{target}, {grads}{names}", walked, inner)
+
+    def _refuse_read_again(self, node: cst.For, name: str, live: set[str]) -> None:
+        if name in live:
             self.refuse(
-                node,
-                "a walk over parameters inside another counts them",
-                "compute what needs all of them before, in a loop of its own",
+                node.target,
+                f"{name} is read behind this walk, where it is the last group",
+                "walk the groups under a name of its own",
             )
-        if kind == "groups":
-            grads = self.context.fresh("grads")
-            outer, self.grads = self.grads, grads
-            inner = self._statements(statements(node.body), item)
-            self.grads = outer
-            return node.with_changes(
-                target=_target(f"{item}, {grads}"),
-                iter=expr("zip(self.param_groups, grouped_grads)"),
-                body=block(inner),
-            )
-        grad = self.context.fresh("grad")
-        named = cst.Name(grad)
-        inner = self._statements(statements(node.body), item)
 
-        def replace(part: cst.CSTNode) -> cst.CSTNode | None:
-            is_gradient = (
-                isinstance(part, cst.Attribute) and code(part) == f"{item}.grad"
-            )
-            return named.deep_clone() if is_gradient else None
-
-        origins = self.context.origins
-        body = [cast(Statement, replace_nodes(s, replace, origins)) for s in inner]
-        return node.with_changes(
-            target=_target(f"{item}, {grad}"),
-            iter=expr(f"zip({code(_source(node.iter))}, {self.grads})"),
-            body=block(body),
-        )
-
-    def _param_loop(self, node: cst.For) -> cst.For:
+    def _param_loop(self, node: cst.For, live: set[str]) -> cst.For:
         index, item = _loop_names(node)
-        body = tuple(statements(node.body))
-        body = _rename(body, {index: "p_idx"} if index else {}, self)
-        inner = self._statements(body, item)
+        body = self._counted("p_idx", index, node, live)
+        inner = self._statements(body, item, live)
         group = code(_source(node.iter))
         return node.with_changes(
             target=_target(f"p_idx, ({item}, grad)"),
             iter=expr(f"enumerate(zip({group}, {self.grads}))"),
             body=block(self._read_gradient(inner, item)),
         )
+
+    def _inner_params(self, node: cst.For, item: str | None, live: set[str]) -> cst.For:
+        """A walk over parameters inside the turn of one, or over another group's."""
+        index, target = _loop_names(node)
+        inner = self._statements(statements(node.body), item or target, live)
+        if _group_of(node) not in self.beside:  # its gradients are nowhere
+            return node.with_changes(body=block(inner))
+        if _stores(block(inner), f"{target}.grad"):
+            self.refuse(
+                node,
+                "a walk over parameters inside another sets their gradients",
+                "set them before, in a loop of its own",
+            )
+        named = cst.Name(self.context.fresh("grad"))
+
+        def replace(part: cst.CSTNode) -> cst.CSTNode | None:
+            is_gradient = (
+                isinstance(part, cst.Attribute) and code(part) == f"{target}.grad"
+            )
+            return named.deep_clone() if is_gradient else None
+
+        origins = self.context.origins
+        body = [cast(Statement, replace_nodes(s, replace, origins)) for s in inner]
+        lists = f"{code(_source(node.iter))}, {self.beside[_group_of(node)]}"
+        return _headed(node, index, f"{target}, {named.value}", lists, body)
+
+    def _counted(
+        self, name: str, index: str | None, node: cst.For, live: set[str]
+    ) -> Body:
+        """The body of a loop that counts by ``name``."""
+        body = tuple(statements(node.body))
+        if index is None:
+            return body
+        if index in bound_names(block(body)) | live:
+            first = assign([cst.Name(index)], cst.Name(name))
+            self.context.origins.inherit(first, node.target)
+            return (first, *body)
+        return _rename(body, {index: name}, self)
 
     # --- gradients
 
@@ -236,16 +274,18 @@ class GroupedGrads(Rule):
         if f"{item}.grad" not in code(node):
             return None
         names = comprehension_names(node)
-        if inner is None and is_name(group, "group"):
-            beside = self.grads
+        if inner is None and group is not None and code(group) in self.beside:
+            beside = self.beside[code(group)]
         elif _all_groups(outer) and same(cast(cst.CSTNode, group), outer.target):
-            beside = "grads" if "grads" not in names else "group_grads"
+            taken = names | read_names(node)
+            beside = "grads" if "grads" not in taken else self.context.fresh("grads")
             head = _target(f"{code(outer.target)}, {beside}")
             groups = expr("zip(self.param_groups, grouped_grads)")
             outer = outer.with_changes(target=head, iter=groups)
         else:
             return None
-        grad = "grad" if "grad" not in names | read_names(node) else "grad_"
+        taken = names | read_names(node)
+        grad = "grad" if "grad" not in taken else self.context.fresh("grad")
         walked = expr(f"zip({code(loop.iter)}, {beside})")
         loop = loop.with_changes(target=_target(f"{item}, {grad}"), iter=walked)
         new = outer.with_changes(inner_for_in=loop) if inner is not None else loop
@@ -260,7 +300,7 @@ class GroupedGrads(Rule):
         return found
 
 
-def _stores(node: Statement, place: str) -> bool:
+def _stores(node: cst.CSTNode, place: str) -> bool:
     return any(
         isinstance(n, cst.AssignTarget) and code(n.target) == place for n in walk(node)
     )
@@ -286,19 +326,37 @@ def _source(node: cst.BaseExpression) -> cst.BaseExpression:
     return node
 
 
-def _walked_beside(
-    node: cst.For,
-) -> list[tuple[cst.BaseExpression, cst.BaseExpression]]:
-    """(list, target) pairs of ``for group, lr in zip(self.param_groups, lrs)``."""
+def _group_of(node: cst.For) -> str:
+    """The group whose parameters a loop walks, as it is written."""
+    return code(cst.ensure_type(_source(node.iter), cst.Subscript).value)
+
+
+def _beside(node: cst.For) -> tuple[str, str]:
+    """What ``for group, lr in zip(self.param_groups, lrs)`` walks beside the groups:
+    more targets, and more lists."""
     source, target = node.iter, cast(cst.BaseExpression, node.target)
     if isinstance(source, cst.Call) and is_name(source.func, "enumerate"):
         source = source.args[0].value
         if isinstance(target, cst.Tuple):
             target = target.elements[1].value
     if not isinstance(source, cst.Call) or not isinstance(target, cst.Tuple):
-        return []
-    lists = [a.value for a in source.args if a.keyword is None]
-    return [(s, e.value) for s, e in zip(lists[1:], target.elements[1:])]
+        return "", ""
+    names = [code(e.value) for e in target.elements[1:]]
+    lists = [code(a.value) for a in source.args[1 : len(names) + 1]]
+    return "".join(f", {n}" for n in names), "".join(f", {n}" for n in lists)
+
+
+def _headed(
+    node: cst.For, index: str | None, names: str, lists: str, body: Sequence[Statement]
+) -> cst.For:
+    """A walk over lists side by side, which counts where the original does."""
+    walked = f"zip({lists})"
+    counts = index is not None
+    return node.with_changes(
+        target=_target(f"{index}, ({names})" if counts else names),
+        iter=expr(f"enumerate({walked})" if counts else walked),
+        body=block(body),
+    )
 
 
 def _loop_names(node: cst.For) -> tuple[str | None, str]:
