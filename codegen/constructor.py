@@ -11,9 +11,10 @@ from codegen import optable
 from codegen.diagnostics import walk
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.analysis.environment import Env
+from codegen.analysis import dtypes
 from codegen.analysis.annotations import annotated
 from codegen.analysis.heap import analyse
-from codegen.analysis.values import UNKNOWN, Kind, Slot, Value, join
+from codegen.analysis.values import UNKNOWN, Kind, Place, Slot, Value, join
 from codegen.optable import Result
 from codegen.syntax import (
     all_params,
@@ -23,6 +24,7 @@ from codegen.syntax import (
     is_name,
     statements,
     string_key,
+    target_names,
 )
 from codegen.upstream import Definition, Upstream
 
@@ -33,29 +35,50 @@ def stored_values(upstream: Upstream) -> dict[Slot, Value]:
 
     A step that finds its state filled has no line that tells tensors from numbers.
     """
-    init = upstream.method("__init__")
     found: dict[Slot, Value] = {}
-    while init is not None:
-        env, values = _arguments(cast(cst.FunctionDef, init.node)), analyse(())
-        for slot, node in _stores(cast(cst.FunctionDef, init.node)):
+    for init in _constructors(upstream):
+        env, values = _arguments(init), analyse(())
+        for slot, node in _stores(init):
             value = _sort(values.value(node, env))
             found[slot] = cast(Value, join(found.get(slot), value))
-        init = upstream.method("__init__", after=_owner(upstream, init))
     return {slot: v for slot, v in found.items() if v.kind is not Kind.UNKNOWN}
+
+
+def stored_dtypes(upstream: Upstream) -> dict[Slot, str]:
+    """The dtypes of the tensors that the constructor stores (see ``analysis.dtypes``)."""
+    known, found = dtypes.Dtypes(analyse(())), dict[Slot, str]()
+    parameter = Value(Kind.TENSOR, frozenset({Place("param")}))
+    for init in _constructors(upstream):
+        env = Env(dict.fromkeys(_walked_parameters(init), parameter))
+        for slot, node in _stores(init):
+            dtype = known.of(node, env)
+            found[slot] = dtype if found.get(slot, dtype) == dtype else dtypes.UNKNOWN
+    return found
+
+
+def _walked_parameters(init: cst.FunctionDef) -> set[str]:
+    """Names that stand for a parameter wherever they are bound."""
+    bound: dict[str, set[bool]] = {}
+    for node in walk(init):
+        if isinstance(node, _BINDING):
+            parameters = isinstance(node, cst.For) and string_key(node.iter) == "params"
+            for name in target_names(node.target):
+                bound.setdefault(name, set()).add(parameters)
+    return {name for name, found in bound.items() if found == {True}}
+
+
+_BINDING = (cst.AssignTarget, cst.AugAssign, cst.AnnAssign, cst.NamedExpr, cst.For)
 
 
 def shared_values(upstream: Upstream) -> dict[str, frozenset[str]]:
     """Slots that may hold one tensor, or a parameter's memory, after the constructor:
     those that are given anything but a tensor of their own."""
     names: list[str] = []
-    init = upstream.method("__init__")
-    while init is not None:
-        node = cast(cst.FunctionDef, init.node)
-        made = [pair for n in walk(node) if (pair := assignment(n)) is not None]
-        for slot, value in _stores(node):
+    for init in _constructors(upstream):
+        made = [pair for n in walk(init) if (pair := assignment(n)) is not None]
+        for slot, value in _stores(init):
             if not _is_own(value, made):
                 names.append(f"{slot.container}[{slot.key}]")
-        init = upstream.method("__init__", after=_owner(upstream, init))
     alike = frozenset({"param", *names})
     return {name: alike - {name} for name in alike} if names else {}
 
@@ -140,6 +163,14 @@ def _given_to(method: cst.FunctionDef, name: str) -> Iterator[tuple[str | None, 
             if node not in skipped:
                 always = method.name.value == "__init__" and node in body
                 yield dotted(pair[1]), always
+
+
+def _constructors(upstream: Upstream) -> Iterator[cst.FunctionDef]:
+    """Those of a class and of its bases."""
+    init = upstream.method("__init__")
+    while init is not None:
+        yield cast(cst.FunctionDef, init.node)
+        init = upstream.method("__init__", after=_owner(upstream, init))
 
 
 def _owner(upstream: Upstream, method: Definition) -> Definition:

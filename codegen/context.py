@@ -10,6 +10,8 @@ import libcst as cst
 
 from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
 from codegen import optable
+from codegen.analysis.dtypes import PARAMETER, UNKNOWN, Dtypes
+from codegen.analysis.heap import Heap
 from codegen.analysis.values import Slot, Value
 from codegen.syntax import dotted
 from codegen.upstream import Definition, External, Resolved, SourceModule, Upstream
@@ -34,7 +36,7 @@ class Context:
     ``carried`` are the optimizer's own attributes that the step reads,
     ``constructor_settings`` those that it takes from the constructor's defaults
     whatever a group says, ``stored`` what the constructor leaves in the state and in
-    ``attributes``, ``shared_before`` which of it may be one tensor, ``globals`` what module-level names mean, ``annotations`` those of the
+    ``attributes``, in which ``dtypes``, ``shared_before`` which of it may be one tensor, ``globals`` what module-level names mean, ``annotations`` those of the
     function at hand. ``jumps`` are settings at whose zero the update itself jumps,
     ``whole_lists`` those that loops over parameters fill to be read as a whole,
     ``taken`` variables, whose names no new one may get, ``stands_for`` the expressions
@@ -55,6 +57,7 @@ class Context:
     globals: dict[str, Resolved] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     stored: dict[Slot, Value] = field(default_factory=dict)
+    dtypes: dict[Slot, str] = field(default_factory=dict)
     shared_before: dict[str, frozenset[str]] = field(default_factory=dict)
     attributes: frozenset[str] = frozenset()
     float_settings: frozenset[str] = frozenset()
@@ -67,6 +70,11 @@ class Context:
     arguments_are_local: bool = False
     converts: bool = False
     copies: bool = False
+
+    def dtypes_of(self, heap: Heap) -> Dtypes:
+        """Those of a body's heap; what a snippet doesn't bind is as its parameters are."""
+        free = PARAMETER if self.upstream is None else UNKNOWN
+        return Dtypes(heap, self.dtypes, free)
 
     @property
     def optimizer(self) -> Upstream:

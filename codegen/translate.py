@@ -20,7 +20,7 @@ from codegen import emit, fence
 from codegen.carry import Carrier
 from codegen.class_source import class_target
 from codegen.command_line import command
-from codegen.constructor import attributes, shared_values, stored_values
+from codegen.constructor import attributes, shared_values, stored_dtypes, stored_values
 from codegen.context import Change, Context
 from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
 from codegen.elementwise import is_elementwise
@@ -133,6 +133,7 @@ def _with_copies(
 def _translate(upstream: Upstream, context: Context) -> Translation:
     context.float_settings = frozenset(float_settings(upstream))
     context.stored = stored_values(upstream)
+    context.dtypes = stored_dtypes(upstream)
     context.shared_before = shared_values(upstream)
     context.attributes = attributes(upstream)
     if context.jumps:

@@ -9,6 +9,7 @@ Square roots and norms have finite derivatives at exactly zero.
 from __future__ import annotations
 
 import copy as _copy
+import functools
 import math
 from typing import Any, cast
 
@@ -275,7 +276,9 @@ def addcmul(
     number = known(value)
     if number is not None and isinstance(tensor2, Tensor):
         return torch.addcmul(input, tensor1, tensor2, value=number)
-    return _scaled_sum(input, tensor1 * tensor2, of_one_element(value))
+    wide, dtype = _precision(input, tensor1, tensor2)
+    product = tensor1.to(wide) * tensor2
+    return _scaled_sum(input, product, of_one_element(value)).to(dtype)
 
 
 def addcdiv(
@@ -285,7 +288,9 @@ def addcdiv(
     number = known(value)
     if number is not None and isinstance(tensor2, Tensor):
         return torch.addcdiv(input, tensor1, tensor2, value=number)
-    return _scaled_sum(input, tensor1 / tensor2, of_one_element(value))
+    wide, dtype = _precision(input, tensor1, tensor2)
+    quotient = tensor1.to(wide) / tensor2
+    return _scaled_sum(input, quotient, of_one_element(value)).to(dtype)
 
 
 def lerp(input: Tensor, end: Tensor, weight: Scalar) -> Tensor:
@@ -297,7 +302,8 @@ def lerp(input: Tensor, end: Tensor, weight: Scalar) -> Tensor:
     number = known(weight)
     if number is not None:
         return torch.lerp(input, end, number)
-    return _scaled_sum(input, end - input, weight)
+    wide, dtype = _precision(input, end)
+    return _scaled_sum(input, end.to(wide) - input, weight).to(dtype)
 
 
 def _scaled_sum(input: Tensor, other: Tensor | float, factor: Scalar) -> Tensor:
@@ -305,11 +311,37 @@ def _scaled_sum(input: Tensor, other: Tensor | float, factor: Scalar) -> Tensor:
     if isinstance(other, Tensor) and isinstance(factor, Tensor):
         if _kind(input) == _kind(other) == _kind(factor):
             return torch.addcmul(input, other, factor)
+    wide, dtype = _precision(input, other)
+    if isinstance(other, Tensor):
+        other = other.to(wide)
     result = input + other * factor
-    if result.dim() or not isinstance(factor, Tensor) or factor.is_complex():
-        return result
     # a factor in double precision promotes a scalar, which a number would not
-    return result.to(torch.result_type(input, other))
+    complex_ = isinstance(factor, Tensor) and factor.is_complex()
+    return result if complex_ else result.to(dtype)
+
+
+def _precision(*operands: Tensor | float) -> tuple[torch.dtype, torch.dtype]:
+    """The dtype in which torch's kernels compute with these, and that of the result:
+    a factor multiplies what has been promoted, and short floats are rounded once."""
+    tensors = [x for x in operands if isinstance(x, Tensor)]
+    if len({x.dtype for x in tensors}) == 1 and tensors[0].dtype not in _SHORT:
+        if tensors[0].is_floating_point():
+            return tensors[0].dtype, tensors[0].dtype
+    strong = [x for x in tensors if x.dim()] or tensors
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in strong))
+    for weak in operands:
+        # numbers, and tensors without dimensions, promote integers to floats at most
+        kind = weak.dtype if isinstance(weak, Tensor) else torch.result_type(weak, weak)
+        if _rank(kind) > _rank(dtype):
+            dtype = torch.promote_types(dtype, kind)
+    return (torch.float32 if dtype in _SHORT else dtype), dtype
+
+
+def _rank(dtype: torch.dtype) -> int:
+    return 2 if dtype.is_complex else int(dtype.is_floating_point)
+
+
+_SHORT = (torch.float16, torch.bfloat16)
 
 
 def _kind(x: Tensor) -> tuple[torch.dtype, torch.device, torch.layout]:

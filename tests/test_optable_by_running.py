@@ -131,7 +131,9 @@ _REFUSALS = (
 )
 
 
-def _calls() -> Iterator[tuple[Operation, list[Any], Any]]:
+def _calls(
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[Operation, list[Any], Any]]:
     """(operation, arguments, result) of every operation that a simple call runs."""
     for operation in optable.TABLE.values():
         function = _function(operation)
@@ -142,6 +144,7 @@ def _calls() -> Iterator[tuple[Operation, list[Any], Any]]:
             if plain[count - 1].inplace:
                 break
             args = [_value(operation, p) for p in plain[:count]]
+            args = [_converted(a, dtype) for a in args]
             ints = [torch.arange(1, 4) if isinstance(a, Tensor) else a for a in args]
             rows = [a[0] if isinstance(a, Tensor) else a for a in args]
             for given in (args, rows, ints):
@@ -154,6 +157,12 @@ def _calls() -> Iterator[tuple[Operation, list[Any], Any]]:
                     continue
                 after = [t._version for t in _tensors(given)]
                 yield operation, given, (result, versions != after)
+
+
+def _converted(x: Any, dtype: torch.dtype) -> Any:
+    if isinstance(x, list):
+        return [_converted(y, dtype) for y in x]
+    return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
 def _tensors(x: Any) -> list[Tensor]:
@@ -229,6 +238,26 @@ def test_results_are_as_many_as_the_table_says(
         if operation.result is Result.NOTHING and result is not None:
             wrong.add(f"{operation.name}{_shown(args)} returns something")
     assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_results_have_the_dtype_that_the_table_says() -> None:
+    """Of double-precision arguments: double precision, or integers and booleans."""
+    told = (Result.SEVERAL, Result.NEW_OR_SEVERAL, Result.ITEMS, Result.ONE_OF)
+    wrong, ran = set(), 0
+    for operation, args, (result, _) in _calls(torch.float64):
+        floats = [t for t in _tensors(args) if t.is_floating_point()]
+        if not floats or operation.result in told or not isinstance(result, Tensor):
+            continue
+        if operation.own or operation.converts or torch.float32 in args:
+            continue
+        if operation.name.endswith("where") and not isinstance(args[-1], Tensor):
+            continue
+        ran += 1
+        whole = not (result.is_floating_point() or result.is_complex())
+        if whole is not operation.whole and result.dtype is not torch.float64:
+            wrong.add(f"{operation.name}{_shown(args)} gives {result.dtype}")
+    assert not wrong, "\n".join(sorted(wrong))
+    assert ran > 1000
 
 
 def _shown(args: list[Any]) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from codegen.analysis.dtypes import Dtypes
 from codegen.analysis.environment import Env
 from codegen.analysis.heap import Heap
 from codegen.analysis.sharing import SharedSlots
@@ -75,6 +76,12 @@ FAULTS = {
         "_may_hold",
         lambda *_: iter(()),
         "dict_display_items",
+    ),
+    "dtypes that aren't known are alike": (
+        Dtypes,
+        "differ",
+        lambda *_: False,
+        "short_floats_in_a_list",
     ),
     "loops wait for nothing": (
         Dependence,

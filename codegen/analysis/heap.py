@@ -29,7 +29,13 @@ from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.sharing import SharedSlots, Sharing, merged
 from codegen.analysis.bindings import Bindings
 from codegen.analysis.store import Shape
-from codegen.analysis.summaries import Ended, Functions, Summaries
+from codegen.analysis.summaries import (
+    Ended,
+    Frame,
+    Functions,
+    Summaries,
+    evaluated_at,
+)
 from codegen.analysis.turns import (
     in_state,
     inside,
@@ -82,6 +88,7 @@ class Heap:
         self.bindings = Bindings(expressions)
         self.calls = Summaries(expressions, functions, depth, self._enter)
         self.before: dict[cst.CSTNode, Env] = {}
+        self.ended = Env()
         self.returned: Value | None = None
         self.shared = SharedSlots()
         self.live: Liveness = Liveness()
@@ -107,7 +114,7 @@ class Heap:
             if node in found and node.statement is not None:
                 self.before[node.statement] = found[node].fork()
                 self._age_sites(node.statement, self.before[node.statement])
-        last = found.get(graph.exit, env)
+        last = self.ended = found.get(graph.exit, env)
         if not self.calls.depth:
             self.shared.note(last)
         return last
@@ -126,7 +133,7 @@ class Heap:
         self._age_sites(statement, env)
         self._inner_calls(statement, env)
         value = partial(self._seen, env=env)
-        head = _head(statement)
+        head = evaluated_at(statement)
         if head is not None and may_change(head, value):
             env.forget_conditions()
         if isinstance(statement, cst.For):
@@ -158,7 +165,7 @@ class Heap:
 
     def _age_sites(self, statement: cst.CSTNode, env: Env) -> None:
         """What this statement made in an earlier turn is not what it makes now."""
-        head = _head(statement)
+        head = evaluated_at(statement)
         if head is None:
             return
         sites = self.expressions.sites
@@ -279,7 +286,7 @@ class Heap:
 
     def _inner_calls(self, statement: cst.CSTNode, env: Env) -> None:
         """Containers that are changed while a statement is evaluated."""
-        head, whole = _head(statement), getattr(small(statement), "value", None)
+        head, whole = evaluated_at(statement), getattr(small(statement), "value", None)
         for call in walk(head) if head is not None else ():
             if isinstance(call, cst.Call) and call is not whole:
                 self.bindings.call(call, env, whole=False)
@@ -363,16 +370,7 @@ class Heap:
         returned = inner.returned
         if returned is not None and returned.kind is Kind.OTHER and inner.calls.nested:
             returned = UNKNOWN  # a function that a function makes
-        return Ended(last, returned)
-
-
-def _head(statement: cst.CSTNode) -> cst.CSTNode | None:
-    """What is evaluated at a statement itself."""
-    if isinstance(statement, (cst.If, cst.While)):
-        return statement.test
-    if isinstance(statement, cst.For):
-        return statement.iter
-    return statement if small(statement) is not None else None
+        return Ended(last, returned, Frame(expressions.sites, inner.before))
 
 
 def analyse(

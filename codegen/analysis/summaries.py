@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import libcst as cst
 
@@ -21,20 +21,77 @@ from codegen.analysis.values import (
     Slot,
     Value,
 )
-from codegen.diagnostics import Origins
+from codegen.diagnostics import Origins, walk
 from codegen.substitution import substitute
-from codegen.syntax import all_params, bound_names, code, dotted, is_constant
+from codegen.syntax import (
+    all_params,
+    bound_names,
+    code,
+    dotted,
+    is_constant,
+    small,
+    target_names,
+)
 
 DEEPEST = 3
 """Calls within calls beyond this are not looked into."""
 
 
 @dataclass(frozen=True)
+class Frame:
+    """The expressions of a body that made objects, by number, and the environment before
+    each of its statements."""
+
+    sites: Mapping[cst.CSTNode | None, int]
+    before: Mapping[cst.CSTNode, Env]
+    _numbered: dict[int, cst.CSTNode] = field(default_factory=dict, compare=False)
+    _around: dict[cst.CSTNode, Env] = field(default_factory=dict, compare=False)
+
+    def node(self, number: int) -> cst.CSTNode | None:
+        """The expression that makes the objects of a number."""
+        if len(self._numbered) < len(self.sites):  # more may have been evaluated
+            self._numbered.update(
+                {k: n for n, k in self.sites.items() if n is not None}
+            )
+        return self._numbered.get(number)
+
+    def at(self, node: cst.CSTNode) -> Env | None:
+        """What holds in the statement where an expression is evaluated, but for names
+        that it binds."""
+        if not self._around:
+            for statement, env in self.before.items():
+                head = evaluated_at(statement)
+                if head is not None:
+                    env = _before_walrus(head, env)
+                    self._around.update(dict.fromkeys(walk(head), env))
+        return self._around.get(node)
+
+
+def evaluated_at(statement: cst.CSTNode) -> cst.CSTNode | None:
+    """What is evaluated at a statement itself."""
+    if isinstance(statement, (cst.If, cst.While)):
+        return statement.test
+    if isinstance(statement, cst.For):
+        return statement.iter
+    return statement if small(statement) is not None else None
+
+
+def _before_walrus(node: cst.CSTNode, env: Env) -> Env:
+    """What holds while ``node`` is evaluated, before and after it binds a name."""
+    inner = [n.target for n in walk(node) if isinstance(n, cst.NamedExpr)]
+    bound = {name for target in inner for name in target_names(target)}
+    names = {n: v for n, v in env.names.items() if n not in bound}
+    return replace(env, names=names) if bound else env
+
+
+@dataclass(frozen=True)
 class Ended:
-    """The environment in which a function ends, and what it returned."""
+    """The environment in which a function ends, what it returned, and what was found
+    inside."""
 
     env: Env
     returned: Value | None
+    frame: Frame
 
 
 @dataclass(frozen=True)
@@ -51,6 +108,7 @@ class Summary:
     origins: dict[str, frozenset[str]]
     found: dict[str, Slot]
     changed: dict[str, Value | None]
+    frame: Frame
 
     def show(self, env: Env) -> None:
         """Tell the caller's environment."""
@@ -67,10 +125,12 @@ class Summary:
 
 @dataclass
 class Functions:
-    """Functions with a source, and what is known of calls of them."""
+    """Functions with a source, and what is known of calls of them: ``frames`` by the
+    prefix of what the last analysis of a call made."""
 
     sources: Mapping[str, cst.FunctionDef] = field(default_factory=dict)
     known: dict[object, Summary] = field(default_factory=dict)
+    frames: dict[str, Frame] = field(default_factory=dict)
     _specialised: dict[object, cst.FunctionDef] = field(default_factory=dict)
 
     def specialised(
@@ -142,6 +202,7 @@ class Summaries(Calls):
             ended = self.enter(body, prefix, inside)
             known[key] = _summary(prefix, before, ended, names)
         summary = known[key]
+        self.functions.frames[prefix] = summary.frame
         summary.show(env)
         return summary.returned
 
@@ -184,6 +245,7 @@ def _summary(prefix: str, before: Env, ended: Ended, names: Sequence[str]) -> Su
         env.origins,
         env.found,
         changed,
+        ended.frame,
     )
 
 

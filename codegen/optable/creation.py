@@ -20,7 +20,7 @@ torch (start#, end#, step#) new own: range
 torch (start~, end~, steps) new own ops: linspace
 torch (start~, end~, steps, base#) new own: logspace
 torch (n, m) new own: eye
-torch (row, col, offset) new: tril_indices triu_indices
+torch (row, col, offset) new whole: tril_indices triu_indices
 torch (x, N, increasing) new: vander
 torch (window_length, periodic) new: bartlett_window blackman_window hann_window
 torch (window_length, periodic, alpha#, beta#) new: hamming_window
@@ -30,8 +30,8 @@ torch (indices, values, size, *, is_coalesced, check_invariants) maybe:sparse of
 torch (ndarray) view:opaque: from_numpy
 nn (data) view:opaque cuts: Parameter
 
-torch (n) new random: randperm
-torch (low/high, high, size) new random: randint
+torch (n) new random whole: randperm
+torch (low/high, high, size) new random whole: randint
 torch (input, low/high, high) new random: randint_like
 torch (mean~, std~, size) new random cuts: normal
 torch,method (input, p~) new random decides: bernoulli

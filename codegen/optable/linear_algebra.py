@@ -36,7 +36,7 @@ linalg (input/A, UPLO) several: eigh
 linalg (input/A, UPLO) new: eigvalsh
 torch,method (input, rcond#) new: pinverse
 linalg (input/A, rcond, hermitian, *, atol, rtol) new: pinv
-linalg (input/A, tol, hermitian, *, atol, rtol) new decides: matrix_rank
+linalg (input/A, tol, hermitian, *, atol, rtol) new decides whole: matrix_rank
 linalg (input/A, p#) new: cond
 linalg (input/x, ord#, dim, keepdim, *, dtype) new ops=norm stable=norm: vector_norm norm
 linalg (input/A, ord#, dim, keepdim, *, dtype) new: matrix_norm

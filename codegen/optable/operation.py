@@ -117,6 +117,8 @@ class Operation:
     """The result's dtype is the default or what it is told, not that of arguments."""
     converts: bool = False
     """The result has the dtype of the second argument, if that has or is one."""
+    whole: bool = False
+    """The result is of integers or booleans, whatever the arguments are of."""
     several_if: str | None = None
     """The parameter that, where it is given, makes the result several tensors."""
     several_unless: str | None = None

@@ -67,7 +67,7 @@ torch (real, imag) each: complex
 torch (abs, angle) each: polar
 torch,method (input) several: frexp
 torch (input, scale, zero_point, quant_min, quant_max): fake_quantize_per_tensor_affine
-torch (input, boundaries, *, out_int32, right): bucketize
-torch (sorted_sequence, input, *, out_int32, right, side, sorter): searchsorted
-torch (elements/element, test_elements/test_element, *, assume_unique, invert): isin
+torch (input, boundaries, *, out_int32, right) whole: bucketize
+torch (sorted_sequence, input, *, out_int32, right, side, sorter) whole: searchsorted
+torch (elements/element, test_elements/test_element, *, assume_unique, invert) whole: isin
 """

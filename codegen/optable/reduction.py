@@ -2,9 +2,10 @@
 
 TABLE = """
 torch,method (input, dim, keepdim, *, dtype) new: mean nanmean nansum prod sum
-torch,method (input, dim, keepdim) new: amax amin argmax argmin logsumexp
+torch,method (input, dim, keepdim) new: amax amin logsumexp
+torch,method (input, dim, keepdim) new whole: argmax argmin
 special (input, dim, keepdim) new: logsumexp
-torch,method (input, dim, keepdim) new: all any
+torch,method (input, dim, keepdim) new whole: all any
 torch,method (input, dim/other, keepdim) several_if:dim: max min
 torch,method (input, dim, keepdim) several_if:dim: median nanmedian
 torch,method (input, dim, keepdim) several: mode
@@ -14,7 +15,7 @@ torch (input, dim/unbiased, unbiased, keepdim, *, correction#) several: std_mean
 torch,method (input, dim, dtype) new inplace: cumprod cumsum
 torch,method (input, dim) new: logcumsumexp
 torch,method (input, dim) several: cummax cummin
-torch,method (input, dim) new: count_nonzero
+torch,method (input, dim) new whole: count_nonzero
 torch,method (input, p#, dim, keepdim, dtype) new ops stable: norm
 torch,method (input, other, p#) new: dist
 torch (x1, x2, p#, compute_mode) new: cdist
@@ -28,10 +29,10 @@ torch,method (input, q~, dim, keepdim, *, interpolation) new: nanquantile quanti
 torch,method (input, k, dim, largest, sorted) several: topk
 torch,method (input, k, dim, keepdim) several: kthvalue
 torch,method (input, dim, descending, stable) several: sort
-torch,method (input, dim, descending, stable) new: argsort
+torch,method (input, dim, descending, stable) new whole: argsort
 torch,method (input) new: msort
 torch,method (input, *, as_tuple) several_if:as_tuple: nonzero
-torch,method (input) new: argwhere
+torch,method (input) new whole: argwhere
 torch (input, sorted, return_inverse, return_counts, dim) several_if:return_inverse: unique
 method (input, sorted, return_inverse, return_counts, dim) several_if:return_inverse: unique
 torch,method (input, return_inverse, return_counts, dim) several_if:return_inverse:

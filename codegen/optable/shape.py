@@ -32,8 +32,9 @@ torch (input) view:complex: view_as_complex
 torch (input) maybe:opaque: real
 torch (input) view:opaque: imag
 torch,method (input) maybe:opaque: conj resolve_conj resolve_neg positive
-method (input) view:opaque: values indices _values _indices crow_indices col_indices
-    ccol_indices row_indices
+method (input) view:opaque: values _values
+method (input) view:opaque whole: indices _indices crow_indices col_indices ccol_indices
+    row_indices
 method (input, cls) view:opaque: as_subclass
 torch,method (input) view:opaque each cuts: detach
 
@@ -42,7 +43,7 @@ method (input, dtype/device/other, dtype, non_blocking, copy) maybe:itself each 
 method (input, dtype, non_blocking) maybe:itself each own: type
 method (input, other) maybe:itself each converts: type_as
 method (input) maybe:itself each own: float double half bfloat16 cfloat cdouble chalf
-method (input) maybe:itself cuts: bool byte char int long short
+method (input) maybe:itself cuts whole: bool byte char int long short
 method (input, *, memory_format) maybe:itself each: contiguous
 method (input) maybe:itself each: cpu
 method (input, device, non_blocking) maybe:itself: cuda xpu pin_memory

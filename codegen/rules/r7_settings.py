@@ -8,13 +8,13 @@ import libcst as cst
 
 from codegen import optable
 from codegen.optable import Operation, Parameter, Result
+from codegen.analysis.dtypes import PARAMETER
 from codegen.analysis.environment import Env
 from codegen.analysis.values import Kind, Slot
 from codegen.rules.base import Example
 from codegen.rules.callables import arguments_of, called_parameters
 from codegen.rules.numbers import refuse_differences
 from codegen.rules.promoted import Promoted
-from codegen.rules.r4_out_of_place.dtypes import Dtype, Dtypes
 from codegen.rules.typed import Called, TypedRule
 from codegen.syntax import (
     TIGHT_EQUAL,
@@ -102,7 +102,7 @@ class DifferentiableSettings(TypedRule):
         self._counts = before | {s for s, _, _ in stores if s.container == "state"}
         self._counts -= self.context.stored.keys() - before
         self._promoted = Promoted(body)
-        self._dtypes = Dtypes(body, self.places)
+        self._dtypes = self.context.dtypes_of(self.places)
         left = -1
         while left != len(self._counts):
             left = len(self._counts)
@@ -127,7 +127,7 @@ class DifferentiableSettings(TypedRule):
         if not fresh or not self._promoted.reaches(inner.value, node):
             return new
         tensor = self.kind(inner.value, env) is Kind.TENSOR
-        if not tensor or self._dtypes.of(inner.value, env) is not Dtype.PARAMETER:
+        if not tensor or self._dtypes.of(inner.value, env) != PARAMETER:
             return new
         dtype = cst.Arg(expr(f"{param}.dtype"))
         value = method(parenthesize(inner.value), "to", [dtype])

@@ -109,3 +109,27 @@ def test_a_setting_in_double_precision_does_not_promote_a_scalar(name: str) -> N
     (slope,) = torch.autograd.grad(result, setting)
     wanted = {"add": 2.0, "sub": -2.0, "addcmul": 8.0, "addcdiv": 0.5, "lerp": 1.0}
     assert slope.dtype == torch.float64 and float(slope) == wanted[name]
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "addcmul", "addcdiv"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(4, 4), (4, 0), (0, 0)])
+def test_a_tensor_factor_rounds_where_a_number_does(
+    name: str, dtype: torch.dtype, sizes: tuple[int, int]
+) -> None:
+    """What is scaled has been promoted before; of short floats alone, torch's kernels
+    round as they like."""
+    rtol = 1e-6 if dtype is not torch.bfloat16 else 1e-2
+    generator = torch.Generator().manual_seed(0)
+    x, y, z = (
+        torch.rand([size] if size else [], generator=generator) + 0.5
+        for size in (sizes[0], sizes[1], sizes[1])
+    )
+    x, y, z = x.to(dtype), y.bfloat16(), z.bfloat16()
+    args = (x, y) if name in ("add", "sub") else (x, y, z)
+    key = "alpha" if name in ("add", "sub") else "value"
+    factor = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    found = getattr(ops, name)(*args, **{key: factor})
+    torch.testing.assert_close(
+        found, getattr(torch, name)(*args, **{key: 0.3}), rtol=rtol, atol=0
+    )

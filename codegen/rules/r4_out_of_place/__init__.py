@@ -20,7 +20,6 @@ from codegen.diagnostics import walk
 from codegen.purity import effects, pure_functions
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.chains import ChainRule
-from codegen.rules.r4_out_of_place.dtypes import Dtypes
 from codegen.rules.r4_out_of_place.hoist import hoist, walked
 from codegen.rules.r4_out_of_place.holders import Scope
 from codegen.rules.r4_out_of_place.inplace import (
@@ -131,7 +130,7 @@ class OutOfPlace(ChainRule):
         self.opaque = Opaque(self.context, self.places, self.refuse)
         self.order = list(all_statements(body))
         self.questions = Questions(self.context, self.places, self.refuse, self.order)
-        self.dtypes = Dtypes(body, self.places)
+        self.dtypes = self.context.dtypes_of(self.places)
         self.live: Liveness = liveness(body)
         self.asked_unbound = {}
         new = self._bound_first(self._block(body))
@@ -215,7 +214,7 @@ class OutOfPlace(ChainRule):
             if isinstance(head, cst.BaseExpression):
                 self.opaque.check(head, env)
                 self.questions.check(head, env)
-                node = node.with_changes(**{field: replace_temporaries(head, self)})
+                node = node.with_changes(**{field: self.without_temporaries(head, env)})
         if isinstance(node, cst.If) and isinstance(node.orelse, cst.If):
             node = node.with_changes(orelse=self._heads(node.orelse, env))
         return node
@@ -245,10 +244,7 @@ class OutOfPlace(ChainRule):
             return self._assign(node, inner, env)
         if isinstance(inner, cst.AugAssign):
             return self._augmented(node, inner, env)
-        return [replace_temporaries(node, self)]
-
-    def kind(self, node: cst.BaseExpression, env: Env) -> Kind:
-        return self.places.value(node, env).kind
+        return [self.without_temporaries(node, env)]
 
     def propagation(self, node: Statement, env: Env) -> Propagation:
         live = self.live.after.get(node, frozenset())
@@ -300,8 +296,8 @@ class OutOfPlace(ChainRule):
             if isinstance(value, cst.Call) and inplace_method(value):
                 # a temporary is mutated and thrown away
                 self.fired(node)
-                return self.left_of(replace_temporaries(value, self))
-            return [replace_temporaries(node, self)]
+                return self.left_of(self.without_temporaries(value, env))
+            return [self.without_temporaries(node, env)]
         return self.mutation(node, cast(cst.Call, value), env, ())
 
     def _assign(self, node: Statement, inner: cst.Assign, env: Env) -> list[Statement]:
@@ -315,7 +311,11 @@ class OutOfPlace(ChainRule):
         if mutates_place(inner.value):
             targets = tuple(cast(cst.BaseExpression, t.target) for t in inner.targets)
             return self.mutation(node, cast(cst.Call, inner.value), env, targets)
-        return [replace_temporaries(node, self)]
+        if len(inner.targets) == 1 and isinstance(target, cst.Name):
+            named = self.named_first(node, target, inner.value, env)
+            if named is not None:
+                return named
+        return [self.without_temporaries(node, env)]
 
     def _data_store(
         self,
@@ -355,7 +355,7 @@ class OutOfPlace(ChainRule):
     ) -> list[Statement]:
         target = cast(cst.BaseExpression, inner.target)
         value = self.places.value(target, env)
-        right = replace_temporaries(inner.value, self)
+        right = self.without_temporaries(inner.value, env)
         if value.kind is Kind.NUMBER and is_name(target):
             return [node]
         if value.kind in (Kind.SEQUENCE, Kind.MAPPING):
@@ -397,9 +397,8 @@ class OutOfPlace(ChainRule):
     ) -> list[Statement]:
         write = self.propagation(node, env)
         target = cast(cst.BaseExpression, inner.target)
-        operands = (target, inner.value)
         if value.kind is Kind.TENSOR:
-            new = self.in_dtype_of(target, operands, new, node, env)
+            new = self.in_dtype_of(target, [inner.value], new, node, env)
         result = write.rebind(target, value, new) or self.left_of(new)
         others = [
             s for s in result if code(s).strip() != code(assign([target], new)).strip()
@@ -436,7 +435,7 @@ class OutOfPlace(ChainRule):
                 "make it where the compiler sees it: a list display, torch.zeros_like …",
             )
             return None
-        value = replace_temporaries(value, self)
+        value = self.without_temporaries(value, env)
         if code(target).endswith(("[:]", "[...]")):
             new: cst.BaseExpression = call("ops.copy", target.value, value)
         else:

@@ -8,12 +8,13 @@ from typing import cast
 
 import libcst as cst
 
+from codegen import optable
+from codegen.analysis.dtypes import Dtypes, promoting
 from codegen.analysis.environment import Env
 from codegen.analysis.heap import Heap
 from codegen.analysis.liveness import Liveness
 from codegen.analysis.values import Kind, Value
 from codegen.diagnostics import walk
-from codegen.rules.r4_out_of_place.dtypes import Dtypes
 from codegen.rules.r4_out_of_place.holders import MutationRule
 from codegen.rules.r4_out_of_place.inplace import (
     chain_links,
@@ -29,6 +30,7 @@ from codegen.rules.r4_out_of_place.twins import (
 )
 from codegen.syntax import (
     Statement,
+    assign,
     code,
     dotted,
     expr,
@@ -62,7 +64,7 @@ class ChainRule(MutationRule):
         extra: tuple[cst.BaseExpression, ...],
     ) -> list[Statement]:
         """A chain, ``out=`` or ``torch.op_`` on a place, maybe assigned to ``extra``."""
-        root, new = self._new_value(value)
+        root, new = self._new_value(value, env)
         new = self._pinned(root, value, new, node, env)
         place = self.places.value(root, env)
         live = self.live.after.get(node, frozenset())
@@ -96,7 +98,7 @@ class ChainRule(MutationRule):
         if isinstance(new, cst.Call) and dotted(new.func) == "ops.copy":
             return new
         links = chain_links(value) or [value]
-        operands = [root, *(a.value for link in links for a in link.args)]
+        operands = [x for link in links for x in _operands(link)]
         return self.in_dtype_of(root, operands, new, node, env)
 
     def in_dtype_of(
@@ -107,11 +109,70 @@ class ChainRule(MutationRule):
         node: Statement,
         env: Env,
     ) -> cst.BaseExpression:
-        if not self.dtypes.differ(operands, env) or not self._must_be_pinned(
+        if not self.dtypes.differ(root, operands, env) or not self._must_be_pinned(
             node, root
         ):
             return new
         return expr(f"{code(parenthesize(new))}.to({code(root)}.dtype)")
+
+    def without_temporaries(
+        self, node: cst.CSTNodeT, env: Env, pinned: bool = False
+    ) -> cst.CSTNodeT:
+        """``node`` with the twins of what mutates temporaries, in their dtypes; where it
+        is ``pinned`` what is computed of it gets the right one anyway."""
+
+        def pin(link: cst.Call, new: cst.BaseExpression) -> cst.BaseExpression:
+            root = cst.ensure_type(link.func, cst.Attribute).value
+            if not self._may_promote(link, new, env):
+                return new
+            dtype = self._dtype_text(root, env)
+            if dtype is not None:
+                return expr(f"{code(parenthesize(new))}.to({dtype})")
+            if not pinned:
+                self.refuse(
+                    link,
+                    "the dtype of what is mutated here can't be told",
+                    "assign it to a variable first, and mutate that",
+                )
+            return new
+
+        return replace_temporaries(node, self, pin)
+
+    def named_first(
+        self,
+        node: Statement,
+        target: cst.Name,
+        value: cst.BaseExpression,
+        env: Env,
+    ) -> list[Statement] | None:
+        """``x = f(y).mul_(z)`` in two statements, where it can't be told what dtype the
+        temporary has: that of x."""
+        links = chain_links(value)
+        root = chain_root(value)
+        arguments = {n for link in links for a in link.args for n in read_names(a)}
+        unknown = self._dtype_text(root, env) is None
+        if not links or not unknown or target.value in arguments:
+            return None
+        if not any(self._may_promote(link, link, env) for link in links):
+            return None
+        chain = self._clean_arguments(cast(cst.Call, value), env)
+        new = out_of_place(chain, target, self)
+        pinned = expr(f"{code(parenthesize(new))}.to({target.value}.dtype)")
+        first = assign([target], self.without_temporaries(root, env))
+        both: list[Statement] = [first, assign([target], pinned)]
+        self.fire(node, both)
+        return both
+
+    def _may_promote(self, link: cst.Call, new: cst.BaseExpression, env: Env) -> bool:
+        """Whether the twin of a call may have another dtype than what is mutated."""
+        if isinstance(new, cst.Call) and dotted(new.func) == "ops.copy":
+            return False
+        root = cst.ensure_type(link.func, cst.Attribute).value
+        return self.dtypes.differ(root, _operands(link), env)
+
+    def _dtype_text(self, node: cst.BaseExpression, env: Env) -> str | None:
+        own = self.dtypes.with_own([node], env)
+        return self.dtypes.text(self.dtypes.of(node, own), own)
 
     def _must_be_pinned(self, node: Statement, root: cst.BaseExpression) -> bool:
         """Whether anything but the parameter gets the new value: the base class sees
@@ -126,11 +187,13 @@ class ChainRule(MutationRule):
         return any(s.container != "param" for s in slots)
 
     def _new_value(
-        self, value: cst.Call
+        self, value: cst.Call, env: Env
     ) -> tuple[cst.BaseExpression, cst.BaseExpression]:
         out = keyword(value, "out")
         if out is not None:
-            return out, replace_temporaries(written_into(value, out), self)
+            return out, self.without_temporaries(
+                written_into(value, out), env, pinned=True
+            )
         function = inplace_function(value)
         if function is not None:
             if "_foreach_" in function:
@@ -142,21 +205,24 @@ class ChainRule(MutationRule):
             func = expr(function[:-1])
             return value.args[0].value, value.with_changes(func=func)
         root = chain_root(value)
-        chain = self._clean_arguments(value)
+        chain = self._clean_arguments(value, env)
         return root, out_of_place(chain, chain_root(chain), self)
 
-    def _clean_arguments(self, value: cst.Call) -> cst.Call:
+    def _clean_arguments(self, value: cst.Call, env: Env) -> cst.Call:
         """Temporaries mutated inside the arguments of a chain's links."""
         args = [
-            a.with_changes(value=replace_temporaries(a.value, self)) for a in value.args
+            a.with_changes(value=self.without_temporaries(a.value, env, pinned=True))
+            for a in value.args
         ]
         func = value.func
         assert isinstance(func, cst.Attribute)
         if inplace_method(func.value) is not None:
-            inner = self._clean_arguments(cast(cst.Call, func.value))
+            inner = self._clean_arguments(cast(cst.Call, func.value), env)
             func = func.with_changes(value=inner)
         else:
-            func = func.with_changes(value=replace_temporaries(func.value, self))
+            func = func.with_changes(
+                value=self.without_temporaries(func.value, env, pinned=True)
+            )
         return value.with_changes(args=args, func=func)
 
     def _reads_itself(self, value: cst.Call, place: Value, env: Env) -> bool:
@@ -190,7 +256,7 @@ class ChainRule(MutationRule):
             write.links_left = not last
             if not last:
                 write.live |= read_names(root)
-            new = self._pinned(root, single, self._new_value(single)[1], node, env)
+            new = self._pinned(root, single, self._new_value(single, env)[1], node, env)
             result += write.rebind(root, place, new, extra if last else ())
         self.fire(node, result)
         return result
@@ -198,3 +264,18 @@ class ChainRule(MutationRule):
     def fire(self, node: Statement, new: Sequence[Statement]) -> None:
         after = "\n".join(code(s).strip() for s in new)
         self.context.fired(self.name, node, code(node).strip(), after)
+
+
+def _operands(link: cst.Call) -> list[cst.BaseExpression]:
+    """The arguments that may promote what a call of a chain computes."""
+    operation = optable.spelled(link)
+    receiver = None
+    if operation is not None and operation.name.startswith("method."):
+        receiver = cst.ensure_type(link.func, cst.Attribute).value
+    bound = operation.bind(link.args, receiver) if operation is not None else None
+    if operation is None or bound is None:
+        return [a.value for a in link.args]
+    first = operation.parameters[0].name
+    return promoting(
+        operation, {n: x for n, x in bound.items() if n != first or receiver is None}
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import libcst as cst
 
 from codegen import optable
@@ -12,6 +14,8 @@ from codegen.rules.r4_out_of_place.inplace import (
     is_place,
 )
 from codegen.syntax import TIGHT_EQUAL, call, keyword, method
+
+Pin = Callable[[cst.Call, cst.BaseExpression], cst.BaseExpression]
 
 
 def out_of_place(
@@ -59,11 +63,15 @@ def twin(
 
 
 class Temporaries(cst.CSTTransformer):
-    """In-place calls on temporaries: ``(a / b).add_(eps)`` → ``(a / b).add(eps)``."""
+    """In-place calls on temporaries: ``(a / b).add_(eps)`` → ``(a / b).add(eps)``.
 
-    def __init__(self, rule: Rule) -> None:
+    ``pin`` gives a new value, of a call, the dtype of what it replaces.
+    """
+
+    def __init__(self, rule: Rule, pin: Pin | None) -> None:
         super().__init__()
         self.rule = rule
+        self.pin = pin
 
     def leave_Call(
         self, original_node: cst.Call, updated_node: cst.Call
@@ -76,6 +84,8 @@ class Temporaries(cst.CSTTransformer):
             return updated_node
         assert isinstance(updated_node.func, cst.Attribute)
         new = twin(name, updated_node.func.value, updated_node, self.rule)
+        if self.pin is not None:
+            new = self.pin(original_node, new)
         return self._replaced(original_node, new)
 
     def _into_new(
@@ -145,7 +155,9 @@ def _like(node: cst.Call, out: cst.BaseExpression) -> cst.Call:
     return node.with_changes(args=[*node.args, *args])
 
 
-def replace_temporaries(node: cst.CSTNodeT, rule: Rule) -> cst.CSTNodeT:
-    new = node.visit(Temporaries(rule))
+def replace_temporaries(
+    node: cst.CSTNodeT, rule: Rule, pin: Pin | None = None
+) -> cst.CSTNodeT:
+    new = node.visit(Temporaries(rule, pin))
     rule.context.origins.inherit(new, node)  # type: ignore[arg-type]
     return new  # type: ignore[return-value]
