@@ -18,13 +18,11 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in SOURCES.item
 LINES = 500
 METHODS = 25
 LONG = {
-    "codegen.lower.lockstep",
     "codegen.lower.loops",
 }
 LARGE = {
     "codegen.fence.expressions.Expressions",
     "codegen.fence.statements.Interpreter",
-    "codegen.lower.lockstep.Lockstep",
     "codegen.lower.loops._Fusion",
     "higher._clone.Cloner",
     "higher._rebind.Rebinder",
