@@ -16,7 +16,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import walk
-from codegen.lower.loops import singular
+from codegen.lower.filled import singular
 from codegen.lower.forms import as_list, repeated
 from codegen.syntax import (
     TIGHT_EQUAL,

@@ -181,3 +181,11 @@ def _surely_bound(body: Sequence[Statement]) -> Iterable[str]:
         pair = assignment(node)
         if pair is not None:
             yield from target_names(pair[0])
+
+
+def item_of(node: cst.CSTNode, index: str) -> str:
+    """``exp_avgs`` for ``exp_avgs[i]``."""
+    if isinstance(node, cst.Subscript) and isinstance(node.value, cst.Name):
+        if is_name(index_of(node), index):
+            return node.value.value
+    return ""

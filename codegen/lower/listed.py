@@ -12,8 +12,8 @@ import libcst as cst
 
 from codegen.diagnostics import Origins, walk
 from codegen.lower.families import Family, lasts
-from codegen.lower.forms import as_list, called, repeated
-from codegen.lower.loops import filled, singular
+from codegen.lower.forms import as_list, called, item_of, repeated
+from codegen.lower.filled import filled, singular
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
@@ -283,11 +283,3 @@ def _only_walked(body: Body) -> set[str]:
         elif isinstance(node, (cst.AssignTarget, cst.AugAssign, cst.AnnAssign)):
             bound.update(target_names(node.target))
     return walked - bound
-
-
-def item_of(node: cst.CSTNode, index: str) -> str:
-    """``exp_avgs`` for ``exp_avgs[i]``."""
-    if isinstance(node, cst.Subscript) and isinstance(node.value, cst.Name):
-        if is_name(index_of(node), index):
-            return node.value.value
-    return ""

@@ -38,7 +38,7 @@ from codegen.lower.forms import (
     only_loops,
 )
 from codegen.lower.listed import KnownLists, Listed, Unfit
-from codegen.lower.loops import filled
+from codegen.lower.filled import filled
 from codegen.lower.per_parameter import PerParameter
 from codegen.lower.segments import Segments
 from codegen.substitution import substitute

@@ -8,8 +8,9 @@ from typing import cast
 import libcst as cst
 
 from codegen.lower.families import Family
-from codegen.lower.forms import appended, as_list, skip_test
-from codegen.lower.listed import KnownLists, Listed, Unfit, item_of
+from codegen.lower.forms import appended, as_list, item_of, skip_test
+from codegen.lower.filled import skip_none
+from codegen.lower.listed import KnownLists, Listed, Unfit
 from codegen.lower.names import unlike
 from codegen.lower.segments import Segments, plain
 from codegen.substitution import substitute
@@ -164,7 +165,9 @@ class PerParameter:
         family, names, index = bound
         if index in bound_names(node.body):
             raise Unfit(node, f"the position {index!r} is bound in the loop")
-        body = statements(_skip_none(node, self.item_of(node)).body)
+        body = statements(
+            skip_none(node, next(target_names(node.target), ""), self.origins).body
+        )
         prelude: list[Statement] = []
         rebound = set().union(*(bound_names(s) for s in body), set())
         for target, name in list(names.items()):
@@ -187,9 +190,6 @@ class PerParameter:
         if inner and not prelude:
             inner[0] = _comments_of(node, inner[0])
         return [*prelude, *inner]
-
-    def item_of(self, node: cst.For) -> str:
-        return next(target_names(node.target), "")
 
     def _variables_needed(self) -> set[str]:
         return {
@@ -296,18 +296,6 @@ class PerParameter:
             self.lists.known[name] = Listed(here, self.lists.item)
             return []
         return self._bind(name, here, value, node)
-
-
-def _skip_none(node: cst.For, item: str) -> cst.For:
-    """``if p.grad is not None: …`` around all → ``if p.grad is None: continue``."""
-    body = statements(node.body)
-    first, *more = body
-    if more or not isinstance(first, cst.If) or first.orelse is not None:
-        return node
-    if code(first.test) != f"{item}.grad is not None":
-        return node
-    skip = cst.If(negate(first.test), block([stmt("continue")]))
-    return node.with_changes(body=block([skip, *statements(first.body)]))
 
 
 def _comments_of(loop: cst.For, first: Statement) -> Statement:
