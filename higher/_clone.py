@@ -29,7 +29,7 @@ from higher._held import (
     referents,
     slots_of,
 )
-from higher._rebind import Rebinder
+from higher._containers import Containers
 from higher._refuse import refuse_holder
 from higher._second_order import OwnForward
 from higher._structure import Children, NoWeights
@@ -46,7 +46,7 @@ A compiled call would run the module that it was compiled from."""
 _OWN = frozenset(vars(nn.Module()))
 
 
-class Cloner(Rebinder):
+class Cloner(Containers):
     """Clones one tree of modules.
 
     Args:
@@ -126,9 +126,9 @@ class Cloner(Rebinder):
         if type(value) is OrderedDict and name.endswith("_hooks"):
             state[name] = self._hooks(value)
         elif not isinstance(value, OwnForward):
-            self._put(state, name, value)
+            self.put(state, name, value)
         elif value.own is not None:
-            self._put(state, name, value.own)
+            self.put(state, name, value.own)
         else:
             del state[name]
 
@@ -139,7 +139,7 @@ class Cloner(Rebinder):
             names = self.slots[cls] = slots_of(cls)
         for name in names:
             if hasattr(module, name):
-                self._put(Attributes(new), name, getattr(module, name))
+                self.put(Attributes(new), name, getattr(module, name))
 
     def _children(self, modules: dict[str, Any]) -> dict[str, Any]:
         held = {k: self.copy(m) for k, m in modules.items()}
@@ -173,10 +173,6 @@ class Cloner(Rebinder):
             self.remember(buffer, new)
         return cast(Tensor, new)
 
-    def _put(self, holder: Any, key: Any, value: Any) -> None:
-        """Puts the copy of ``value`` into a dict or list of the clone."""
-        self.settle(holder, key, value, self.copy(value))
-
     def copy(self, value: Any) -> Any:
         """The value's counterpart in the clone."""
         kind = type(value)
@@ -204,85 +200,13 @@ class Cloner(Rebinder):
         except Exception:
             # locks, files, process groups: not the module's own
             self.memo.pop(id(value), None)
-            if self._stray(value):
+            if self.is_stray(value):
                 self.strays.append(value)
             return value
 
     def _tensor(self, t: Tensor) -> Tensor:
         # a copy of one that carries gradient would cut it
         return t if t.requires_grad else t.clone()
-
-    def _dict_copy(self, value: Any) -> Any:
-        new = type(value)()
-        if isinstance(value, defaultdict):
-            new.default_factory = self.rebound(value.default_factory)
-        self.remember(value, new)
-        self._put_pairs(new, value, value.items())
-        return new
-
-    def _put_pairs(
-        self, new: Any, value: Any, pairs: Iterable[tuple[Any, Any]]
-    ) -> None:
-        for k, v in pairs:
-            if self._names_weight(k):
-                self.strays.append(value)
-            self._put(new, self.copy(k), v)
-
-    def _weak_values_copy(self, value: Any) -> Any:
-        """Its own ``__deepcopy__`` would keep the values."""
-        new = type(value)()
-        self.remember(value, new)
-        for k, v in value.items():
-            self.settle(new, k, v, self._weakly_held(v))
-        return new
-
-    def _list_copy(self, value: list[Any]) -> list[Any]:
-        new: list[Any] = [None] * len(value)
-        self.remember(value, new)
-        for i, v in enumerate(value):
-            self._put(new, i, v)
-        return new
-
-    def _deque_copy(self, value: deque[Any]) -> deque[Any]:
-        new = deque(value, value.maxlen)
-        self.remember(value, new)
-        for i, v in enumerate(value):
-            self._put(new, i, v)
-        return new
-
-    def _tuple_copy(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        new = tuple(map(self.copy, value))
-        return value if all(a is b for a, b in zip(new, value)) else new
-
-    def _set_copy(self, value: set[Any]) -> set[Any]:
-        new = set(map(self.copy, value))
-        if any(type(v) is int and v in self.index for v in value):
-            self.strays.append(value)
-        if any(map(self.holds_weight, value)):
-            members = tuple(value)
-
-            def rewrite(weights: Sequence[Tensor]) -> None:
-                new.clear()
-                new.update(self.renewed(members, weights))
-
-            self.weights.rewrites.append(rewrite)
-        return new
-
-    def _frozenset_copy(self, value: frozenset[Any]) -> frozenset[Any]:
-        if any(type(v) is int and v in self.index for v in value):
-            self.strays.append(value)
-        return frozenset(map(self.copy, value))
-
-    def _weakref(self, value: weakref.ref[Any]) -> weakref.ref[Any]:
-        target = value()
-        new = self._weakly_held(target)
-        return value if new is target else weakref.ref(new)
-
-    def _weakly_held(self, value: Any) -> Any:
-        if id(value) not in self.memo and self._stray(value):
-            # a copy might be gone at once: it may be that nobody else holds it
-            self.strays.append(value)
-        return self.memo.get(id(value), value)
 
     def _object_copy(self, value: Any) -> Any:
         """Any other object, by the means of ``copy.deepcopy``."""
@@ -317,8 +241,8 @@ class Cloner(Rebinder):
             self._set_state(new, state)
         for i, v in enumerate(items or ()):
             new.append(None)
-            self._put(new, i, v)
-        self._put_pairs(new, value, pairs or ())
+            self.put(new, i, v)
+        self.put_pairs(new, value, pairs or ())
         return new
 
     def _take_in(self, new: Any, value: Any) -> None:
@@ -332,28 +256,28 @@ class Cloner(Rebinder):
                 self.settle(Attributes(new), name, v, v)
         settled = {id(v) for _, v in places if self.holds_weight(v)}
         inside = (v for v in referents(new) if id(v) not in settled)
-        if self._keyed(new) or any(map(self._stray, inside)):
+        if self.is_keyed(new) or any(map(self.is_stray, inside)):
             self.strays.append(value)
 
     def _set_state(self, new: Any, state: Any) -> None:
         attributes, slots = state if isinstance(state, tuple) else (state, None)
         for name, v in (attributes or {}).items():
-            self._put(new.__dict__, name, v)
+            self.put(new.__dict__, name, v)
         for name, v in (slots or {}).items():
-            self._put(Attributes(new), name, v)
+            self.put(Attributes(new), name, v)
 
 
 _COPIERS: dict[type, Callable[[Any, Any], Any]] = {
-    dict: Cloner._dict_copy,
-    OrderedDict: Cloner._dict_copy,
-    defaultdict: Cloner._dict_copy,
-    list: Cloner._list_copy,
-    deque: Cloner._deque_copy,
-    tuple: Cloner._tuple_copy,
-    set: Cloner._set_copy,
-    frozenset: Cloner._frozenset_copy,
-    weakref.ref: Cloner._weakref,
-    weakref.WeakValueDictionary: Cloner._weak_values_copy,
+    dict: Cloner.dict_copy,
+    OrderedDict: Cloner.dict_copy,
+    defaultdict: Cloner.dict_copy,
+    list: Cloner.list_copy,
+    deque: Cloner.deque_copy,
+    tuple: Cloner.tuple_copy,
+    set: Cloner.set_copy,
+    frozenset: Cloner.frozenset_copy,
+    weakref.ref: Cloner.weakref_copy,
+    weakref.WeakValueDictionary: Cloner.weak_values_copy,
     weakref.WeakMethod: Cloner.rebound,
     types.MappingProxyType: Cloner.rebound,
     Tensor: Cloner._tensor,

@@ -11,7 +11,10 @@ dtype of whatever is stored there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import (
+    Iterable,
+    Mapping,
+)
 from dataclasses import replace
 
 import libcst as cst

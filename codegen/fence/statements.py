@@ -170,15 +170,12 @@ class Interpreter(Expressions):
     def _function(self, node: ast.FunctionDef) -> None:
         self.set(node.name, self.defined(node))
 
-    def _import(self, node: ast.Import) -> None:
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        home = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
         for name in node.names:
-            path = name.name if name.asname else name.name.partition(".")[0]
-            self.set(name.asname or path, imported(path))
-
-    def _import_from(self, node: ast.ImportFrom) -> None:
-        for name in node.names:
-            path = f"{node.module}.{name.name}"
-            self.set(name.asname or name.name, imported(path))
+            whole = name.asname or home
+            path = name.name if whole else name.name.partition(".")[0]
+            self.set(name.asname or path, imported(f"{home}{path}"))
 
     def _break(self, node: ast.Break) -> None:
         self.flows[-1].breaks.append(self.env)
@@ -276,7 +273,7 @@ _HANDLERS: dict[type[ast.stmt], Callable[[Any, Any], None]] = {
     ast.Assert: Interpreter._assert,
     ast.FunctionDef: Interpreter._function,
     ast.Import: Interpreter._import,
-    ast.ImportFrom: Interpreter._import_from,
+    ast.ImportFrom: Interpreter._import,
     ast.Break: Interpreter._break,
     ast.Continue: Interpreter._continue,
     ast.Pass: Interpreter._pass,

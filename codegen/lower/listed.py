@@ -22,8 +22,6 @@ from codegen.syntax import (
     bound_names,
     code,
     expr,
-    index_of,
-    is_name,
     read_names,
     replace_nodes,
     statements,

@@ -17,7 +17,9 @@ by the position of its parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import (
+    Iterable,
+)
 from typing import cast
 
 import libcst as cst

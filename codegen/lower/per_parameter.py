@@ -22,7 +22,6 @@ from codegen.syntax import (
     assignment,
     block,
     bound_names,
-    code,
     is_name,
     negate,
     orelse_statements,

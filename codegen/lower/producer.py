@@ -27,7 +27,6 @@ from codegen.syntax import (
     bound_names,
     code,
     dotted,
-    index_of,
     is_constant,
     is_name,
     orelse_statements,

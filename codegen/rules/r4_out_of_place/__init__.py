@@ -31,7 +31,6 @@ from codegen.rules.r4_out_of_place.inplace import (
 from codegen.rules.r4_out_of_place.opaque import Opaque
 from codegen.rules.r4_out_of_place.propagate import Propagation
 from codegen.rules.r4_out_of_place.questions import Questions
-from codegen.rules.r4_out_of_place.twins import replace_temporaries
 from codegen.syntax import (
     Body,
     Statement,
@@ -48,7 +47,6 @@ from codegen.syntax import (
     map_bodies,
     method,
     orelse_statements,
-    parenthesize,
     replace_nodes,
     small,
     statements,
