@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from higher._scalars import Scalar, as_tensor_like, is_transformed, known
+from higher._strides import laid_out
 from higher._tracing import is_tracing
 
 
@@ -22,7 +23,7 @@ def setitem(input: Tensor, index: Any, value: Scalar) -> Tensor:
         mask = index.reshape(index.shape + (1,) * (input.dim() - index.dim()))
         if not isinstance(value, Tensor):
             return input.masked_fill(mask, value)
-        return torch.where(mask, value, input)
+        return laid_out(input, torch.where(mask, value, input))
     if _may_repeat(index):
         return _set_items(input, index, value)
     result = input.clone()
@@ -48,7 +49,8 @@ def _set_items(input: Tensor, index: Any, value: Scalar) -> Tensor:
     parts = value.to(input).expand(shape).reshape(-1)
     if count == 0:
         return input.clone()
-    return torch.where(sources >= 0, parts[sources.clamp(min=0)], input)
+    chosen = torch.where(sources >= 0, parts[sources.clamp(min=0)], input)
+    return laid_out(input, chosen)
 
 
 def scatter(

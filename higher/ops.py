@@ -96,6 +96,7 @@ from higher._scalars import (
     of_one_element,
     tracked,
 )
+from higher._strides import copy, laid_out
 from higher._tracing import is_tracing
 
 __all__ = [
@@ -455,15 +456,6 @@ def converted(input: Tensor, dtype: torch.dtype) -> Tensor:
             "Keep weights and gradients in another dtype."
         )
     return result
-
-
-def copy(input: Tensor, source: Scalar) -> Tensor:
-    """What ``input.copy_(source)`` leaves in ``input``: the values of ``source`` in
-    the shape, dtype and device of ``input``."""
-    if not isinstance(source, Tensor):
-        return torch.full_like(input, source)
-    source = source.to(dtype=input.dtype, device=input.device)
-    return source if source.shape == input.shape else source.expand_as(input)
 
 
 def deepcopy(x: Any) -> Any:

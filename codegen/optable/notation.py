@@ -15,7 +15,8 @@ Words: a result (``new``, if nothing is said; ``view:HOW``, ``maybe:HOW``, ``sam
 ``several``, ``views``, ``several_if:PARAMETER``, ``several_unless=PARAMETER``, ``number``, ``setting``, ``computed``,
 ``items``, ``one_of``, ``meta``, ``nothing``), with ``of:N`` for another parameter than the first;
 ``each`` and ``mask`` (elementwise), ``inplace``, ``random``, ``decides``, ``flag``,
-``cuts``, ``picks``, ``own``, ``converts``, ``whole``; ``ops`` or ``ops=NAME`` (twin), ``stable`` or ``stable=NAME``,
+``cuts``, ``picks``, ``own``, ``converts``, ``whole``,
+``layout``, ``memory``; ``ops`` or ``ops=NAME`` (twin), ``stable`` or ``stable=NAME``,
 ``functional=NAME``; ``means=METHOD`` or ``means=METHOD:ARGUMENT``.
 """
 
@@ -108,7 +109,17 @@ def _told(operation: Operation, name: str, word: str) -> Operation:
         return replace(operation, **{key: value})  # type: ignore[arg-type]
     if key == "random":
         return replace(operation, uses_rng=True)
-    if key in ("decides", "flag", "cuts", "picks", "own", "converts", "whole"):
+    if key in (
+        "decides",
+        "flag",
+        "cuts",
+        "picks",
+        "own",
+        "converts",
+        "whole",
+        "layout",
+        "memory",
+    ):
         return replace(operation, **{key: True})  # type: ignore[arg-type]
     if key == "inplace":
         return operation

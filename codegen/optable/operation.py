@@ -117,6 +117,10 @@ class Operation:
     """The result's dtype is the default or what it is told, not that of arguments."""
     converts: bool = False
     """The result has the dtype of the second argument, if that has or is one."""
+    layout: bool = False
+    """What it returns, or whether it raises, depends on strides."""
+    memory: bool = False
+    """It depends on where in memory its argument lies."""
     whole: bool = False
     """The result is of integers or booleans, whatever the arguments are of."""
     several_if: str | None = None

@@ -51,14 +51,16 @@ torch,method (input, other) number: equal
 torch,method (input, other, rtol#, atol#, equal_nan) number decides: allclose
 torch,method (input) number: is_complex is_floating_point is_nonzero is_signed
     is_inference is_conj is_neg numel get_device
-method (input) number: dim ndimension nelement element_size storage_offset
-    is_contiguous is_pinned is_shared is_coalesced dense_dim sparse_dim _nnz dim_order
-    has_names
+method (input) number: dim ndimension nelement element_size is_pinned is_shared is_coalesced
+    dense_dim sparse_dim _nnz has_names
+method (input) number layout: is_contiguous dim_order
+method (input) number memory: data_ptr storage_offset
 method (input, other/tensor) number: is_same_size
 torch (input, other) number: is_same_size
 torch (obj) number: is_tensor is_storage
 torch (obj) meta: typename
-method (input, dim) meta: size stride
+method (input, dim) meta: size
+method (input, dim) meta layout: stride
 method (input) meta: __len__
 method (input) setting: item
 """

@@ -44,6 +44,7 @@ ops (size, fill_value) new own: full
 ops (data) maybe:opaque own: tensor
 ops (input, dtype) new each own: converted
 ops (input, source) maybe:opaque of:1 each: copy
+ops (input, value) maybe:opaque of:1: laid_out
 ops (input, index, value) new: setitem
 ops (real, imag) computed: complex
 ops (x) new: deepcopy

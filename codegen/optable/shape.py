@@ -9,14 +9,14 @@ torch (input, dims) view:opaque: permute
 method (input, *dims) view:opaque: permute
 torch,method (input, source, destination) view:opaque: moveaxis movedim
 torch,method (input, dim) view:reshape inplace: squeeze unsqueeze
-method (input, *shape) view:reshape: view
-method (input, other) view:reshape: view_as
-torch,method (input, dim, sizes) view:reshape: unflatten
-torch (input, shape) maybe:reshape: reshape
-method (input, *shape) maybe:reshape: reshape
-method (input, other) maybe:reshape: reshape_as
-torch,method (input, start_dim, end_dim) maybe:reshape: flatten
-torch,method (input) maybe:reshape: ravel
+method (input, *shape) view:reshape layout: view
+method (input, other) view:reshape layout: view_as
+torch,method (input, dim, sizes) view:reshape layout: unflatten
+torch (input, shape) maybe:reshape layout: reshape
+method (input, *shape) maybe:reshape layout: reshape
+method (input, other) maybe:reshape layout: reshape_as
+torch,method (input, start_dim, end_dim) maybe:reshape layout: flatten
+torch,method (input) maybe:reshape layout: ravel
 torch (input, size) view:opaque: broadcast_to
 method (input, size) view:opaque: broadcast_to
 method (input, *size) view:opaque: expand
@@ -26,7 +26,7 @@ torch,method (input, dim, index) view:opaque: select
 torch,method (input, offset, dim1, dim2) view:opaque: diagonal
 linalg (A, *, offset, dim1, dim2) view:opaque: diagonal
 method (input, dimension, size, step) view:opaque: unfold
-torch,method (input, size, stride, storage_offset) view:opaque: as_strided
+torch,method (input, size, stride, storage_offset) view:opaque memory: as_strided
 torch (input) view:real: view_as_real
 torch (input) view:complex: view_as_complex
 torch (input) maybe:opaque: real
@@ -44,7 +44,7 @@ method (input, dtype, non_blocking) maybe:itself each own: type
 method (input, other) maybe:itself each converts: type_as
 method (input) maybe:itself each own: float double half bfloat16 cfloat cdouble chalf
 method (input) maybe:itself cuts whole: bool byte char int long short
-method (input, *, memory_format) maybe:itself each: contiguous
+method (input, *, memory_format) maybe:itself each layout: contiguous
 method (input) maybe:itself each: cpu
 method (input, device, non_blocking) maybe:itself: cuda xpu pin_memory
 method (input) maybe:itself: coalesce
@@ -104,7 +104,7 @@ torch,method (input, dim, index, src, reduce, *, include_self) new inplace: scat
 torch,method (input, src, dim, index) new: select_scatter
 torch,method (input, src, dim, start, end, step) new: slice_scatter
 torch,method (input, src, offset, dim1, dim2) new: diagonal_scatter
-torch,method (input, src, size, stride, storage_offset) new: as_strided_scatter
+torch,method (input, src, size, stride, storage_offset) new memory: as_strided_scatter
 
 method (input!, *size) same: resize_
 method (input!, the_template) same: resize_as_

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from higher._dtensor import refuse_loss_parallel
+from higher._strides import laid_out
 from higher._tasks import optimizer as tasked
 from higher._weights import fast_weights
 from higher.optim.arguments import no_gradient
@@ -59,6 +60,8 @@ def gradients(
     for (k, _), g in zip(earlier, left):
         there = grads[k]
         grads[k] = there if g is None else g if there is None else there + g
+    # as autograd leaves it in `p.grad`
+    grads = [g if g is None else laid_out(p, g) for p, g in zip(params, grads)]
     stepped = {k for positions in optimizer._group_to_param_list for k in positions}
     if all(grads[k] is None for k in stepped):
         raise RuntimeError(no_gradient(loss, targets))

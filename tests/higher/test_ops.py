@@ -133,3 +133,29 @@ def test_a_tensor_factor_rounds_where_a_number_does(
     torch.testing.assert_close(
         found, getattr(torch, name)(*args, **{key: 0.3}), rtol=rtol, atol=0
     )
+
+
+STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
+    **LAYOUTS,
+    "columns": lambda x: x.repeat(1, 2)[:, :2],
+    "channels last": lambda x: x.view(1, 3, 2, 1).contiguous(
+        memory_format=torch.channels_last
+    ),
+}
+
+
+@pytest.mark.parametrize("values", STRIDES)
+@pytest.mark.parametrize("layout", STRIDES)
+def test_what_is_written_into_keeps_its_strides(layout: str, values: str) -> None:
+    x = torch.rand(3, 2, dtype=torch.float64)
+    base = STRIDES[layout](x)
+    y = STRIDES[values](torch.rand(3, 2, dtype=torch.float64, requires_grad=True))
+    new = y.reshape(base.shape) if y.dim() != base.dim() else y
+    kept = ops.laid_out(base, new)
+    assert torch.equal(kept, new) and kept.stride() == base.stride()
+    assert torch.autograd.grad(kept.sum(), y)[0].eq(1).all()
+    copied = ops.copy(base, new.float())
+    assert copied.stride() == base.stride() and copied.dtype == base.dtype
+    if layout != "columns":
+        stored = ops.setitem(base, torch.ones_like(new, dtype=torch.bool), new.sum())
+        assert stored.stride() == base.stride()

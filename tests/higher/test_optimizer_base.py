@@ -384,3 +384,20 @@ def test_the_returned_list_is_the_caller_s(track: bool) -> None:
         new = diff.step(regression()(fmodel))
         new.clear()
         assert len(fmodel.fast_params) == 4
+
+
+def test_gradients_have_the_strides_of_their_parameters() -> None:
+    class Asks(DifferentiableOptimizer):
+        def _update(self, grouped_grads: GroupedGrads, **kwargs: Any) -> None:
+            self.seen = [
+                g.stride() for gs in grouped_grads for g in gs if g is not None
+            ]
+
+    model = nn.Module()
+    model.w = nn.Parameter(torch.rand(3, 2))
+    model.v = nn.Parameter(torch.rand(2, 3).t())
+    model.forward = lambda: (model.w.t().contiguous() ** 2).sum() + model.v.sum()  # type: ignore[assignment]
+    model().backward()
+    diff = Asks(torch.optim.SGD(model.parameters(), lr=0.1), list(model.parameters()))
+    diff.step(model(), params=list(model.parameters()))
+    assert diff.seen == [p.grad.stride() for p in (model.w, model.v)]

@@ -20,17 +20,17 @@ from codegen.diagnostics import walk
 from codegen.purity import effects, pure_functions
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.chains import ChainRule
-from codegen.rules.r4_out_of_place.hoist import hoist, walked
+from codegen.rules.r4_out_of_place.hoist import hoist
 from codegen.rules.r4_out_of_place.holders import Scope
 from codegen.rules.r4_out_of_place.inplace import (
     inplace_method,
     mutated,
-    mutated_roots,
     mutates_place,
 )
 from codegen.rules.r4_out_of_place.opaque import Opaque
 from codegen.rules.r4_out_of_place.propagate import Propagation
 from codegen.rules.r4_out_of_place.questions import Questions
+from codegen.rules.r4_out_of_place.strides import Asked, asked
 from codegen.syntax import (
     Body,
     Statement,
@@ -131,7 +131,16 @@ class OutOfPlace(ChainRule):
         self.dtypes = self.context.dtypes_of(self.places)
         self.live: Liveness = liveness(body)
         self.asked_unbound = {}
+        self.asked = asked([*body, *self.context.sources().values()], self.context)
+        before = len(self.context.changes)
+        self.exact = self.asked is Asked.STRIDES
         new = self._bound_first(self._block(body))
+        if self.wrote_through and self.asked is Asked.MAYBE_VIEWS:
+            # what is written through is a view or a copy, as the strides are
+            del self.context.changes[before:]
+            self.context.raise_if_refused()
+            self.exact = True
+            new = self._bound_first(self._block(body))
         return self._distinct_copies(new) if self.asked_identity else new
 
     def _distinct_copies(self, body: Body) -> Body:
@@ -173,10 +182,10 @@ class OutOfPlace(ChainRule):
                 if taken and taken[0] not in self.places.before:
                     return list(self._block(other))  # the heap knows how the test ends
         if isinstance(node, cst.FunctionDef):
-            self._refuse_captured(node)
+            self.questions.refuse_captured(node)
         env = self.places.before.get(node, Env())
         if isinstance(node, cst.For):
-            self._refuse_walked(node, env)
+            self.questions.refuse_walked(node, env)
         if isinstance(node, cst.Try):
             self.opaque.check_handlers(node)
         new = map_bodies(node, self._block)
@@ -184,26 +193,6 @@ class OutOfPlace(ChainRule):
             inside = self._bound_first(statements(new.body), _own_names(new))
             new = new.with_changes(body=block(inside))
         return [self._heads(new, env)]
-
-    def _refuse_walked(self, node: cst.For, env: Env) -> None:
-        """A tensor that is walked row by row must not change meanwhile: the rows that
-        are still to come would be those of its old value."""
-        for source in walked(node.iter):
-            rows = self.places.value(source, env)
-            if rows.kind not in (Kind.TENSOR, Kind.UNKNOWN):
-                continue
-            for statement in all_statements(statements(node.body)):
-                inside = self.places.before.get(statement, env)
-                changed = mutated(statement) if small(statement) else ()
-                if any(
-                    inside.may_alias(self.places.value(c, inside), rows)
-                    for c in changed
-                ):
-                    self.refuse(
-                        statement,
-                        f"mutates what may be walked row by row, `{code(source)}`",
-                        "walk its indices, and read each row where it is needed",
-                    )
 
     def _heads(self, node: Statement, env: Env) -> Statement:
         """Tests and iterables mutate temporaries at most."""
@@ -216,17 +205,6 @@ class OutOfPlace(ChainRule):
         if isinstance(node, cst.If) and isinstance(node.orelse, cst.If):
             node = node.with_changes(orelse=self._heads(node.orelse, env))
         return node
-
-    def _refuse_captured(self, node: cst.FunctionDef) -> None:
-        own = bound_names(node.body) | {p.name.value for p in node.params.params}
-        for inner in walk(node.body):
-            for name in mutated_roots(inner) if isinstance(inner, cst.Call) else ():
-                if name not in own:
-                    self.refuse(
-                        inner,
-                        f"a nested function mutates {name!r} of the function around it",
-                        "return the new value and assign it there",
-                    )
 
     # --- simple statements
 
@@ -334,7 +312,11 @@ class OutOfPlace(ChainRule):
             return []
         given = self.places.value(value, env)
         write = self.propagation(node, env)
-        if not write.is_shown(given) and not write.shows_memory(held):
+        if (
+            not self.asked
+            and not write.is_shown(given)
+            and not write.shows_memory(held)
+        ):
             copy = method(target.value, "copy_", [cst.Arg(value)])
             return self.mutation(node, copy, env, ())
         names = [
@@ -397,6 +379,7 @@ class OutOfPlace(ChainRule):
         target = cast(cst.BaseExpression, inner.target)
         if value.kind is Kind.TENSOR:
             new = self.in_dtype_of(target, [inner.value], new, node, env)
+            new = self.laid_out(target, new, [])
         result = write.rebind(target, value, new) or self.left_of(new)
         others = [
             s for s in result if code(s).strip() != code(assign([target], new)).strip()
@@ -439,6 +422,7 @@ class OutOfPlace(ChainRule):
         else:
             index = _index_expression(target)
             new = call("ops.setitem", target.value, index, value)
+            new = self.laid_out(target.value, new, [])
         result = self.propagation(node, env).rebind(target.value, base, new)
         self.fire(node, result)
         return result

@@ -23,6 +23,7 @@ from codegen.rules.r4_out_of_place.inplace import (
     inplace_method,
 )
 from codegen.rules.r4_out_of_place.propagate import Propagation
+from codegen.rules.r4_out_of_place.strides import Asked, laid_out
 from codegen.rules.r4_out_of_place.twins import (
     out_of_place,
     replace_temporaries,
@@ -47,6 +48,9 @@ class ChainRule(MutationRule):
     places: Heap
     dtypes: Dtypes
     live: Liveness
+    asked = Asked.NOTHING
+    exact = False
+    """Whether every tensor must have the strides that it has in the original."""
 
     @abc.abstractmethod
     def propagation(self, node: Statement, env: Env) -> Propagation:
@@ -66,6 +70,7 @@ class ChainRule(MutationRule):
         """A chain, ``out=`` or ``torch.op_`` on a place, maybe assigned to ``extra``."""
         root, new = self._new_value(value, env)
         new = self._pinned(root, value, new, node, env)
+        new = self.laid_out(root, new, chain_links(value) or [value])
         place = self.places.value(root, env)
         live = self.live.after.get(node, frozenset())
         kept = tuple(e for e in extra if not isinstance(e, cst.Name) or e.value in live)
@@ -101,6 +106,14 @@ class ChainRule(MutationRule):
         operands = [x for link in links for x in _operands(link)]
         return self.in_dtype_of(root, operands, new, node, env)
 
+    def laid_out(
+        self, root: cst.BaseExpression, new: cst.BaseExpression, links: list[cst.Call]
+    ) -> cst.BaseExpression:
+        """``new`` in the strides of what it replaces, where somebody asks for them."""
+        if not self.asked:
+            return new
+        return laid_out(root, new, links, self.exact)
+
     def in_dtype_of(
         self,
         root: cst.BaseExpression,
@@ -123,6 +136,12 @@ class ChainRule(MutationRule):
 
         def pin(link: cst.Call, new: cst.BaseExpression) -> cst.BaseExpression:
             root = cst.ensure_type(link.func, cst.Attribute).value
+            if self.exact and laid_out(root, new, [link], exact=False) is not new:
+                self.refuse(
+                    link,
+                    "the strides of what is mutated here are asked for later",
+                    "assign it to a variable first, and mutate that",
+                )
             if not self._may_promote(link, new, env):
                 return new
             dtype = self._dtype_text(root, env)
@@ -257,6 +276,7 @@ class ChainRule(MutationRule):
             if not last:
                 write.live |= read_names(root)
             new = self._pinned(root, single, self._new_value(single, env)[1], node, env)
+            new = self.laid_out(root, new, [single])
             result += write.rebind(root, place, new, extra if last else ())
         self.fire(node, result)
         return result

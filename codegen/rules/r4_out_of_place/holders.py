@@ -43,6 +43,8 @@ class MutationRule(Rule):
     """What the propagation asks of its rule, and tells it."""
 
     places: Heap
+    wrote_through = False
+    """Whether it finds out at run time what is a view of what."""
     asked_identity = False
     """Whether the translation asks at run time which tensors are the same."""
     asked_unbound: dict[str, None]

@@ -135,6 +135,7 @@ class Propagation(Holders):
                 if held.kind is not Kind.TENSOR:
                     self._unknown_alias(root, code(other))
             self._refuse_again(root, value, others)
+            self.rule.wrote_through = True
             tests = self._write_parts(others, old, updated)
         else:
             for other, held in related:
@@ -219,7 +220,7 @@ class Propagation(Holders):
         """A view whose inverse isn't known writes through its strides."""
         place = value.place
         assert place is not None
-        self.rule.asked_identity = True
+        self.rule.asked_identity = self.rule.wrote_through = True
         updated = cst.Name("updated")
         base = self._old_base(Place(place.obj), root, place)
         text = f"ops.write_through({code(base or bases[0])}, {code(root)}, updated)"

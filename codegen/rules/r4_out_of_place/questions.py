@@ -14,8 +14,19 @@ from codegen.analysis.heap import Heap
 from codegen.analysis.values import Kind
 from codegen.context import Context
 from codegen.diagnostics import walk
-from codegen.rules.r4_out_of_place.inplace import mutated_roots
-from codegen.syntax import Statement, dotted, positional, small
+from codegen.rules.r4_out_of_place.hoist import walked
+from codegen.rules.r4_out_of_place.inplace import mutated, mutated_roots
+from codegen.rules.r4_out_of_place.strides import refuse_memory
+from codegen.syntax import (
+    Statement,
+    all_statements,
+    bound_names,
+    code,
+    dotted,
+    positional,
+    small,
+    statements,
+)
 
 Refuse = Callable[[cst.CSTNode, str, str], None]
 
@@ -42,6 +53,37 @@ class Questions:
                 self._requires_grad(inner, env)
             elif isinstance(inner, cst.Call):
                 self._call(inner, env)
+                refuse_memory(inner, self.context)
+
+    def refuse_walked(self, node: cst.For, env: Env) -> None:
+        """A tensor that is walked row by row must not change meanwhile: the rows that
+        are still to come would be those of its old value."""
+        for source in walked(node.iter):
+            rows = self.heap.value(source, env)
+            if rows.kind not in (Kind.TENSOR, Kind.UNKNOWN):
+                continue
+            for statement in all_statements(statements(node.body)):
+                inside = self.heap.before.get(statement, env)
+                changed = mutated(statement) if small(statement) else ()
+                if any(
+                    inside.may_alias(self.heap.value(c, inside), rows) for c in changed
+                ):
+                    self.refuse(
+                        statement,
+                        f"mutates what may be walked row by row, `{code(source)}`",
+                        "walk its indices, and read each row where it is needed",
+                    )
+
+    def refuse_captured(self, node: cst.FunctionDef) -> None:
+        own = bound_names(node.body) | {p.name.value for p in node.params.params}
+        for inner in walk(node.body):
+            for name in mutated_roots(inner) if isinstance(inner, cst.Call) else ():
+                if name not in own:
+                    self.refuse(
+                        inner,
+                        f"a nested function mutates {name!r} of the function around it",
+                        "return the new value and assign it there",
+                    )
 
     def _requires_grad(self, node: cst.Attribute, env: Env) -> None:
         value = self.heap.value(node.value, env)
