@@ -34,6 +34,9 @@ Table = dict[str, Operation]
 _LINE = re.compile(
     r"(?P<where>\S+) \((?P<params>[^)]*)\)(?P<words>[^:]*(?::\w[^:]*)*): "
 )
+_FLAGS = frozenset(
+    "decides flag cuts picks own converts whole layout memory private".split()
+)
 _RESULTS = {
     "new": Result.NEW,
     "same": Result.SAME,
@@ -109,17 +112,7 @@ def _told(operation: Operation, name: str, word: str) -> Operation:
         return replace(operation, **{key: value})  # type: ignore[arg-type]
     if key == "random":
         return replace(operation, uses_rng=True)
-    if key in (
-        "decides",
-        "flag",
-        "cuts",
-        "picks",
-        "own",
-        "converts",
-        "whole",
-        "layout",
-        "memory",
-    ):
+    if key in _FLAGS:
         return replace(operation, **{key: True})  # type: ignore[arg-type]
     if key == "inplace":
         return operation

@@ -109,6 +109,8 @@ class Operation:
     """No derivative goes through its numbers: those only decide something."""
     flag: bool = False
     """Changes how autograd or memory treat a tensor, not its value."""
+    private: bool = False
+    """What it writes into nobody else may see: to them it would not have changed."""
     cuts: bool = False
     """The result has no gradient whatever its arguments have."""
     picks: bool = False

@@ -55,4 +55,5 @@ ops (x) setting: value
 ops (x) number: number is_positive is_below_one tracked
 ops (setting, off) number: is_used
 ops () meta: scalar_dtype
+method (input!, src) same each private functional=ops.copy: become_
 """

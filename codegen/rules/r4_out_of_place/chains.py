@@ -84,6 +84,15 @@ class ChainRule(MutationRule):
         if self._reads_itself(value, place, env):
             return self._link_by_link(node, value, env, kept)
         write = self.propagation(node, env)
+        if any(_is_private(link) for link in chain_links(value)):
+            seen_by = write.shown_to_others(place, root)
+            if seen_by is not None:
+                self.refuse(
+                    value,
+                    f"the memory of `{code(root)}` takes turns with a buffer's, and "
+                    f"`{seen_by}` may see it",
+                    f"assign the result to `{code(root)}`, without out=",
+                )
         # what is assigned anyway needs no rebinding of its own
         names = {e.value for e in extra if isinstance(e, cst.Name)}
         write.live = write.live - names
@@ -299,3 +308,8 @@ def _operands(link: cst.Call) -> list[cst.BaseExpression]:
     return promoting(
         operation, {n: x for n, x in bound.items() if n != first or receiver is None}
     )
+
+
+def _is_private(link: cst.Call) -> bool:
+    operation = optable.spelled(link)
+    return operation is not None and operation.private

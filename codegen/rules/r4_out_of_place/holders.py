@@ -114,6 +114,14 @@ class Holders:
             return True
         return any(True for _ in self._related(value))
 
+    def shown_to_others(self, value: Value, name: cst.BaseExpression) -> str | None:
+        """Who may see what is mutated, besides a variable."""
+        lost = self._out_of_reach(value)
+        others = (
+            code(held) for held, _, _ in self._related(value) if not same(held, name)
+        )
+        return lost if lost is not None else next(others, None)
+
     def shows_memory(self, parameter: Value) -> bool:
         """Whether anything that is still read may show a parameter's memory, and is not
         the parameter itself."""
