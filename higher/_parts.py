@@ -114,6 +114,8 @@ def write_through(base: Base, view: Tensor, new: Tensor) -> Base:
         return base
     if view.dtype != base.dtype and not (base.is_complex() or view.is_complex()):
         return base  # a cast: bits read as another dtype are refused where it compiles
+    if torch.strided is not base.layout or torch.strided is not view.layout:
+        return _of_sparse(base, view, new)
     if not _share_memory(base, view):
         return base
     if view.is_conj():
@@ -135,6 +137,23 @@ def write_through(base: Base, view: Tensor, new: Tensor) -> Base:
     # of what is overwritten through
     parts = new.to(base.dtype).expand_as(view).reshape(-1)[sources.clamp(min=0)]
     return torch.where(written, parts, base)
+
+
+def _of_sparse(base: Tensor, view: Tensor, new: Tensor) -> Tensor:
+    """The same where one of them is sparse: a view is its values, or itself."""
+    if view is base:
+        return new
+    if torch.sparse_coo is not base.layout or torch.strided is not view.layout:
+        return base
+    if not base.is_coalesced():
+        return base  # its values can't be asked for
+    values = base.values()
+    written = write_through(values, view, new)
+    if written is values:
+        return base
+    return torch.sparse_coo_tensor(
+        base.indices(), written, base.size(), is_coalesced=True
+    )
 
 
 def _of_complex(base: Tensor, view: Tensor, new: Tensor) -> Tensor:

@@ -10,7 +10,7 @@
     m = state.setdefault("m", x)          →   if "m" not in state: state["m"] = x
                                               m = state["m"]
     torch.max(a, dim=0, out=(x, indices)) →   values = torch.max(a, dim=0)
-                                              x.copy_(values[0])
+                                              torch.clone(values[0], out=x)
 
 The legacy constructors copy values without their gradient.
 """
@@ -25,6 +25,7 @@ import libcst as cst
 from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import Origins, walk
+from codegen.rules.r4_out_of_place.inplace import is_place
 from codegen.syntax import (
     TIGHT_EQUAL,
     Body,
@@ -181,7 +182,7 @@ def _several_outs(body: Sequence[Statement], taken: set[str], origins: Origins) 
             out = keyword(inner.value, "out")
         if inner is None:
             node = map_bodies(node, lambda part: _several_outs(part, taken, origins))
-        if not isinstance(out, cst.Tuple):
+        if not isinstance(out, (cst.Tuple, cst.List)):
             result.append(node)
             continue
         name = "values"
@@ -192,10 +193,10 @@ def _several_outs(body: Sequence[Statement], taken: set[str], origins: Origins) 
         args[-1] = args[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
         new = [assign([cst.Name(name)], call_.with_changes(args=args))]
         for place, element in enumerate(out.elements):
-            if not isinstance(element.value, cst.Call):
-                store = method(
-                    element.value, "copy_", [cst.Arg(expr(f"{name}[{place}]"))]
-                )
+            if is_place(element.value):
+                # not copied: one of another shape is resized
+                value = expr(f"{name}[{place}]")
+                store = call("torch.clone", value, out=element.value)
                 new.append(cst.SimpleStatementLine([cst.Expr(store)]))
         for part in new:
             origins.inherit(part, node)

@@ -12,12 +12,16 @@ from codegen.diagnostics import walk
 from codegen.ir.loops import Loop, Walk
 from codegen.optable import Result
 from codegen.rules.base import Example, Rule
+from codegen.rules.r4_out_of_place.inplace import chain_root
 from codegen.syntax import (
     Body,
     Statement,
     block,
     call,
+    code,
     dotted,
+    expr,
+    is_constant,
     is_name,
     parenthesize,
     statements,
@@ -51,6 +55,11 @@ class NoData(Rule):
         Example("values = grad._values()", "values = grad.values()"),
         Example("p.data = p.data - x", "p.data = p - x"),
         Example("size = p.shape"),
+        Example(
+            "d = p.data\nsame = d is p",
+            "d = p[...]\nsame = d is p",
+            "who asks what is one tensor gets another",
+        ),
     )
 
     def apply(self, body: Body) -> Body:
@@ -60,6 +69,12 @@ class NoData(Rule):
         self._swaps = any(
             isinstance(n, cst.AssignTarget) and _is_data(n.target) for n in nodes
         )
+        functions = self.context.sources().values()
+        asked = any(
+            map(_asks_identity, (*nodes, *(n for f in functions for n in walk(f))))
+        )
+        self._unasked = {part for n in nodes for part in _without_identity(n)}
+        self._asks_identity = asked
         self._computed = {part for n in nodes for part in _computed_with(n)}
         loops = [Loop.of(n) for n in nodes if isinstance(n, cst.For)]
         walks = [loop for loop in loops if loop.walk is Walk.PARAMETERS]
@@ -75,7 +90,7 @@ class NoData(Rule):
 
     def _replace(self, node: cst.CSTNode) -> cst.CSTNode | None:
         if _is_data(node) and not (self._swaps and self._is_kept(node)):
-            return parenthesize(cast(cst.Attribute, node).value)
+            return self._bare(node, cast(cst.Attribute, node).value)
         if not isinstance(node, cst.Call):
             return None
         if isinstance(node.func, cst.Attribute):
@@ -97,6 +112,15 @@ class NoData(Rule):
         own = not self._params or dotted(node.value) in self._params
         return own and node not in self._computed
 
+    def _bare(
+        self, node: cst.CSTNode, tensor: cst.BaseExpression
+    ) -> cst.BaseExpression:
+        """The tensor itself, or another one of its memory, where it matters which."""
+        tensor = parenthesize(tensor)
+        if not self._asks_identity or node in self._unasked:
+            return tensor
+        return expr(f"{code(tensor)}[...]")
+
     def _method(self, node: cst.Call, func: cst.Attribute) -> cst.CSTNode | None:
         method, receiver = func.attr.value, func.value
         if method in ("detach", "detach_", "requires_grad_") and len(node.args) <= 1:
@@ -105,7 +129,9 @@ class NoData(Rule):
             receiver = parenthesize(receiver)
             own = dotted(receiver) in self._params
             memory = self._swaps and own and method == "detach"
-            return cst.Attribute(receiver, cst.Name("data")) if memory else receiver
+            if memory:
+                return cst.Attribute(receiver, cst.Name("data"))
+            return self._bare(node, receiver) if method == "detach" else receiver
         if method == "item" and not node.args:
             return call("ops.value", receiver)
         if method in ("_values", "_indices") and not node.args:
@@ -161,6 +187,59 @@ def _computed_with(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
             operation.in_place or operation.result is Result.NEW
         ):
             yield node.func.value
+
+
+def _asks_identity(node: cst.CSTNode) -> bool:
+    """``x is y``, of what may be tensors."""
+    if not isinstance(node, cst.Comparison):
+        return False
+    sides = [node.left, *(c.comparator for c in node.comparisons)]
+    return any(
+        isinstance(c.operator, _IDENTITY) and not any(map(_is_no_tensor, pair))
+        for c, pair in zip(node.comparisons, zip(sides, sides[1:]))
+    )
+
+
+_IDENTITY = (cst.Is, cst.IsNot)
+
+
+def _is_no_tensor(node: cst.BaseExpression) -> bool:
+    if is_constant(node) or (dotted(node) or "").startswith("torch."):
+        return True
+    if isinstance(node, cst.Attribute):
+        return optable.is_metadata(node.attr.value)
+    return isinstance(node, cst.Call) and is_name(node.func, "type")
+
+
+def _without_identity(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """Operands of what gives the same of a tensor and of another one of its memory."""
+    if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation, cst.Subscript)):
+        yield from node.children
+    elif isinstance(node, cst.AssignTarget):
+        yield node.target
+    elif isinstance(node, cst.Attribute) and optable.is_metadata(node.attr.value):
+        yield node.value
+    elif isinstance(node, cst.Expr):
+        yield chain_root(node.value)
+        yield from _arguments(node.value)
+    elif isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        operation = optable.spelled(node)
+        if operation is not None and operation.result in _OTHERS:
+            yield node.func.value
+            yield from _arguments(node)
+
+
+_OTHERS = (Result.NEW, Result.VIEW, Result.VIEWS, Result.SEVERAL, Result.NUMBER)
+
+
+def _arguments(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """Those of a chain of calls whose value nobody keeps, or which is a new tensor."""
+    while isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        operation = optable.spelled(node)
+        if operation is None:
+            return
+        yield from (a.value for a in node.args)
+        node = node.func.value
 
 
 def _is_grad_mode(node: cst.BaseExpression) -> bool:

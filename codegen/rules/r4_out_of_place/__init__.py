@@ -64,6 +64,8 @@ _BINARY: dict[type[cst.BaseAugOp], type[cst.BaseBinaryOp]] = {
     cst.BitAndAssign: cst.BitAnd,
     cst.BitOrAssign: cst.BitOr,
     cst.BitXorAssign: cst.BitXor,
+    cst.LeftShiftAssign: cst.LeftShift,
+    cst.RightShiftAssign: cst.RightShift,
 }
 
 
@@ -141,7 +143,8 @@ class OutOfPlace(ChainRule):
             self.context.raise_if_refused()
             self.exact = True
             new = self._bound_first(self._block(body))
-        return self._distinct_copies(new) if self.asked_identity else new
+        asked_identity = self.asked_identity or self.questions.asked_identity
+        return self._distinct_copies(new) if asked_identity else new
 
     def _distinct_copies(self, body: Body) -> Body:
         """``x.copy_(y)`` leaves two tensors; where ``is`` is asked they must not be one."""

@@ -32,6 +32,8 @@ Refuse = Callable[[cst.CSTNode, str, str], None]
 
 _MODES = ("torch.is_grad_enabled", "torch.is_inference_mode_enabled")
 _TENSORS = (Kind.TENSOR, Kind.UNKNOWN)
+_MAY_BE_TENSORS = (*_TENSORS, Kind.SEQUENCE)
+_BY_IDENTITY = (cst.Is, cst.IsNot, cst.In, cst.NotIn)
 
 
 class Questions:
@@ -43,6 +45,7 @@ class Questions:
         self.context = context
         self.heap = heap
         self.refuse = refuse
+        self.asked_identity = False
         self.written = {
             n for s in order if small(s) is not None for n in mutated_roots(s)
         }
@@ -51,6 +54,8 @@ class Questions:
         for inner in walk(node):
             if isinstance(inner, cst.Attribute) and inner.attr.value == "requires_grad":
                 self._requires_grad(inner, env)
+            elif isinstance(inner, cst.Comparison):
+                self._identity(inner, env)
             elif isinstance(inner, cst.Call):
                 self._call(inner, env)
                 refuse_memory(inner, self.context)
@@ -95,6 +100,13 @@ class Questions:
                 "differentiable step",
                 "leave it out: in the original, nothing that a step computes does",
             )
+
+    def _identity(self, node: cst.Comparison, env: Env) -> None:
+        operators = [c.operator for c in node.comparisons]
+        sides = [node.left, *(c.comparator for c in node.comparisons)]
+        if any(isinstance(o, _BY_IDENTITY) for o in operators):
+            kinds = [self.heap.value(s, env).kind for s in sides]
+            self.asked_identity |= sum(k in _MAY_BE_TENSORS for k in kinds) > 1
 
     def _call(self, node: cst.Call, env: Env) -> None:
         name, args = self.context.full_name(node.func), positional(node)

@@ -76,6 +76,7 @@ class Temporaries(cst.CSTTransformer):
     def leave_Call(
         self, original_node: cst.Call, updated_node: cst.Call
     ) -> cst.BaseExpression:
+        self.rule.context.origins.inherit(updated_node, original_node)
         out = keyword(updated_node, "out")
         if out is not None and not is_place(out):
             return self._into_new(original_node, updated_node, out)

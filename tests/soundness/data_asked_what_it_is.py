@@ -1,0 +1,27 @@
+import torch
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1, beta=0.9):
+        super().__init__(params, dict(lr=lr, beta=beta))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            lr, beta = group["lr"], group["beta"]
+            params = group["params"]
+            for p in params:
+                if p.grad is None:
+                    continue
+                d = p.data
+                d.sub_(p.grad, alpha=lr)
+                if d is p.data:
+                    d.mul_(beta)
+                if p is d:
+                    d.mul_(beta)
+        return loss
