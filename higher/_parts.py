@@ -22,7 +22,7 @@ def setitem(input: Tensor, index: Any, value: Scalar) -> Tensor:
             value = value.to(dtype=input.dtype, device=input.device)
         mask = index.reshape(index.shape + (1,) * (input.dim() - index.dim()))
         if not isinstance(value, Tensor):
-            return input.masked_fill(mask, value)
+            return laid_out(input, input.masked_fill(mask, value))
         return laid_out(input, torch.where(mask, value, input))
     if _may_repeat(index):
         return _set_items(input, index, value)
@@ -45,7 +45,7 @@ def _set_items(input: Tensor, index: Any, value: Scalar) -> Tensor:
     count = shape.numel()
     sources[index] = torch.arange(count, device=input.device).view(shape)
     if not isinstance(value, Tensor):
-        return input.masked_fill(sources >= 0, value)
+        return laid_out(input, input.masked_fill(sources >= 0, value))
     parts = value.to(input).expand(shape).reshape(-1)
     if count == 0:
         return input.clone()

@@ -298,6 +298,28 @@ def test_elementwise_operations_treat_each_element_by_itself() -> None:
 _LINE = torch.tensor([0.5, -0.25, 0.75, 1.5, -2.0, 3.0])
 
 
+def test_what_is_computed_of_a_transposed_tensor_is_transposed() -> None:
+    """Element by element, but for what the table calls contiguous."""
+    wrong, ran = [], 0
+    for operation in optable.TABLE.values():
+        if not operation.elementwise or not operation.in_place:
+            continue
+        plain = _variant(operation)
+        for args in _arguments(operation) if plain is not None else ():
+            if not isinstance(args[0], Tensor) or args[0].dim() != 2:
+                continue
+            args[0] = args[0].T.clone()
+            try:
+                result = plain(*args)
+            except _REFUSALS:
+                continue
+            ran += 1
+            if (result.stride() == args[0].stride()) is operation.contiguous:
+                wrong.append(f"{operation.name}{_shown(args)}")
+    assert not wrong, "\n".join(wrong)
+    assert ran > 100
+
+
 def _elements(operation: Operation) -> Iterator[list[Any]]:
     plain = [p for p in operation.parameters if not p.keyword_only]
     for count, line in itertools.product(

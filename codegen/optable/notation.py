@@ -16,7 +16,7 @@ Words: a result (``new``, if nothing is said; ``view:HOW``, ``maybe:HOW``, ``sam
 ``items``, ``one_of``, ``meta``, ``nothing``), with ``of:N`` for another parameter than the first;
 ``each`` and ``mask`` (elementwise), ``inplace``, ``random``, ``decides``, ``flag``,
 ``cuts``, ``picks``, ``own``, ``converts``, ``whole``,
-``layout``, ``memory``; ``ops`` or ``ops=NAME`` (twin), ``stable`` or ``stable=NAME``,
+``layout``, ``memory``, ``contiguous``; ``ops`` or ``ops=NAME`` (twin), ``stable`` or ``stable=NAME``,
 ``functional=NAME``; ``means=METHOD`` or ``means=METHOD:ARGUMENT``.
 """
 
@@ -35,7 +35,7 @@ _LINE = re.compile(
     r"(?P<where>\S+) \((?P<params>[^)]*)\)(?P<words>[^:]*(?::\w[^:]*)*): "
 )
 _FLAGS = frozenset(
-    "decides flag cuts picks own converts whole layout memory private".split()
+    "decides flag cuts picks own converts whole layout memory contiguous private".split()
 )
 _RESULTS = {
     "new": Result.NEW,

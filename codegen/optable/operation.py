@@ -123,6 +123,8 @@ class Operation:
     """What it returns, or whether it raises, depends on strides."""
     memory: bool = False
     """It depends on where in memory its argument lies."""
+    contiguous: bool = False
+    """The result is contiguous, also where what it is computed of is transposed."""
     whole: bool = False
     """The result is of integers or booleans, whatever the arguments are of."""
     several_if: str | None = None

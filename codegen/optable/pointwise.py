@@ -54,11 +54,11 @@ torch,method (input, min&) each inplace ops=clamp: clamp_min
 torch,method (input, max&) each inplace ops=clamp: clamp_max
 torch,method (input, nan#, posinf#, neginf#) each inplace ops picks: nan_to_num
 torch,method (input, eps#) each inplace: logit
-torch,method (input, mask, value) each inplace: masked_fill
+torch,method (input, mask, value) each inplace contiguous: masked_fill
 torch (input, value) each: fill
 torch (n, input) each: polygamma
 method (input, n) each inplace: polygamma
-torch,method (input, p) each inplace: mvlgamma
+torch,method (input, p) each inplace contiguous: mvlgamma
 torch (condition, input~, other~) each ops picks several_unless=other: where
 method (input, condition, other~) each picks: where
 torch (input, alpha#) each inplace ops: celu

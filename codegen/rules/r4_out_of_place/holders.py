@@ -293,17 +293,8 @@ class Holders:
         """Whether this very part, or one of it, is."""
         return self.links_left or any(
             self.env.may_alias(value, later)
-            and any(self._may_be_in(p, value.places) for p in later.places)
+            and any(_may_be_in(p, value.places) for p in later.places)
             for later in self.scope.mutated_later
-        )
-
-    def _may_be_in(self, part: Place, places: frozenset[Place]) -> bool:
-        """Whether a place may be one of these, or a part of one."""
-        return any(
-            part.obj != whole.obj
-            or not all(v.known for v in (*part.views, *whole.views))
-            or part.views[: len(whole.views)] == whole.views
-            for whole in places
         )
 
     def _shown_elsewhere(self, value: Value, place: Place) -> bool:
@@ -347,6 +338,16 @@ class Holders:
             f"mutates a tensor that `{shown}` may share memory with",
             "clone it first, or assign the result back",
         )
+
+
+def _may_be_in(part: Place, places: frozenset[Place]) -> bool:
+    """Whether a place may be one of these, or a part of one."""
+    return any(
+        part.obj != whole.obj
+        or not all(v.known for v in (*part.views, *whole.views))
+        or part.views[: len(whole.views)] == whole.views
+        for whole in places
+    )
 
 
 def _is_gradient_elsewhere(obj: str) -> bool:

@@ -70,6 +70,11 @@ def refuse_memory(node: cst.Call, context: Context) -> None:
             return
 
 
+def _keeps(operation: Operation | None) -> bool:
+    """Whether what is computed of a dense tensor first has its strides."""
+    return operation is not None and operation.elementwise and not operation.contiguous
+
+
 def laid_out(
     root: cst.BaseExpression,
     new: cst.BaseExpression,
@@ -83,7 +88,7 @@ def laid_out(
     """
     if isinstance(new, cst.Call) and dotted(new.func) == "ops.copy":
         return new
-    each = [(o := optable.spelled(c)) is not None and o.elementwise for c in links]
+    each = [_keeps(optable.spelled(c)) for c in links]
     out = any(a.keyword and a.keyword.value == "out" for c in links for a in c.args)
     if not exact and not out and all(each):
         return new
