@@ -317,7 +317,7 @@ class OutOfPlace(ChainRule):
         write = self.propagation(node, env)
         if (
             not self.asked
-            and not write.is_shown(given)
+            and write.seen_by(given) is None
             and not write.shows_memory(held)
         ):
             copy = method(target.value, "copy_", [cst.Arg(value)])

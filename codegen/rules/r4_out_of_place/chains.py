@@ -85,7 +85,7 @@ class ChainRule(MutationRule):
             return self._link_by_link(node, value, env, kept)
         write = self.propagation(node, env)
         if any(_is_private(link) for link in chain_links(value)):
-            seen_by = write.shown_to_others(place, root)
+            seen_by = write.seen_by(place, root)
             if seen_by is not None:
                 self.refuse(
                     value,

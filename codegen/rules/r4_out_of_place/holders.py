@@ -108,18 +108,14 @@ class Holders:
                     return slot.container
         return None
 
-    def is_shown(self, value: Value) -> bool:
-        """Whether anything that is still read may be, or show, what ``value`` denotes."""
-        if not value.places or self._out_of_reach(value) is not None:
-            return True
-        return any(True for _ in self._related(value))
-
-    def shown_to_others(self, value: Value, name: cst.BaseExpression) -> str | None:
-        """Who may see what is mutated, besides a variable."""
+    def seen_by(
+        self, value: Value, beside: cst.BaseExpression | None = None
+    ) -> str | None:
+        """Who is still read, and may be or show what ``value`` denotes, ``beside`` a
+        variable."""
         lost = self._out_of_reach(value)
-        others = (
-            code(held) for held, _, _ in self._related(value) if not same(held, name)
-        )
+        held = (holder for holder, _, _ in self._related(value))
+        others = (code(h) for h in held if beside is None or not same(h, beside))
         return lost if lost is not None else next(others, None)
 
     def shows_memory(self, parameter: Value) -> bool:
