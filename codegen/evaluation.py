@@ -10,7 +10,7 @@ gets a variable, where it is more than the name of a thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import libcst as cst
@@ -18,7 +18,16 @@ import libcst as cst
 from codegen.bindings import lazy_parts
 from codegen.context import Context
 from codegen.diagnostics import children, walk
-from codegen.syntax import Statement, assign, code, is_constant, is_name, map_parts
+from codegen.syntax import (
+    Statement,
+    assign,
+    code,
+    is_constant,
+    is_name,
+    map_parts,
+    read_names,
+    target_names,
+)
 
 
 class Evaluation:
@@ -63,8 +72,10 @@ class Evaluation:
         new: dict[cst.CSTNode, cst.BaseExpression] = {}
         for number, operand in enumerate(operands):
             part = self.visit(operand)
-            if moving and number < moving[-1] and not self.is_steady(part):
-                part = self._kept(part)
+            if moving and number < moving[-1]:
+                later = _walrus_names(operands[number + 1 :])
+                if not self.is_steady(part) or later & read_names(part):
+                    part = self._kept(part)
             if part is not operand:
                 new[operand] = part
         updated = cast(cst.BaseExpression, _replaced(node, new))
@@ -91,6 +102,14 @@ class Evaluation:
         self.context.origins.inherit(bind, node)
         self.prelude.append(bind)
         return name.deep_clone()
+
+
+def _walrus_names(nodes: Iterable[cst.CSTNode]) -> set[str]:
+    """Names that are bound while these are evaluated."""
+    inner = (n for node in nodes for n in walk(node))
+    return {
+        n for w in inner if isinstance(w, cst.NamedExpr) for n in target_names(w.target)
+    }
 
 
 def _operands(node: cst.CSTNode) -> Iterator[cst.BaseExpression]:

@@ -9,6 +9,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.analysis.copies import is_copy_wherever_read
 from codegen.context import Context
 from codegen.diagnostics import Origins
 from codegen.analysis.liveness import Liveness, liveness
@@ -287,6 +288,8 @@ def _propagate_copies(body: Body, origins: Origins) -> Body:
         if not isinstance(pair[1], cst.Name) or pair[1].value not in bindings:
             continue
         if bindings[pair[0].value] == 1 and bindings[pair[1].value] == 1:
+            if not is_copy_wherever_read(body, pair[0].value, pair[1].value):
+                continue
             copy = {pair[0].value: cst.Name(pair[1].value)}
             return tuple(cast(Statement, substitute(s, copy, origins)) for s in body)
     return body

@@ -262,7 +262,7 @@ def _result(body: Body, frame: Frame) -> Known:
     for node in body:
         inner = small(node)
         if isinstance(node, cst.If):
-            test = truth(fold(node.test, frame))
+            test = truth(fold(node.test, frame, asked=True))
             if test is None:
                 return NOT_KNOWN
             chosen = statements(node.body) if test else orelse_statements(node)
@@ -278,6 +278,10 @@ def _result(body: Body, frame: Frame) -> Known:
     return NOT_KNOWN
 
 
-def fold(node: cst.CSTNodeT, frame: Frame) -> cst.CSTNodeT:
-    """``node`` with everything known replaced by its value."""
-    return cast(cst.CSTNodeT, node.visit(Folder(frame)))
+def fold(node: cst.CSTNodeT, frame: Frame, asked: bool = False) -> cst.CSTNodeT:
+    """``node`` with everything known replaced by its value; of one that is ``asked``
+    nothing but its truth matters."""
+    folder = Folder(frame)
+    if asked and isinstance(node, cst.BaseExpression):
+        folder.ask(node)
+    return cast(cst.CSTNodeT, node.visit(folder))

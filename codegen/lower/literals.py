@@ -45,6 +45,30 @@ class OperatorFolder(Rewriter):
     def __init__(self, frame: Frame) -> None:
         super().__init__(frame.context.origins)
         self.frame = frame
+        self.asked: set[cst.CSTNode] = set()
+
+    def visit_If(self, node: cst.If) -> None:
+        self.ask(node.test)
+
+    def visit_While(self, node: cst.While) -> None:
+        self.ask(node.test)
+
+    def visit_IfExp(self, node: cst.IfExp) -> None:
+        self.ask(node.test)
+
+    def visit_CompIf(self, node: cst.CompIf) -> None:
+        self.ask(node.test)
+
+    def visit_UnaryOperation(self, node: cst.UnaryOperation) -> None:
+        if isinstance(node.operator, cst.Not):
+            self.ask(node.expression)
+
+    def ask(self, node: cst.BaseExpression) -> None:
+        """Of this expression nothing but its truth matters."""
+        self.asked.add(node)
+        if isinstance(node, cst.BooleanOperation):
+            self.ask(node.left)
+            self.ask(node.right)
 
     def leave_UnaryOperation(
         self, original_node: cst.UnaryOperation, updated_node: cst.UnaryOperation
@@ -69,10 +93,11 @@ class OperatorFolder(Rewriter):
             if dotted(left) == "self.param_groups":
                 return left  # if it is empty, too
         other = truth(right)
-        if other is not None and other == conjunction:
+        asked = original_node in self.asked
+        if other is not None and other == conjunction and (asked or _is_bool(left)):
             return left
-        if other is not None and _is_test(left) and pure(left):
-            return right
+        if other is not None and (asked or _is_bool(left)) and pure(left):
+            return right if other != conjunction else updated_node
         return updated_node
 
     def leave_Comparison(
@@ -125,5 +150,16 @@ def _other_way(node: cst.CSTNode) -> cst.Comparison | None:
     return node.with_changes(comparisons=[target.with_changes(operator=turned())])
 
 
-def _is_test(node: cst.CSTNode) -> bool:
-    return isinstance(node, (cst.Comparison, cst.UnaryOperation, cst.BooleanOperation))
+def _is_bool(node: cst.CSTNode) -> bool:
+    """Whether an expression surely yields True or False: no comparison by value, which
+    tensors answer element by element."""
+    if isinstance(node, cst.UnaryOperation):
+        return isinstance(node.operator, cst.Not)
+    if isinstance(node, cst.BooleanOperation):
+        return _is_bool(node.left) and _is_bool(node.right)
+    if isinstance(node, cst.Comparison):
+        operators = [c.operator for c in node.comparisons]
+        return all(
+            isinstance(o, (cst.Is, cst.IsNot, cst.In, cst.NotIn)) for o in operators
+        )
+    return isinstance(node, cst.Call) and is_name(node.func, "isinstance")

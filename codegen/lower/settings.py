@@ -6,11 +6,15 @@ from typing import cast
 
 import libcst as cst
 
+from codegen import optable
 from codegen.context import Context
+from codegen.diagnostics import walk
 from codegen.syntax import (
     Body,
     Statement,
+    code,
     dotted,
+    is_name,
     replace_nodes,
     string_key,
     target_names,
@@ -21,11 +25,36 @@ DEFAULTS = "self.defaults"
 
 def defaults_by_group(body: Body, context: Context) -> Body:
     """``self.defaults["k"]`` → ``group["k"]`` in a loop over the groups, where an
-    override may tell each group its own."""
-    return tuple(_by_group(s, context) for s in body)
+    override may tell each group its own, and the step doesn't."""
+    stored = _stored_keys(body)
+    return tuple(_by_group(s, stored, context) for s in body)
 
 
-def _by_group(node: Statement, context: Context) -> Statement:
+def _stored_keys(body: Body) -> set[str | None]:
+    """Keys under which a step stores in groups; None for one that isn't constant."""
+    found: set[str | None] = set()
+    for node in (n for s in body for n in walk(s)):
+        if isinstance(node, (cst.AssignTarget, cst.AugAssign, cst.AnnAssign)):
+            target = node.target
+            if isinstance(target, cst.Subscript) and not _is_state(target.value):
+                found.add(string_key(target))
+        elif isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+            operation = optable.container_method(node.func.attr.value)
+            writes = operation is not None and operation.in_place
+            if writes and is_name(node.func.value, "group"):
+                key = node.args[0].value if node.args else None
+                text = (
+                    key.evaluated_value if isinstance(key, cst.SimpleString) else None
+                )
+                found.add(None if text is None else str(text))
+    return found
+
+
+def _is_state(node: cst.BaseExpression) -> bool:
+    return (dotted(node) or code(node)).startswith(("state", "self.state"))
+
+
+def _by_group(node: Statement, stored: set[str | None], context: Context) -> Statement:
     if not isinstance(node, cst.For) or "group" not in target_names(node.target):
         return node
 
@@ -35,6 +64,13 @@ def _by_group(node: Statement, context: Context) -> Statement:
         key = string_key(inner)
         if key is None:
             return None
+        if {key, None} & stored:
+            context.refuse(
+                "lower",
+                inner,
+                f"the constructor's {key!r} is read, and the step changes a group's",
+                f'read group["{key}"] before it is changed',
+            )
         context.constructor_settings.add(key)
         return inner.with_changes(value=cst.Name("group"))
 

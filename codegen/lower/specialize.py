@@ -171,7 +171,7 @@ class Specializer:
 
     def _if(self, node: cst.If, frame: Frame, live: Liveness) -> list[Statement]:
         before, test = self._call_first(node.test, node, frame, live)
-        test = fold(test, frame)
+        test = fold(test, frame, asked=True)
         value = truth(test)
         orelse = orelse_statements(node)
         if value is not None:

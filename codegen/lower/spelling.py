@@ -305,7 +305,9 @@ class _Spelling:
         """A chain of ``if``; None where a pattern takes things apart."""
         subject = node.subject
         prelude: list[Statement] = []
-        if not isinstance(subject, cst.Name):
+        guards = [c.guard for c in node.cases if c.guard is not None]
+        rebound = set().union(*map(bound_names, guards), set())
+        if not isinstance(subject, cst.Name) or subject.value in rebound:
             name = cst.Name(self.context.fresh("matched"))
             prelude = [assign([name], subject)]
             subject = name

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from typing import cast
 
 import libcst as cst
 
+from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.syntax import (
@@ -88,10 +90,37 @@ def _may_read(value: cst.BaseExpression, target: cst.BaseExpression) -> bool:
     """Whether ``value`` may read what was stored in ``target``, an item or attribute."""
     if isinstance(target, cst.Name):
         return False
+    if isinstance(target, (cst.Tuple, cst.List)):
+        return any(_may_read(value, e.value) for e in target.elements)
     key = string_key(target)
-    if key is not None:
-        return any(string_key(n) == key for n in walk(value))
-    return bool(read_names(target) & read_names(value))
+    if key is None:
+        # of a tensor, or of whatever has another name as well
+        return not (is_constant(value) or is_name(value))
+    return any(_reads_slot(n, key) for n in walk(value))
+
+
+def _reads_slot(node: cst.CSTNode, key: str) -> bool:
+    """Whether evaluating ``node`` itself may look into a dict under a key: operations
+    on tensors and numbers don't."""
+    if isinstance(node, cst.Call):
+        if dotted(node.func) in _BUILTIN:
+            return not all(isinstance(a.value, _NUMBERS) for a in node.args)
+        return optable.spelled(node) is None
+    if isinstance(node, cst.Subscript):
+        return string_key(node) in (key, None)
+    if isinstance(node, (cst.IfExp, cst.BooleanOperation, cst.BaseComp)):
+        return True  # a dict may be asked whether it is empty, or be walked
+    if isinstance(node, cst.UnaryOperation):
+        return isinstance(node.operator, cst.Not)
+    if isinstance(node, cst.Comparison):
+        return any(
+            isinstance(c.operator, (cst.In, cst.NotIn)) for c in node.comparisons
+        )
+    return isinstance(node, (cst.FormattedString, cst.Lambda, cst.Await, cst.Yield))
+
+
+_BUILTIN = frozenset(dir(builtins))
+_NUMBERS = (cst.Integer, cst.Float)
 
 
 def _unstarred(target: cst.Tuple, value: cst.Tuple) -> tuple[cst.Tuple, cst.Tuple]:

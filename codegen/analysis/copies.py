@@ -1,0 +1,67 @@
+"""Whether a copy of a variable is still that variable wherever it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import and_
+
+import libcst as cst
+
+from codegen.analysis.summaries import evaluated_at
+from codegen.diagnostics import walk
+from codegen.ir.cfg import Edge, Node, control_flow
+from codegen.ir.solve import forward
+from codegen.syntax import (
+    assignment,
+    bound_names,
+    free_names,
+    is_name,
+    read_names,
+    target_names,
+)
+
+
+def is_copy_wherever_read(body: Sequence[cst.CSTNode], name: str, source: str) -> bool:
+    """Whether ``name = source`` has been run since either was bound, on every way to
+    each statement that reads ``name``."""
+
+    def transfer(node: Node, edge: Edge, holds: bool) -> bool:
+        statement = node.statement
+        if statement is None:
+            return holds
+        pair = assignment(statement)
+        if pair is not None and is_name(pair[0], name) and is_name(pair[1], source):
+            return edge is not Edge.RAISED
+        return holds and not _bound_at(statement) & {name, source}
+
+    graph = control_flow(body)
+    before = forward(graph, False, transfer, and_)
+    for node, holds in before.items():
+        statement = node.statement
+        if isinstance(statement, cst.FunctionDef):
+            if {name, source} & {*free_names(statement)}:
+                return False  # it reads them when it is called
+        elif statement is not None:
+            head = evaluated_at(statement) or cst.Pass()
+            if name in read_names(head) and not holds:
+                return False
+            later = (
+                n for n in walk(head) if isinstance(n, (cst.Lambda, cst.GeneratorExp))
+            )
+            if any({name, source} & read_names(n) for n in later):
+                return False
+    return True
+
+
+def _bound_at(statement: cst.CSTNode) -> set[str]:
+    """Names that a statement binds, and not those inside of it."""
+    found = bound_names(evaluated_at(statement) or cst.Pass())
+    if isinstance(statement, cst.For):
+        found = found | {*target_names(statement.target)}
+    if isinstance(statement, cst.With):
+        found = found.union(*(bound_names(i) for i in statement.items))
+    if isinstance(statement, cst.ExceptHandler) and statement.name is not None:
+        found = found | bound_names(statement.name)
+    if isinstance(statement, cst.FunctionDef):
+        found = found | {statement.name.value}
+    return found
