@@ -43,7 +43,8 @@ class Context:
     that variables of ours stand for, ``kept_tensors`` keys under which the step itself
     stores what may be one, ``asked_settings`` whether a setting was asked if it is one. ``arguments_are_local`` says
     that nobody outside holds the annotated arguments (in examples). ``converts`` says whether the
-    step converts to short floats, ``copies`` that these are taken for copies.
+    step converts to short floats, ``copies`` that these are taken for copies. ``asked_strides`` and ``asked_identity`` are what the step asks of
+    tensors, which the functions that it calls have to keep.
     """
 
     origins: Origins = field(default_factory=Origins)
@@ -70,6 +71,8 @@ class Context:
     arguments_are_local: bool = False
     converts: bool = False
     copies: bool = False
+    asked_strides: int = 0
+    asked_identity: bool = False
 
     def dtypes_of(self, heap: Heap) -> Dtypes:
         """Those of a body's heap; what a snippet doesn't bind is as its parameters are."""

@@ -133,7 +133,8 @@ class OutOfPlace(ChainRule):
         self.dtypes = self.context.dtypes_of(self.places)
         self.live: Liveness = liveness(body)
         self.asked_unbound = {}
-        self.asked = asked([*body, *self.context.sources().values()], self.context)
+        found = asked([*body, *self.context.sources().values()], self.context)
+        self.asked = Asked(max(found, self.context.asked_strides))
         before = len(self.context.changes)
         self.exact = self.asked is Asked.STRIDES
         new = self._bound_first(self._block(body))
@@ -142,8 +143,11 @@ class OutOfPlace(ChainRule):
             del self.context.changes[before:]
             self.context.raise_if_refused()
             self.exact = True
+            self.asked = Asked.STRIDES
             new = self._bound_first(self._block(body))
-        asked_identity = self.asked_identity or self.questions.asked_identity
+        self.context.asked_strides = self.asked
+        self.context.asked_identity |= self.questions.asked_identity
+        asked_identity = self.asked_identity or self.context.asked_identity
         return self._distinct_copies(new) if asked_identity else new
 
     def _distinct_copies(self, body: Body) -> Body:
