@@ -10,6 +10,7 @@ from typing import TypeAlias
 import libcst as cst
 
 from codegen.context import Context
+from codegen.diagnostics import walk
 from codegen.lower.blocks import WHOLE
 from codegen.syntax import (
     Body,
@@ -114,6 +115,13 @@ class Frame:
         self.lists.discard(name)
         for text in [t for t in self.kinds if re.match(rf"{name}\b", t)]:
             del self.kinds[text]
+
+    def forget_named(self, node: cst.CSTNode) -> None:
+        """Names that an expression binds, perhaps before it reads them."""
+        for part in walk(node):
+            if isinstance(part, cst.NamedExpr):
+                for name in target_names(part.target):
+                    self.forget(name)
 
     def forget_paths(self) -> None:
         """Attributes and items of things may have been set."""

@@ -16,6 +16,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.analysis.liveness import NONE, Liveness, liveness
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.lower.blocks import group_loop_target
@@ -25,6 +26,7 @@ from codegen.syntax import (
     Statement,
     assign,
     assignment,
+    bound_names,
     code,
     is_name,
     map_bodies,
@@ -41,12 +43,19 @@ from codegen.syntax import (
 
 def gathered(body: Body, context: Context) -> Body:
     """Such lists made at once, where the loop that fills them does nothing else."""
+    return _gathered(body, liveness(body), context)
+
+
+def _gathered(body: Body, live: Liveness, context: Context) -> Body:
     result: list[Statement] = []
     for number, node in enumerate(body):
+        needed = live.after.get(node, NONE)
         if small(node) is None:
-            node = map_bodies(node, lambda b: gathered(b, context))
+            node = map_bodies(node, lambda b: _gathered(b, live, context))
         filling = _Filling(node, context)
         found = filling.found()
+        if needed & (bound_names(node) - found.keys()):
+            found = {}  # a comprehension leaves no variables behind
         places = {name: _begun(name, result) for name in found}
         later = body[number + 1 :]
         if not found or None in places.values() or any(_changed(later, found)):

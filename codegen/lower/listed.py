@@ -10,6 +10,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.analysis.liveness import upward_exposed
 from codegen.diagnostics import Origins, walk
 from codegen.lower.families import Family, lasts
 from codegen.lower.forms import as_list, called, item_of, repeated
@@ -24,8 +25,10 @@ from codegen.syntax import (
     expr,
     read_names,
     replace_nodes,
+    small,
     statements,
     string_key,
+    sub_bodies,
     target_names,
 )
 
@@ -257,7 +260,9 @@ class KnownLists:
 
 
 def _first_item(body: Body) -> str:
-    """The name of a parameter where a group's are walked first."""
+    """The name of a parameter where a group's are walked first, if nothing else that
+    these statements bind or are handed goes by it."""
+    others = upward_exposed(body) | _assigned(body)
     for node in (n for s in body for n in walk(s)):
         if isinstance(node, (cst.For, cst.CompFor)):
             source, target = node.iter, cast(cst.BaseExpression, node.target)
@@ -265,8 +270,25 @@ def _first_item(body: Body) -> str:
                 source = cast(cst.Call, source).args[0].value
                 target = target.elements[1].value
             if string_key(source) == "params" and isinstance(target, cst.Name):
-                return target.value
-    return "p"
+                if target.value not in others:
+                    return target.value
+    item = "p"
+    while item in others:
+        item += "_"
+    return item
+
+
+def _assigned(body: Body) -> set[str]:
+    """Names that statements bind, but for those that are a loop's item around them."""
+    names: set[str] = set()
+    for node in body:
+        if small(node) is not None:
+            names |= bound_names(node)
+        for part in sub_bodies(node):
+            inner = _assigned(statements(part))
+            own = target_names(node.target) if isinstance(node, cst.For) else ()
+            names |= inner - {*own}
+    return names
 
 
 def _only_walked(body: Body) -> set[str]:

@@ -70,6 +70,11 @@ class OperatorFolder(Rewriter):
             self.ask(node.left)
             self.ask(node.right)
 
+    def leave_NamedExpr(
+        self, original_node: cst.NamedExpr, updated_node: cst.NamedExpr
+    ) -> cst.NamedExpr:
+        return updated_node.with_changes(target=original_node.target)
+
     def leave_UnaryOperation(
         self, original_node: cst.UnaryOperation, updated_node: cst.UnaryOperation
     ) -> cst.BaseExpression:

@@ -71,6 +71,7 @@ class Producer:
         self.dependence = dependence
         self.loop = cast(cst.For, body[number])
         self.item = item_of_walk(self.loop)
+        self.taken = bound_names(block(body)) | read_names(block(body))
         self.fills: dict[str, Fill] = {}
 
     def collect_fills(
@@ -201,7 +202,7 @@ class Producer:
 
     def variable_for(self, name: str, body: list[Statement]) -> None:
         if self.fills[name].variable is None:
-            taken = bound_names(self.loop) | set().union(*map(bound_names, body))
+            taken = self.taken | set().union(*map(bound_names, body))
             variable = singular(name)
             while variable in taken:
                 variable += "_"

@@ -327,22 +327,21 @@ class Specializer:
         own = {p.name.value for p in all_params(node.params)} | bound_names(node.body)
         inner.local |= own
         inner.kinds.clear()
-        for name in own:
-            inner.forget(name)
+        for known_name in own | free_names(node):
+            inner.forget(known_name)  # variables around it are read when it is called
         body = statements(without_docstring(node.body))
         new = self.block(body, inner, liveness(body))
         result = node.with_changes(body=block(new))
-        frame.constants.pop(node.name.value, None)
+        name = node.name.value
+        frame.constants.pop(name, None)
         if self._reaches_out(result):
-            name = node.name.value
-            whole = Definition(frame.module, f"{NESTED}{name}", node)
-            frame.constants[name] = whole
+            frame.constants[name] = Definition(frame.module, f"{NESTED}{name}", node)
         return [result]
 
     def _reaches_out(self, node: cst.FunctionDef) -> bool:
         """Whether a nested function changes its arguments, or the variables around it."""
-        params = {p.name.value for p in all_params(node.params)}
-        return may_mutate(node, params | free_names(node))
+        names = {p.name.value for p in all_params(node.params)} | free_names(node)
+        return may_mutate(node, names)
 
     # --- simple statements --------------------------------------------------
 
@@ -422,6 +421,7 @@ class Specializer:
 
     def _folded(self, node: cst.CSTNodeT, frame: Frame) -> cst.CSTNodeT:
         """What is known folded; what is read of the optimizer itself made plain."""
+        frame.forget_named(node)
         node = self.own.read_properties(node, frame)
         node = self.own.ask_attributes(fold(node, frame))
         return self.own.name_methods(node, frame)

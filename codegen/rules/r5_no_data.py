@@ -66,9 +66,12 @@ class NoData(Rule):
         body = tuple(self._unwrap(body))
         nodes = [n for s in body for n in walk(s)]
         # whoever shares a parameter's memory keeps it when the parameter gets another
-        self._swaps = any(
-            isinstance(n, cst.AssignTarget) and _is_data(n.target) for n in nodes
-        )
+        self._stored = {
+            n.target
+            for n in nodes
+            if isinstance(n, cst.AssignTarget) and _is_data(n.target)
+        }
+        self._swaps = bool(self._stored)
         functions = self.context.sources().values()
         asked = any(
             map(_asks_identity, (*nodes, *(n for f in functions for n in walk(f))))
@@ -107,8 +110,10 @@ class NoData(Rule):
         return own and name in ("torch.nn.Parameter", "torch.nn.parameter.Parameter")
 
     def _is_kept(self, node: cst.CSTNode) -> bool:
-        """Whether it is a parameter's own memory, and may be held."""
+        """Whether it is given memory, or is a parameter's own and may be held."""
         assert isinstance(node, cst.Attribute)
+        if node in self._stored:
+            return True
         own = not self._params or dotted(node.value) in self._params
         return own and node not in self._computed
 
