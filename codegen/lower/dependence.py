@@ -14,14 +14,17 @@ What isn't known, calls above all, reads and writes all that it can reach.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import libcst as cst
 
-from codegen.analysis.liveness import upward_exposed
+from codegen.analysis.liveness import liveness, upward_exposed
 from codegen.analysis.regions import ANY, ITEM, Region
 from codegen.context import Context
 from codegen.lower.accesses import DEEP, ELEMENTS, Access, Effects
+from codegen.lower.blocks import group_loop_target
 from codegen.lower.effects import Memory
+from codegen.lower.families import asks_no_values, lasts
 from codegen.syntax import (
     Statement,
     bound_names,
@@ -38,6 +41,14 @@ class Dependence:
 
     def __init__(self, body: Sequence[Statement], context: Context) -> None:
         self.memory = Memory(body, context)
+        self._body = body
+
+    @cached_property
+    def carried(self) -> frozenset[str]:
+        """Names that are read once the turn of a group is over."""
+        heads = liveness(self._body).at_head.items()
+        turns = (n for loop, n in heads if group_loop_target(loop) is not None)
+        return frozenset().union(*turns)
 
     def conflict(
         self,
@@ -86,12 +97,26 @@ class Dependence:
     def is_invariant(self, node: cst.If) -> bool:
         """Whether a test comes out the same however often it is asked in between what
         the branches do."""
-        test = cst.SimpleStatementLine([cst.Expr(node.test)])
-        asked = self._all([test])
-        inside = self._all([*statements(node.body), *orelse_statements(node)])
-        names = read_names(node.test) & set().union(*map(bound_names, sub_bodies(node)))
-        steady = not (asked.writes or asked.uses_rng or names)
-        return steady and not self._overlap(inside, asked)
+        inside = (*statements(node.body), *orelse_statements(node))
+        return self.is_steady(node.test, inside)
+
+    def is_steady(
+        self, test: cst.BaseExpression, body: Sequence[Statement], item: str = ""
+    ) -> bool:
+        """Whether a test comes out the same before and after statements, its variable
+        ``item`` the same."""
+        asked = self._all([cst.SimpleStatementLine([cst.Expr(test)])])
+        names = read_names(test) & set().union(*map(bound_names, body), set())
+        steady = not (asked.writes or asked.uses_rng or names - {item})
+        return steady and not self._overlap(self._all(body), asked)
+
+    def lasts(
+        self, test: cst.BaseExpression, body: Sequence[Statement], item: str
+    ) -> bool:
+        """Whether a test of a parameter comes out the same before and after statements."""
+        if not asks_no_values(test, item):
+            return False
+        return lasts(test, item) or self.is_steady(test, body, item)
 
     def changes(self, node: Statement, name: str) -> bool:
         """Whether a statement may change which items the list of that name has."""

@@ -12,6 +12,7 @@ from codegen.syntax import (
     Statement,
     all_statements,
     assignment,
+    bound_names,
     code,
     dotted,
     index_of,
@@ -97,20 +98,6 @@ def emptiness(test: cst.BaseExpression) -> str | None:
     return None
 
 
-def leaves_a_mark(node: Statement) -> bool:
-    """Whether a statement changes what outlives the step."""
-    for inner in all_statements([node]):
-        line = small(inner)
-        if isinstance(line, cst.Assign):
-            if any(not isinstance(t.target, cst.Name) for t in line.targets):
-                return True
-        if isinstance(line, cst.AugAssign) and not isinstance(line.target, cst.Name):
-            return True
-        if isinstance(line, cst.Expr) and isinstance(line.value, cst.Call):
-            return True
-    return False
-
-
 def may_fail(node: Statement) -> bool:
     """Whether a statement may raise where lists are empty: it calls, or divides."""
     if isinstance(node, cst.For):
@@ -126,14 +113,46 @@ def stmt_of(node: cst.BaseExpression) -> Statement:
     return cst.SimpleStatementLine([cst.Expr(node)])
 
 
-def only_loops(node: Statement) -> bool:
-    """Whether a statement is loops, and variables for them."""
-    if isinstance(node, cst.If):
-        inner = (*statements(node.body), *orelse_statements(node))
-        return all(only_loops(s) for s in inner)
-    return isinstance(node, cst.For) or (
-        (pair := assignment(node)) is not None and isinstance(pair[0], cst.Name)
-    )
+def does_nothing_without(
+    lists: Iterable[str], body: Sequence[Statement], live: Iterable[str]
+) -> bool:
+    """Whether statements are loops over ``lists``, over what is made of these, and
+    variables for them that nothing ``live`` reads: nothing, where the lists are empty.
+    """
+    return _adds_nothing({*lists}, body, {*live})
+
+
+def _adds_nothing(own: set[str], body: Sequence[Statement], live: set[str]) -> bool:
+    for node in body:
+        pair = assignment(node)
+        if isinstance(node, cst.If):
+            parts = (statements(node.body), orelse_statements(node))
+            if not all(_adds_nothing(own, part, live) for part in parts):
+                return False
+        elif isinstance(node, cst.For):
+            if node.orelse is not None or not _walked_names(node.iter) & own:
+                return False
+        elif pair is None or code(pair[0]) != ", ".join(target_names(pair[0])):
+            return False
+        elif isinstance(pair[1], cst.ListComp) and isinstance(pair[0], cst.Name):
+            if _walked_names(pair[1].for_in.iter) & own:
+                own.add(pair[0].value)
+        if bound_names(node) & live:
+            return False
+    return True
+
+
+def _walked_names(node: cst.BaseExpression) -> set[str]:
+    """Lists that are all walked to the end of the shortest."""
+    if isinstance(node, cst.Name):
+        return {node.value}
+    names = ("zip", "enumerate", "range", "len", "list", "tuple", "reversed")
+    if isinstance(node, cst.Call) and dotted(node.func) in names:
+        plain = [a.value for a in node.args if a.keyword is None and not a.star]
+        counted = dotted(node.func) == "zip"
+        found = map(_walked_names, plain if counted else plain[:1])
+        return set().union(*found) if counted or len(plain) == 1 else set()
+    return set()
 
 
 def skip_test(node: Statement) -> cst.BaseExpression | None:

@@ -16,14 +16,12 @@ from codegen.lower.dependence import (
 )
 from codegen.lower.families import (
     Family,
-    lasts,
 )
 from codegen.lower.forms import (
     appended,
+    does_nothing_without,
     emptiness,
-    leaves_a_mark,
     may_fail,
-    only_loops,
     skip_test,
 )
 from codegen.substitution import (
@@ -160,11 +158,13 @@ class Fusion:
                 if node in self.producer.body
                 else ()
             )
-            marks = any(map(may_fail, rest)) or any(
-                leaves_a_mark(s) for s in rest if not only_loops(s)
-            )
+            lists, live = self.producer.lists, self.dependence.carried
+            nothing = does_nothing_without(lists, rest, live)
             return (
-                emptiness(node.test) in self.producer.lists and bool(rest) and not marks
+                emptiness(node.test) in lists
+                and bool(rest)
+                and nothing
+                and not any(map(may_fail, rest))
             )
         return all(isinstance(line, cst.Raise) for line in inner)
 
@@ -184,7 +184,9 @@ class Fusion:
             isinstance(small(s), (cst.Continue, cst.Break))
             for s in all_statements(rest)
         )
-        sure = all(lasts(t, self.producer.item) for t in tests)
+        later = self.producer.body[self.producer.number :]
+        item, lasts = self.producer.item, self.dependence.lasts
+        sure = all(lasts(t, later, item) for t in tests)
         if emptiness(node.test) not in filled or skips_later or not sure:
             return None
         taken = Family(walked(self.producer.loop), tuple(map(negate, tests)))

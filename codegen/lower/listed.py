@@ -12,7 +12,8 @@ import libcst as cst
 
 from codegen.analysis.liveness import upward_exposed
 from codegen.diagnostics import Origins, walk
-from codegen.lower.families import Family, lasts
+from codegen.lower.dependence import Dependence
+from codegen.lower.families import Family
 from codegen.lower.forms import as_list, called, item_of, repeated
 from codegen.lower.filled import filled, singular
 from codegen.substitution import substitute
@@ -63,8 +64,10 @@ class KnownLists:
         reading: names that the one at hand reads.
     """
 
-    def __init__(self, body: Body, origins: Origins) -> None:
+    def __init__(self, body: Body, origins: Origins, dependence: Dependence) -> None:
+        self.body = body
         self.origins = origins
+        self.dependence = dependence
         self.known: dict[str, Listed] = {}
         self.empty: dict[str, Statement] = {}
         self.item = _first_item(body)
@@ -109,13 +112,20 @@ class KnownLists:
         node: cst.CSTNode,
     ) -> Family:
         for test in tests:
-            if not lasts(test, self.item):
+            if not self.dependence.lasts(test, self.body, self.item):
                 raise Unfit(
                     node, "which parameters are in this list may change while it lives"
                 )
         known_ = {code(c) for c in base.conditions}
         new = tuple(t for t in tests if code(t) not in known_)
         return Family(base.source, (*base.conditions, *new))
+
+    def alike(self, name: str) -> set[str]:
+        """Lists that have an item for the same parameters as one, and it itself."""
+        if name not in self.known:
+            return {name}
+        key = self.known[name].family.key()
+        return {n for n, other in self.known.items() if other.family.key() == key}
 
     def renamed(
         self, node: cst.BaseExpression, names: dict[str, cst.Name]

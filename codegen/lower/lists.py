@@ -9,14 +9,18 @@ for p in active:                →    for p in group["params"]:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
 import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.lower.dependence import Dependence
+from codegen.lower.families import lasts
+from codegen.lower.frame import Frame
 from codegen.lower.forms import appended, as_list, called
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -50,10 +54,20 @@ class Selection:
     source: cst.BaseExpression
     conditions: tuple[cst.BaseExpression, ...]
 
+    def lasts(
+        self, dependence: Callable[[], Dependence], body: Sequence[Statement]
+    ) -> bool:
+        """Whether statements leave it as it is which items are selected."""
+        return all(
+            lasts(test, self.item) or dependence().lasts(test, body, self.item)
+            for test in self.conditions
+        )
+
 
 def walk_selections(body: Body, context: Context) -> Body:
     """Loops over selections of parameters as loops with a ``continue``."""
-    return _block(body, {}, _changed_lists(body), context)
+    dependence = cache(lambda: Dependence(body, context))
+    return _block(body, {}, _changed_lists(body), dependence, context)
 
 
 def _changed_lists(body: Body) -> frozenset[str]:
@@ -76,33 +90,49 @@ def _changed_lists(body: Body) -> frozenset[str]:
     return frozenset(changed)
 
 
-def walk_selection(node: cst.For, context: Context) -> cst.For:
+def walk_selection(
+    node: cst.For,
+    frame: Frame,
+    fold: Callable[[cst.BaseExpression, Frame], cst.BaseExpression],
+) -> cst.For:
     """The same for one loop over a selection that has no name."""
-    return _walk(node, {}, context)
+    found = _walked(node, {})
+    if found is None:
+        return node
+    if not all(lasts(fold(t, frame), found[0].item) for t in found[0].conditions):
+        return node
+    return _walk(node, *found, frame.context)
 
 
 def _block(
     body: Sequence[Statement],
     known: dict[str, Selection],
     changed: frozenset[str],
+    dependence: Callable[[], Dependence],
     context: Context,
 ) -> Body:
     known = dict(known)
     result: list[Statement] = []
-    for node in body:
+    for number, node in enumerate(body):
         if isinstance(node, cst.For):
-            result += _first_position(node, known)
-            node = _walk(node, known, context)
+            found = _walked(node, known)
+            if found is not None and found[0].lasts(dependence, [node]):
+                result += _first_position(found[1])
+                node = _walk(node, *found, context)
         # a loop binds them before it comes round to what it does first
         for name in bound_names(node):
             known.pop(name, None)
         pair = assignment(node)
         if pair is not None and isinstance(pair[0], cst.Name):
-            found = _selection(pair[1])
-            if found is not None and pair[0].value not in changed:
-                known[pair[0].value] = found
+            made = _selection(pair[1])
+            rest = body[number + 1 :]
+            if made is not None and pair[0].value not in changed:
+                if made.lasts(dependence, rest):
+                    known[pair[0].value] = made
         if small(node) is None:
-            node = map_bodies(node, lambda part: _block(part, known, changed, context))
+            node = map_bodies(
+                node, lambda part: _block(part, known, changed, dependence, context)
+            )
         result.append(node)
     return tuple(result)
 
@@ -121,11 +151,13 @@ def _selection(node: cst.BaseExpression) -> Selection | None:
     return Selection(loop.target.value, loop.iter, tuple(i.test for i in loop.ifs))
 
 
-def _walk(node: cst.For, known: dict[str, Selection], context: Context) -> cst.For:
-    found = _walked(node, known)
-    if found is None:
-        return node
-    selection, index, item = found
+def _walk(
+    node: cst.For,
+    selection: Selection,
+    index: str | None,
+    item: cst.Name,
+    context: Context,
+) -> cst.For:
     rename = {selection.item: item}
     head: list[Statement] = []
     for condition in selection.conditions:
@@ -141,9 +173,8 @@ def _walk(node: cst.For, known: dict[str, Selection], context: Context) -> cst.F
     )
 
 
-def _first_position(node: cst.For, known: dict[str, Selection]) -> list[Statement]:
-    found = _walked(node, known)
-    return [] if found is None or found[1] is None else [stmt(f"{found[1]} = -1")]
+def _first_position(index: str | None) -> list[Statement]:
+    return [] if index is None else [stmt(f"{index} = -1")]
 
 
 def _walked(

@@ -33,11 +33,10 @@ from codegen.lower.forms import (
     appended,
     appending,
     as_list,
+    does_nothing_without,
     emptiness,
     free_reads,
-    leaves_a_mark,
     may_fail,
-    only_loops,
 )
 from codegen.lower.listed import KnownLists, Listed, Unfit
 from codegen.lower.filled import filled
@@ -128,7 +127,7 @@ class Lockstep:
         self.context = context
         self.dependence = dependence
         self.origins = context.origins
-        self.lists = KnownLists(body, context.origins)
+        self.lists = KnownLists(body, context.origins, dependence)
         self.segments = Segments(self.lists, context, dependence)
         self.turns = PerParameter(self.lists, self.segments)
 
@@ -191,9 +190,8 @@ class Lockstep:
         name = emptiness(negate(node.test))
         if name not in self.lists.known or node.orelse is not None:
             return False
-        return not any(
-            leaves_a_mark(s) for s in statements(node.body) if not only_loops(s)
-        )
+        live = self.lists.needed | self.dependence.carried
+        return does_nothing_without(self.lists.alike(name), statements(node.body), live)
 
     def _each(self, body: Body, after: set[str]) -> None:
         """Statements that stand inside another one, in its place."""
@@ -246,7 +244,9 @@ class Lockstep:
         if (
             leaves
             or any(map(may_fail, rest))
-            or any(leaves_a_mark(s) for s in rest if not only_loops(s))
+            or not does_nothing_without(
+                self.lists.alike(name), rest, self.dependence.carried
+            )
         ):
             listed = self.lists.known.get(name)
             if listed is None:

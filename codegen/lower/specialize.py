@@ -197,7 +197,7 @@ class Specializer:
     ) -> list[Statement]:
         before: list[Statement] = []
         if isinstance(node, cst.For):
-            node = walk_selection(self._count_from_zero(node), self.context)
+            node = walk_selection(self._count_from_zero(node), frame, fold)
             before, walked = self._call_first(node.iter, node, frame, live)
             node = node.with_changes(iter=walked)
         for name in self._rebound_inside(node, frame, live):

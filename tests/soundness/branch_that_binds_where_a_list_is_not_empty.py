@@ -1,0 +1,27 @@
+from functools import partial
+import torch
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1, beta=0.9):
+        super().__init__(params, dict(lr=lr, beta=beta))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            lr, beta = group["lr"], group["beta"]
+            params = group["params"]
+            scale = 1.0
+            vecs = [p for p in params if p.ndim == 1]
+            if vecs:
+                scale = 0.5
+                for p in vecs:
+                    p.sub_(p.grad, alpha=lr)
+            for p in params:
+                p.mul_(1 - 0.1 * scale)
+        return loss
