@@ -72,6 +72,18 @@ def mapped(value: Any, kind: type, leaf: Callable[[Any], Any]) -> Any:
     return _mapped(value, kind, leaf, {})
 
 
+def once(leaf: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """``leaf``, called once for each tensor: those that are one stay one."""
+    seen: dict[int, tuple[Any, Tensor]] = {}  # their ids must stay taken
+
+    def found(t: Tensor) -> Any:
+        if id(t) not in seen:
+            seen[id(t)] = leaf(t), t
+        return seen[id(t)][0]
+
+    return found
+
+
 # no closures: one that calls itself would keep tensors until the next collection
 def _mapped(
     value: Any, kind: type, leaf: Callable[[Any], Any], seen: dict[int, Any]

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from higher._carry import Carry, mapped as over_tensors, packed, tensors_in, unpacked
+from higher._carry import (
+    Carry,
+    mapped as over_tensors,
+    once,
+    packed,
+    tensors_in,
+    unpacked,
+)
 from higher._tasks.mapping import is_per_task, is_wrapped, mapped
 from higher.optim.bundles import is_elementwise
 from higher.optim.state import settings_of
@@ -53,12 +60,12 @@ def stack_state(
             raise _sparse()
         return t.unsqueeze(0).expand(tasks, *t.shape).clone()
 
-    for group in optimizer.param_groups:
-        for name in settings_of(group):
-            if name not in told:
-                group[name] = over_tensors(group[name], Tensor, stacked)
-    optimizer.state = [over_tensors(s, Tensor, stacked) for s in optimizer.state]
-    optimizer.shared = over_tensors(optimizer.shared, Tensor, stacked)
+    groups = [settings_of(group) for group in optimizer.param_groups]
+    kept = [{k: v for k, v in g.items() if k not in told} for g in groups]
+    held = [kept, optimizer.state, optimizer.shared]
+    kept, optimizer.state, optimizer.shared = over_tensors(held, Tensor, once(stacked))
+    for group, settings in zip(optimizer.param_groups, kept):
+        group.update(settings)
 
 
 def ones_of(loss: Tensor, tasks: int) -> Tensor:

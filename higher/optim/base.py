@@ -148,12 +148,14 @@ class DifferentiableOptimizer:
         self._track_higher_grads = track_higher_grads
         self._tasks = None if fmodel is None else fast_weights(fmodel).tasks
         self.defaults = dict(other.defaults)
-        self.param_groups = self._branched_groups(other, reference)
+        held = None if fmodel is None else fast_weights(fmodel).latest()
+        places = [k for positions in self._group_to_param_list for k in positions]
+        params = (p for g in other.param_groups for p in g["params"])
+        weights = held or reference
+        move = Mover(device, params, (weights[k] for k in places))
+        self.param_groups = self._branched_groups(other, weights, move)
         if override is not None:
             self._apply_override(override)
-        params = (p for g in other.param_groups for p in g["params"])
-        weights = (w for g in self.param_groups for w in g["params"])
-        move = Mover(device, params, weights)
         self.state = branched_state(other, move)
         if override and self._state_from_constructor and not is_used(self.state):
             self.state = [defaultdict(dict) for _ in self.param_groups]
@@ -384,20 +386,18 @@ class DifferentiableOptimizer:
         load_state_dict(self, state_dict)
 
     def _branched_groups(
-        self, other: torch.optim.Optimizer, reference: list[Tensor]
+        self, other: torch.optim.Optimizer, weights: Sequence[Tensor], move: Mover
     ) -> list[dict[str, Any]]:
         """``other``'s groups, with the latest weights for its parameters."""
-        held = None if self._fmodel is None else fast_weights(self._fmodel).latest()
-        weights = held or reference
-        seen: dict[int, Any] = {}
+        copied = copied_settings(other.param_groups, other.defaults, move.copy)
         return [
             {
                 **self._group_defaults,
-                **copied_settings(group, other.defaults, seen),
+                **settings,
                 **self._told_to_constructor(),
                 "params": [weights[k] for k in positions],
             }
-            for group, positions in zip(other.param_groups, self._group_to_param_list)
+            for settings, positions in zip(copied, self._group_to_param_list)
         ]
 
     def _told_to_constructor(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from higher._carry import mapped
+from higher._carry import mapped, once
 from higher._tasks import optimizer as tasked
 from higher.optim.state import copied_settings, copy_structure, settings_of
 
@@ -33,7 +33,8 @@ def state_dict(optimizer: DifferentiableOptimizer, keep_graph: bool) -> dict[str
     if keep_graph:
         return result
     # copies: who loads them may write into them
-    detached: dict[str, Any] = mapped(result, Tensor, lambda t: t.detach().clone())
+    copied = once(lambda t: t.detach().clone())
+    detached: dict[str, Any] = mapped(result, Tensor, copied)
     return detached
 
 
@@ -56,26 +57,24 @@ def load_state_dict(
             f"{[len(g['params']) for g in optimizer.param_groups]}."
         )
     slots = given["state"]
+    # an original optimizer writes into its tensors
+    copied = once(Tensor.clone)
+    own = once(lambda t: t if t.requires_grad else copied(t))
+    settings = copied_settings(packed, optimizer.defaults, copied)
     optimizer.param_groups = [
-        {**group, **copied_settings(loaded, optimizer.defaults)}
-        for group, loaded in zip(optimizer.param_groups, packed)
+        {**group, **loaded} for group, loaded in zip(optimizer.param_groups, settings)
     ]
     optimizer.state = [
         defaultdict(
             dict,
             {
-                i: _own(dict(slots[key]))
+                i: mapped(dict(slots[key]), Tensor, own)
                 for i, key in enumerate(loaded["params"])
                 if key in slots
             },
         )
         for loaded in packed
     ]
-    optimizer.shared.update(_own(dict(given.get("shared", {}))))
+    optimizer.shared.update(mapped(dict(given.get("shared", {})), Tensor, own))
     if optimizer._tasks is not None and tasks is None:
         tasked.stack_state(optimizer, optimizer._tasks, ())
-
-
-def _own(value: Any) -> Any:
-    """An original optimizer writes into its tensors."""
-    return mapped(value, Tensor, lambda t: t if t.requires_grad else t.clone())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict, deque
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from higher._carry import mapped
 from higher._dtensor import is_distributed
 from higher._frozen import address_of
 from higher.optim.settings import as_setting
@@ -98,20 +99,26 @@ def changed_settings(
 
 
 def copied_settings(
-    group: Mapping[str, Any], told: Container[str], seen: dict[int, Any] | None = None
-) -> dict[str, Any]:
-    """A copy of ``group``, in which those settings that the user may have ``told`` the
-    optimizer are 0-dim if they are tensors; what a step keeps there has its shape."""
-    seen = {} if seen is None else seen
-    copied = {k: copy_structure(v, seen) for k, v in settings_of(group).items()}
-    return {k: as_setting(v) if k in told else _own(v) for k, v in copied.items()}
+    groups: Iterable[Mapping[str, Any]],
+    told: Container[str],
+    copied: Callable[[Tensor], Tensor],
+) -> list[dict[str, Any]]:
+    """Copies of the settings of ``groups``, in which those that the user may have
+    ``told`` the optimizer are 0-dim if they are tensors; of what steps keep there,
+    tensors that carry no gradient are ``copied``: the original writes into them."""
 
+    def own(t: Tensor) -> Tensor:
+        return t if t.requires_grad else copied(t)
 
-def _own(value: Any) -> Any:
-    """A copy of a tensor that carries no gradient: the original is written into."""
-    if isinstance(value, Tensor) and not value.requires_grad:
-        return value.clone()
-    return value
+    settings = [settings_of(group) for group in groups]
+    kept = [{k: v for k, v in s.items() if k not in told} for s in settings]
+    given = [{k: v for k, v in s.items() if k in told} for s in settings]
+    return [
+        {k: ours[k] if k in ours else as_setting(theirs[k]) for k in names}
+        for names, ours, theirs in zip(
+            settings, mapped(kept, Tensor, own), copy_structure(given)
+        )
+    ]
 
 
 def branched_state(
