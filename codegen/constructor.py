@@ -7,15 +7,22 @@ from typing import cast
 
 import libcst as cst
 
-from codegen import optable
 from codegen.diagnostics import walk
+from codegen.lower.blocks import group_loop_target
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.analysis.environment import Env
 from codegen.analysis import dtypes
 from codegen.analysis.annotations import annotated
 from codegen.analysis.heap import analyse
-from codegen.analysis.values import UNKNOWN, Kind, Place, Slot, Value, join
-from codegen.optable import Result
+from codegen.analysis.values import (
+    MAY_HOLD_TENSORS,
+    UNKNOWN,
+    Kind,
+    Place,
+    Slot,
+    Value,
+    join,
+)
 from codegen.syntax import (
     all_params,
     assignment,
@@ -30,7 +37,7 @@ from codegen.upstream import Definition, Upstream
 
 
 def stored_values(upstream: Upstream) -> dict[Slot, Value]:
-    """Slot of the state, or of what all parameters share → what sort of thing the
+    """Slot of the state, of a group, or of what all parameters share → what sort of thing the
     constructor stores there.
 
     A step that finds its state filled has no line that tells tensors from numbers.
@@ -41,7 +48,12 @@ def stored_values(upstream: Upstream) -> dict[Slot, Value]:
         for slot, node in _stores(init):
             value = _sort(values.value(node, env))
             found[slot] = cast(Value, join(found.get(slot), value))
-    return {slot: v for slot, v in found.items() if v.kind is not Kind.UNKNOWN}
+    return {
+        slot: v
+        for slot, v in found.items()
+        if v.kind is not Kind.UNKNOWN
+        and (slot.container != "group" or v.kind in MAY_HOLD_TENSORS)
+    }
 
 
 def stored_dtypes(upstream: Upstream) -> dict[Slot, str]:
@@ -68,41 +80,6 @@ def _walked_parameters(init: cst.FunctionDef) -> set[str]:
 
 
 _BINDING = (cst.AssignTarget, cst.AugAssign, cst.AnnAssign, cst.NamedExpr, cst.For)
-
-
-def shared_values(upstream: Upstream) -> dict[str, frozenset[str]]:
-    """Slots that may hold one tensor, or a parameter's memory, after the constructor:
-    those that are given anything but a tensor of their own."""
-    names: list[str] = []
-    for init in _constructors(upstream):
-        made = [pair for n in walk(init) if (pair := assignment(n)) is not None]
-        for slot, value in _stores(init):
-            if not _is_own(value, made):
-                names.append(f"{slot.container}[{slot.key}]")
-    alike = frozenset({"param", *names})
-    return {name: alike - {name} for name in alike} if names else {}
-
-
-_OWN = (Result.NEW, Result.COMPUTED, Result.NUMBER, Result.SETTING, Result.METADATA)
-
-
-def _is_own(
-    node: cst.BaseExpression,
-    made: list[tuple[cst.BaseExpression, cst.BaseExpression]],
-) -> bool:
-    """Whether a constructor's value is no tensor, or one that nothing else shows."""
-    if isinstance(node, cst.Name):
-        values = [value for target, value in made if is_name(target, node.value)]
-        stored = [value for _, value in made if is_name(value, node.value)]
-        if not values:
-            return True  # an argument: a setting
-        return len(stored) == 1 and all(_is_own(v, []) for v in values)
-    if isinstance(node, cst.Call):
-        operation = optable.spelled(node)
-        return operation is not None and operation.result in _OWN
-    if isinstance(node, (cst.Attribute, cst.Subscript)):
-        return "data" not in code(node) and "param" not in code(node)
-    return True
 
 
 def _sort(value: Value) -> Value:
@@ -191,9 +168,15 @@ def _arguments(init: cst.FunctionDef) -> Env:
 
 
 def _stores(init: cst.FunctionDef) -> Iterator[tuple[Slot, cst.BaseExpression]]:
-    """``state["k"] = v`` and ``self.state[p]["k"] = v``; ``self.state["k"] = v`` and
-    ``self.k = v``, which all parameters share."""
-    pairs = [pair for node in walk(init) if (pair := assignment(node)) is not None]
+    """``state["k"] = v`` and ``self.state[p]["k"] = v``; ``group["k"] = v``;
+    ``self.state["k"] = v`` and ``self.k = v``, which all parameters share."""
+    pairs = [
+        (target.target, node.value)
+        for node in walk(init)
+        if isinstance(node, (cst.Assign, cst.AnnAssign)) and node.value is not None
+        for target in (node.targets if isinstance(node, cst.Assign) else [node])
+    ]
+    groups = {group_loop_target(node) for node in walk(init)}
     names = {
         target.value
         for target, value in pairs
@@ -209,6 +192,12 @@ def _stores(init: cst.FunctionDef) -> Iterator[tuple[Slot, cst.BaseExpression]]:
                 yield Slot("shared", f'"{key}"'), value
             elif _is_state(container) or dotted(container) in names:
                 yield Slot("state", f'"{key}"'), value
+            elif _is_group(container) or dotted(container) in groups - {None}:
+                yield Slot("group", f'"{key}"'), value
+
+
+def _is_group(node: cst.CSTNode) -> bool:
+    return isinstance(node, cst.Subscript) and dotted(node.value) == "self.param_groups"
 
 
 def _is_state(node: cst.CSTNode) -> bool:

@@ -20,11 +20,12 @@ from codegen import emit, fence
 from codegen.carry import Carrier
 from codegen.class_source import class_target
 from codegen.command_line import command
-from codegen.constructor import attributes, shared_values, stored_dtypes, stored_values
+from codegen.constructor import attributes, stored_dtypes, stored_values
 from codegen.context import Change, Context
 from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
 from codegen.elementwise import is_elementwise
 from codegen.lower.facts import FALSE_SETTINGS
+from codegen.initial import shared_values
 from codegen.pipeline import Update, run
 from codegen.postconditions import BrokenPostcondition
 from codegen.source_map import Line, map_lines, origin_of
@@ -134,7 +135,7 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
     context.float_settings = frozenset(float_settings(upstream))
     context.stored = stored_values(upstream)
     context.dtypes = stored_dtypes(upstream)
-    context.shared_before = shared_values(upstream)
+    context.shared_before = shared_values(upstream, context)
     context.attributes = attributes(upstream)
     if context.jumps:
         names = ", ".join(sorted(context.jumps))

@@ -19,6 +19,7 @@ from codegen.analysis.values import (
     ANY_ITEM,
     ANYTHING,
     CONTAINERS,
+    MAY_HOLD_TENSORS,
     NOTHING,
     NUMBER,
     OTHER,
@@ -286,7 +287,7 @@ class Calls:
         key = key_text(args[0], base.place.obj, env)
         slot = Slot(base.place.obj, key)
         if base.place == Place("group") and slot not in env.slots:
-            if self.expressions.slot_kinds.get(slot) is not Kind.TENSOR:
+            if self.expressions.slot_kinds.get(slot) not in MAY_HOLD_TENSORS:
                 return SETTING
         if slot not in env.slots:
             if slot.container in env.exact and is_constant_key(key):

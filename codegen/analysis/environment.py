@@ -12,6 +12,7 @@ from codegen.analysis.keys import (
     is_constant_key,
     variables,
 )
+from codegen.analysis.store import EARLIER_GROUP as EARLIER_GROUP
 from codegen.analysis.store import NO_OBJECTS, Shape, Store
 from codegen.analysis.values import (
     CONTAINERS,
@@ -28,8 +29,6 @@ from codegen.analysis.values import (
     join_all,
     several,
 )
-
-EARLIER_GROUP = "an earlier group"
 
 Fact = tuple[str, bool]
 """The text of a condition, and whether it holds."""

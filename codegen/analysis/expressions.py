@@ -8,6 +8,7 @@ m if c else v       one of two
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol, cast
@@ -21,17 +22,19 @@ from codegen.analysis.indices import COUNT, FLAG, computed
 from codegen.analysis.keys import is_constant_key, variables
 from codegen.analysis.store import keys_of
 from codegen.analysis.values import (
-    ANY_PARAMETER,
     CONTAINERS,
     GRADIENTS,
     MAY_HOLD_TENSORS,
     NOTHING,
     NUMBER,
     OTHER,
+    PARAMETERS,
     REPEATS,
     REST,
     SETTING,
+    TOLD,
     UNKNOWN,
+    VIEWED,
     Kind,
     Place,
     Slot,
@@ -73,8 +76,10 @@ class Expressions:
 
     ``slot_kinds`` are kinds of what slots hold when a step begins, ``stored`` what a
     constructor leaves there, ``sharing`` which of them may be one tensor (see ``heap``),
+    ``constructed`` which a constructor left so, ``viewed`` which may be a part of another,
     ``tuples`` objects and slots that may be tuples, whose items can't be replaced;
-    ``operations`` names that mean some of the table; ``order`` numbers expressions, so that what one makes is called alike in each round.
+    ``operations`` names that mean some of the table; ``order`` numbers expressions, so
+    that what one makes is called alike in each round.
     """
 
     calls: CallValues
@@ -91,6 +96,8 @@ class Expressions:
         self.slot_kinds = dict(slot_kinds)
         self.stored = stored
         self.sharing = sharing
+        self.constructed: Mapping[str, frozenset[str]] = {}
+        self.viewed: set[str] = set()
         self.functions = frozenset(functions)
         self.first = first
         self.order = order or {}
@@ -212,7 +219,7 @@ class Expressions:
     def item_of(self, source: cst.BaseExpression, env: Env) -> Value:
         """Any item of what a loop walks."""
         if string_key(source) == "params":
-            return Value(Kind.TENSOR, frozenset({ANY_PARAMETER}))
+            return cast(Value, PARAMETERS.item)
         if is_name(source, "grouped_grads"):
             return GRADIENTS
         value = self.value(source, env)
@@ -249,11 +256,13 @@ class Expressions:
             return env.slots.get(Slot("grads", "p_idx"), UNKNOWN)
         base = self.value(node.value, env)
         if base.place == Place("group") and base.kind is Kind.MAPPING:
-            return self._setting(node, env)
+            return self._setting(node, base, env)
         slot = self.slot(node, env)
         if slot is not None:
             env.maybe.discard(slot)  # else this raised
             return self.slot_value(slot, base, env)
+        if string_key(node) == "params":
+            return PARAMETERS
         if base.kind is Kind.SETTING:
             return base
         if base.kind is Kind.SEQUENCE:
@@ -280,18 +289,16 @@ class Expressions:
             env.copy_items(base.place.obj, made.obj, chosen)
         return Value(Kind.SEQUENCE, frozenset({made}), item)
 
-    def _setting(self, node: cst.Subscript, env: Env) -> Value:
+    def _setting(self, node: cst.Subscript, base: Value, env: Env) -> Value:
         slot = Slot("group", code(index_of(node) or node))
         env.maybe.discard(slot)  # else this raised
         if slot in env.slots:
             return env.slots[slot]
         if string_key(node) == "params":
-            param = Value(Kind.TENSOR, frozenset({ANY_PARAMETER}))
-            return Value(Kind.SEQUENCE, frozenset({Place("params")}), param)
-        known = self.slot_kinds.get(slot)
-        if known is Kind.TENSOR:
-            return Value(known, frozenset({Place(f"group[{slot.key}]")}))
-        return Value(Kind.SETTING, frozenset({Place(f"setting {string_key(node)}")}))
+            return PARAMETERS
+        if self.slot_kinds.get(slot) in MAY_HOLD_TENSORS:
+            return self.slot_value(slot, base, env)
+        return Value(Kind.SETTING, frozenset({Place(f"{TOLD}{string_key(node)}")}))
 
     def slot_value(self, slot: Slot, base: Value, env: Env) -> Value:
         """What a slot holds; reading one makes it known."""
@@ -346,14 +353,16 @@ class Expressions:
             self._tell_keyed(slot.container, name, env)
         if kind in CONTAINERS and REPEATS not in found:
             env.distinct |= {name}
-        env.origins[name] = env.origins.get(name, frozenset()) | found - {name, REPEATS}
+        env.learn_origins({name: frozenset(found - {name, REPEATS})})
         stored = self.stored.get(slot)
         item: Value | None = None
         if stored is not None and stored.kind is kind and stored.item is not None:
-            held = Place(several(f"in {name}"))
-            item = stored.item.with_places(lambda _: held)
+            held = frozenset({Place(several(f"{name} items"))})
+            item = replace(stored.item, places=held)
         item = item or (base.item and base.item.item) or (inside and inside.item)
         value = Value(kind, frozenset({Place(name)}), item)
+        if name in self.viewed:
+            value = replace(value, places=value.places | value.through(_PART).places)
         if begin and kind in CONTAINERS:
             self.find_shared(value, env)
         shape = (env.shapes or {}).get(name)
@@ -369,10 +378,19 @@ class Expressions:
         """Slots of a container that may hold what another one does, whether they are
         read or not: who writes into the other must ask them."""
         for place in container.places:
+            some = self.constructed.get(f"{place.obj}[{REST}]")
+            if some is not None:
+                items = Place(several(f"{place.obj}[{REST}]"))
+                env.learn_origins({items.obj: some - {REPEATS, VIEWED}})
+                rest = Slot(place.obj, REST)
+                env.slots.setdefault(rest, replace(UNKNOWN, places=frozenset({items})))
             for name in sorted(self.sharing):
-                held, _, key = name.removesuffix("]").rpartition("[")
-                slot = Slot(place.obj, key)
-                if held != place.obj or slot in env.slots or not is_constant_key(key):
+                if not name.startswith(f"{place.obj}["):
+                    continue
+                keys = _KEYS.findall(name.removeprefix(place.obj))
+                slot = Slot(place.obj, keys[0] if keys else REST)
+                nested = len(keys) > 1 and name not in self.constructed
+                if nested or slot.key == REST or slot in env.slots:
                     continue
                 value = self._found(slot, container, None, env)
                 if value.kind in MAY_HOLD_TENSORS:
@@ -449,6 +467,10 @@ class Expressions:
         if kind in (Kind.NUMBER, Kind.SETTING):
             return NUMBER if kind is Kind.NUMBER else SETTING
         return Value(kind, frozenset({self.new()}))
+
+
+_PART = View("opaque", "")
+_KEYS = re.compile(r"""\[("[^"]*"|\d+|\*)\]""")
 
 
 def bounds(node: cst.Subscript) -> slice | None:

@@ -50,6 +50,7 @@ from codegen.analysis.values import (
     GRADIENTS,
     OTHER,
     UNKNOWN,
+    VIEWED,
     Kind,
     Place,
     Slot,
@@ -178,9 +179,9 @@ class Heap:
     def _loop(self, node: cst.For, edge: Edge, env: Env) -> None:
         loop = Loop.of(node)
         walk = loop.walk
+        if walk in (Walk.PARAMETERS, Walk.GROUPS) and not self.calls.depth:
+            self.shared.note(env)
         if walk is Walk.PARAMETERS:
-            if not self.calls.depth:
-                self.shared.note(env)
             self._leave_turn(walk, env)
         if edge is not Edge.ITEM:
             self.value(node.iter, env)
@@ -238,6 +239,9 @@ class Heap:
         elif walk is Walk.GROUPS and number < 2:
             beside = is_name(source, "grouped_grads")
             self.bindings.bind(target, GRADIENTS if beside else OTHER, env)
+            if not beside:
+                group = Value(Kind.MAPPING, frozenset({Place("group")}))
+                self.expressions.find_shared(group, env)
         else:
             self.bindings.bind(target, self.expressions.item_of(source, env), env)
 
@@ -364,6 +368,7 @@ class Heap:
             outer.slot_kinds, outer.stored, outer.sharing, outer.functions, outer.first
         )
         expressions.prefix, expressions.tuples = prefix, outer.tuples
+        expressions.constructed, expressions.viewed = outer.constructed, outer.viewed
         expressions.operations = outer.operations
         inner = Heap(expressions, self.functions, self.calls.depth + 1)
         last = inner.solve(statements(function.body), inside)
@@ -394,7 +399,8 @@ def analyse(
     functions = frozenset(sources or ())
     # what a step reads it has stored before: the first round looks at first stores alone
     kinds: dict[Slot, Kind] = {s: v.kind for s, v in (stored or {}).items()}
-    sharing: Sharing = dict(shared or {})
+    sharing: Sharing = {n: o - {VIEWED} for n, o in (shared or {}).items()}
+    viewed = {n for n, others in (shared or {}).items() if VIEWED in others}
     tuples: set[str] = set()
     shapes: dict[str, Shape] | None = None
     order = {n: i for i, n in enumerate((n for s in body for n in walk(s)), 1)}
@@ -403,6 +409,7 @@ def analyse(
         expressions = Expressions(kinds, stored or {}, sharing, functions, first, order)
         expressions.tuples |= tuples
         expressions.operations = dict(operations or {})
+        expressions.constructed, expressions.viewed = shared or {}, viewed
         heap = Heap(expressions, Functions(sources or {}))
         begin = replace(start.fork(), sharing=sharing, kinds=kinds, shapes=shapes)
         shared_by_all = Value(Kind.MAPPING, frozenset({Place("shared")}))
@@ -415,9 +422,10 @@ def analyse(
         elif found == kinds:
             more = merged(sharing, heap.shared.found)
             same = heap.shared.agrees(shapes or {})
-            if more == sharing and same == shapes:
+            views = viewed | heap.shared.viewed
+            if more == sharing and same == shapes and views == viewed:
                 return heap
-            sharing, shapes = more, same
+            sharing, shapes, viewed = more, same, views
         # what the step makes is named anew in each round
         tuples = {o for o in expressions.tuples if not o.startswith(expressions.prefix)}
         kinds, first = found, False

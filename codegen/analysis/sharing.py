@@ -7,9 +7,10 @@ from itertools import combinations
 
 from codegen.analysis.environment import Env
 from codegen.analysis.keys import is_constant_key
-from codegen.analysis.store import Shape
+from codegen.analysis.store import EARLIER_GROUP, Shape
 from codegen.analysis.values import (
     ANOTHERS,
+    ANY_PARAMETER,
     CONTAINERS,
     MAY_HOLD_TENSORS,
     OF_ANOTHER,
@@ -26,11 +27,12 @@ Sharing = dict[str, frozenset[str]]
 
 
 class SharedSlots:
-    """Collects, over the ends of all turns, what slots may share, and which items the
-    containers in them have."""
+    """Collects, over the ends of all turns, what slots may share, which of them a view
+    of it, and which items the containers in them have."""
 
     def __init__(self) -> None:
         self.found: Sharing = {}
+        self.viewed: set[str] = set()
         self.shapes: dict[str, Shape] = {}
         self.names: dict[Slot, set[str]] = {}
 
@@ -50,6 +52,12 @@ class SharedSlots:
                 map(env.has_no_twins, value.objects())
             ):
                 self._share(slot, REPEATS)
+            items = env.contents(value) if value.kind in CONTAINERS else None
+            for name in self.names[slot]:
+                if ANY_PARAMETER.obj in env.identities(value):
+                    self._pair("param", name)
+                if items and ANY_PARAMETER.obj in env.identities(items):
+                    self._pair("param", f"{name}[{REST}]")
         for (one, a), (two, b) in combinations(kept, 2):
             self._compare(one, a, two, b, env)
 
@@ -72,7 +80,10 @@ class SharedSlots:
             self.shapes[name] = found.pop() if len(found) == 1 else None
 
     def _compare(self, one: Slot, a: Value, two: Slot, b: Value, env: Env) -> None:
-        outside = [s.container.endswith((OF_ANOTHER, OF_GROUP)) for s in (one, two)]
+        outside = [
+            s.container.endswith((OF_ANOTHER, OF_GROUP, EARLIER_GROUP))
+            for s in (one, two)
+        ]
         if all(outside):
             return
         if any(outside):
@@ -86,10 +97,20 @@ class SharedSlots:
         if env.may_alias(a, b):
             self._share(one, *self.names[two])
             self._share(two, *self.names[one])
+            for slot, value in ((one, a), (two, b)):
+                if any(place.views for place in value.places):
+                    self.viewed |= self.names[slot]
 
     def _share(self, slot: Slot, *others: str) -> None:
         for name in self.names[slot]:
-            self.found[name] = self.found.get(name, frozenset()) | {*others}
+            self._add(name, *others)
+
+    def _pair(self, one: str, two: str) -> None:
+        self._add(one, two)
+        self._add(two, one)
+
+    def _add(self, name: str, *others: str) -> None:
+        self.found[name] = self.found.get(name, frozenset()) | {*others}
 
 
 def _named(container: str, key: str) -> str:

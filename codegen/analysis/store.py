@@ -132,12 +132,12 @@ class Store:
         )
 
     def is_kept(self, container: str) -> bool:
-        """Whether a container outlives the step: it is, or lies in, the state or what is
-        shared, at any depth."""
+        """Whether a container outlives the step: it is, or lies in, the state, a group or
+        what is shared, at any depth."""
         pending, seen = [container], set[str]()
         while pending:
             obj = pending.pop()
-            if of_any(Place(obj)).obj in ("state", "shared", "param"):
+            if of_any(Place(obj)).obj in KEPT:
                 return True
             if obj not in seen:
                 seen.add(obj)
@@ -240,6 +240,8 @@ class Store:
 
 
 NO_OBJECTS: frozenset[str] = frozenset()
+EARLIER_GROUP = "an earlier group"
+KEPT = ("state", "shared", "param", "group", EARLIER_GROUP)
 WALKED, PAIRS = ".walked", " in pairs"
 """How the slots begin of what an iterator, or a view of a dict, hands its items out of,
 and how they end where it hands out tuples of them."""

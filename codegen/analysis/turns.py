@@ -63,15 +63,16 @@ def leave_group(env: Env) -> None:
     if earlier != EARLIER_GROUP:
         env.texts[earlier] = earlier
     own = {s for s in env.slots if s.container == "group"}
-    objects = set().union(*(env.slots[s].objects() for s in own), set())
+    inside = {obj for obj in objects(env) if obj.startswith("group[")}
+    held = inside.union(*(env.slots[s].objects() for s in own))
 
     if earlier == EARLIER_GROUP:
-        env.age(objects, of_another_group)
+        env.age(held, of_another_group)
     else:
-        env.age(f"earlier {obj}" for obj in objects)
+        env.age(f"earlier {obj}" for obj in held)
 
     def renamed(place: Place) -> Place:
-        if place.obj in objects and not is_many(place.obj):
+        if place.obj in held and not is_many(place.obj):
             return replace(place, obj=f"earlier {place.obj}")
         return place
 

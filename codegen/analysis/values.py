@@ -96,6 +96,9 @@ def several(obj: str) -> str:
     return obj if is_many(obj) else f"{obj}{MANY}"
 
 
+TOLD = "setting "
+"""Begins the name of what a group has been told, and no step or constructor made."""
+
 ANYTHING = Place(f"anything{MANY}")
 """Where something unknown may be, beside other places."""
 
@@ -128,6 +131,9 @@ def _one(obj: str) -> str:
 
 REPEATS = "one of its items twice"
 """What a container may share with itself."""
+
+VIEWED = "a part of what it shares"
+"""What tells that a slot may hold a view of another one's tensor."""
 
 ANY_PARAMETER = Place(f"a parameter{MANY}")
 
@@ -212,6 +218,13 @@ UNKNOWN = Value(Kind.UNKNOWN)
 
 GRADIENTS = Value(Kind.OTHER, item=Value(Kind.TENSOR, frozenset({ANY_GRADIENT})))
 """Those of a group, beside its parameters."""
+
+PARAMETERS = Value(
+    Kind.SEQUENCE,
+    frozenset({Place("params")}),
+    Value(Kind.TENSOR, frozenset({ANY_PARAMETER})),
+)
+"""Those of a group."""
 
 ANY = Value(Kind.UNKNOWN, frozenset({ANYTHING}))
 """Whatever there is."""

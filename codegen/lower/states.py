@@ -37,10 +37,11 @@ from codegen.syntax import (
 _OWN = r"self\.state\[\w+\]"
 
 
-def slot_by_slot(body: Body, context: Context) -> Body:
+def slot_by_slot(body: Body, context: Context, fills: bool = False) -> Body:
     """State that is given to a parameter which has none, as slots of what is there.
 
     Refuses to give it to one that may have some: who else knows that would keep the old.
+    Where the body ``fills`` it, there is none to begin with.
     """
     names = {
         code(pair[0])
@@ -51,28 +52,28 @@ def slot_by_slot(body: Body, context: Context) -> Body:
     }
     known = "|".join([_OWN, *map(re.escape, names)])
     empty = re.compile(rf"not ({known})|len\(({known})\) == 0|\w+ not in self\.state")
-    return _written_out(body, context, empty, False)
+    return _written_out(body, context, empty, fills, fills)
 
 
 def _written_out(
-    body: Body, context: Context, empty: re.Pattern[str], is_empty: bool
+    body: Body,
+    context: Context,
+    empty: re.Pattern[str],
+    is_empty: bool,
+    fills: bool = False,
 ) -> Body:
+    def inside(part: Body, starts: bool = fills) -> Body:
+        return _written_out(part, context, empty, starts, fills)
+
     result: list[Statement] = []
     for node in body:
         if isinstance(node, cst.If):
             first = bool(empty.fullmatch(code(node.test)))
-            inner = _written_out(
-                statements(node.body), context, empty, first or is_empty
-            )
-            rest = map_bodies(
-                node.with_changes(body=block(())),
-                lambda b: _written_out(b, context, empty, False),
-            )
+            inner = inside(statements(node.body), first or is_empty)
+            rest = map_bodies(node.with_changes(body=block(())), inside)
             result.append(rest.with_changes(body=block(inner or (stmt("pass"),))))
         elif small(node) is None:
-            result.append(
-                map_bodies(node, lambda b: _written_out(b, context, empty, False))
-            )
+            result.append(map_bodies(node, inside))
         else:
             result += _slots(node, context, is_empty)
             is_empty = is_empty and not _stores_slot(node)

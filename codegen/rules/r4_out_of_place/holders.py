@@ -17,6 +17,7 @@ from codegen.analysis.values import (
     CONTAINERS,
     PART,
     REST,
+    TOLD,
     Kind,
     Place,
     Slot,
@@ -79,6 +80,8 @@ class Holders:
             return "the gradient of another parameter"
         if ANOTHERS.obj in identities:
             return "the state of another parameter"
+        if any(obj.startswith(TOLD) for obj in identities):
+            return "another group"  # that may have been told the very tensor
         if not self.rule.context.arguments_are_local:
             if any(place.obj.startswith("argument ") for place in value.places):
                 return "the caller"
@@ -271,7 +274,9 @@ class Holders:
         """Live names and slots that hold this object or another one."""
         whole = Place(value.place.obj) if value.place is not None else None
         for holder, held, slot in self._related(value):
-            if slot in self.env.maybe and slot != self.source:
+            if held.place is None and any(p.views for p in held.places):
+                self._unknown_alias(root, code(holder))
+            elif slot in self.env.maybe and slot != self.source:
                 yield holder
             elif held.place is not None and held.place.obj == getattr(whole, "obj", ""):
                 continue  # it is one, or shows one

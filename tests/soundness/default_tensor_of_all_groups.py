@@ -1,0 +1,16 @@
+import torch
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1, mu=0.9, wd=0.01):
+        super().__init__(
+            params, dict(lr=lr, mu=mu, wd=wd, t=torch.zeros((), dtype=torch.float64))
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["t"].add_(0.5)
+            for p in group["params"]:
+                p.add_(p.grad / (1 + group["t"]), alpha=-group["lr"])
