@@ -7,7 +7,7 @@ code that is translated need not be importable, nor be of the installed version.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import libcst as cst
@@ -119,6 +119,11 @@ class Library(Sources):
     def patch(self, owner: str, attribute: str) -> cst.CSTNode | None:
         """What gives a class or module another attribute than its own body does, in the
         files read so far; those of torch are as they are."""
+        patches = self.patches()
+        return patches.get((owner, attribute), patches.get((owner, None)))
+
+    def patches(self) -> Mapping[tuple[str, str | None], cst.CSTNode]:
+        """All of them, by owner and attribute: None where it may be any."""
         while self._unseen:
             module = self._unseen.pop()
             for store in stores(module.tree):
@@ -129,7 +134,7 @@ class Library(Sources):
                     self._patches.setdefault(
                         (_path(found), store.attribute), store.node
                     )
-        return self._patches.get((owner, attribute), self._patches.get((owner, None)))
+        return self._patches
 
     # --- classes ------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import cast
 
 import libcst as cst
 
+from codegen import optable
 from codegen.bindings import dotted
 from codegen.context import Context
 from codegen.diagnostics import walk
@@ -151,6 +152,26 @@ def _last(func: cst.BaseExpression) -> str:
     if isinstance(func, cst.Attribute):
         return func.attr.value
     return func.value if isinstance(func, cst.Name) else ""
+
+
+def refuse_patched(upstream: Upstream, context: Context) -> None:
+    """Refuse files that give an operation of the table another meaning."""
+    for (owner, attribute), node in upstream.library.patches().items():
+        name = f"{owner}.{attribute}"
+        of_tensors = owner.startswith("torch.") and owner.endswith("Tensor")
+        known = optable.method(attribute or "") or optable.attribute(attribute or "")
+        if attribute is None:
+            hit = of_tensors or owner.partition(".")[0] in optable.MODULES
+        else:
+            hit = optable.function(name) is not None or of_tensors and known is not None
+        if hit:
+            context.refuse(
+                "lower",
+                node,
+                f"{name if attribute else owner} is given another meaning here",
+                "call what you mean by a name of its own",
+            )
+    context.raise_if_refused()
 
 
 # --- what a step reads --------------------------------------------------------------

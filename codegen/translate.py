@@ -26,6 +26,7 @@ from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
 from codegen.elementwise import is_elementwise
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.initial import shared_values
+from codegen.magic import refuse_patched
 from codegen.pipeline import Update, run
 from codegen.postconditions import BrokenPostcondition
 from codegen.source_map import Line, map_lines, origin_of
@@ -146,7 +147,7 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
     carrier = Carrier(upstream, context, update.complex_as_real)
     carried = carrier.follow(update.body)
     body = tuple(plain_raises(s, carrier.raised, context.origins) for s in update.body)
-    context.raise_if_refused()
+    refuse_patched(upstream, context)
     helpers = tuple(code(h).strip() for h in carried.helpers)
     _read_around(upstream)
     module = emit.Module(

@@ -10,29 +10,32 @@ for i, p in enumerate(params):           →   for i, p in enumerate(params):
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import cast
 
 import libcst as cst
 
-from codegen.diagnostics import Origins, walk
+from codegen.diagnostics import Origins
+from codegen.lower.dependence import Dependence
 from codegen.syntax import (
     Body,
     Statement,
     assignment,
     block,
     bound_names,
-    code,
     is_name,
     negate,
     parenthesize,
-    read_names,
     replace_nodes,
 )
 
 
 def one_or_none(
-    body: Body, start: int, lists: Collection[str], origins: Origins
+    body: Body,
+    start: int,
+    lists: Collection[str],
+    dependence: Callable[[], Dependence],
+    origins: Origins,
 ) -> Body:
     """Rewrite the statements from ``start`` on that read a name for one of ``lists`` or
     None, by the test that decides; where its outcome may change, they stay."""
@@ -43,10 +46,12 @@ def one_or_none(
             continue
         name, chosen, test = found
         rest = result[number + 1 :]
-        if _may_change(test, name, rest):
+        again = name in bound_names(block(rest))
+        if again or not dependence().is_steady(test, rest):
             continue
         new = [_decided(s, name, chosen, test, origins) for s in rest]
-        return one_or_none((*result[:number], *new), number, lists, origins)
+        new_body = (*result[:number], *new)
+        return one_or_none(new_body, number, lists, dependence, origins)
     return tuple(result)
 
 
@@ -66,33 +71,6 @@ def _choice(
     if not isinstance(body, cst.Name) or body.value not in lists:
         return None
     return (pair[0].value, body.value, test) if is_name(orelse, "None") else None
-
-
-def _may_change(test: cst.BaseExpression, name: str, rest: Sequence[Statement]) -> bool:
-    """Whether the test may come out otherwise later, or the name be bound again."""
-    if any(isinstance(n, (cst.Call, cst.NamedExpr)) for n in walk(test)):
-        return True
-    later = block(tuple(rest))
-    if (read_names(test) | {name}) & bound_names(later):
-        return True
-    read = {
-        code(n) for n in walk(test) if isinstance(n, (cst.Subscript, cst.Attribute))
-    }
-    stored = (
-        n.target
-        for n in walk(later)
-        if isinstance(n, (cst.AssignTarget, cst.AugAssign, cst.Del))
-    )
-    return (
-        any(
-            isinstance(t, cst.Attribute)
-            or isinstance(t, cst.Subscript)
-            and any(r.startswith(code(t.value)) for r in read)
-            for t in stored
-        )
-        if read
-        else False
-    )
 
 
 def _decided(

@@ -31,7 +31,6 @@ from codegen.syntax import (
     orelse_statements,
     read_names,
     statements,
-    sub_bodies,
     target_names,
 )
 

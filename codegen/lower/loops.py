@@ -76,7 +76,13 @@ def fuse(body: Body, step: Body, context: Context) -> Body:
         if not isinstance(node, cst.For) or not is_param_loop(node):
             continue
         lists = empty_lists(body[:number]) & filled_by(node)
-        chosen = one_or_none(body, number + 1, lists, context.origins)
+        chosen = one_or_none(
+            body,
+            number + 1,
+            lists,
+            lambda: Dependence((*step, *body), context),
+            context.origins,
+        )
         later = set().union(*(read_names(s) for s in chosen[number + 1 :]), set())
         if lists & later:
             dependence = Dependence((*step, *chosen), context)

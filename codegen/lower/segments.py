@@ -75,7 +75,9 @@ class Segments:
             self.flush()
         if self.segment is None:
             self.segment = Segment(family)
-            self._look_up_again(new)
+            self._look_up_again(free_reads(new) | self.needed_items())
+        else:
+            self._look_up_again(free_reads(new))
         leading, new = self._leading(new, family)
         self.segment.body.extend(new)
         self.segment.made_from.append(node)
@@ -158,11 +160,10 @@ class Segments:
                 elif end and code(pair[1]).endswith(end):
                     self.definitions[name] = []
 
-    def _look_up_again(self, new: Sequence[Statement]) -> None:
-        """A new loop begins: the items that it reads are looked up."""
+    def _look_up_again(self, read: set[str]) -> None:
+        """The items that a loop reads are looked up, but for those that it has made."""
         assert self.segment is not None
-        read = free_reads(new) | self.needed_items()
-        seen: set[str] = set()
+        seen = {n for s in self.segment.body for n in bound_names(s)}
         for name, listed in self.lists.known.items():
             variable = listed.variable
             if variable == self.lists.item or variable not in read or variable in seen:

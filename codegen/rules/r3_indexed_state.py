@@ -20,6 +20,16 @@ KNOWN_ATTRIBUTES = frozenset({"param_groups", "state", "defaults", "shared"})
 """What a differentiable optimizer has of its own."""
 
 
+def _asked_for(node: cst.CSTNode) -> str | None:
+    """``k`` of ``"k" in self.state`` and ``self.state.get("k")``."""
+    named: cst.CSTNode | None = None
+    if _ask_shared(node) is not None:
+        named = (
+            getattr(node, "left", None) or cst.ensure_type(node, cst.Call).args[0].value
+        )
+    return str(named.evaluated_value) if isinstance(named, cst.SimpleString) else None
+
+
 def _ask_shared(node: cst.CSTNode) -> cst.CSTNode | None:
     """``"k" in self.state`` and ``self.state.get("k")`` ask for what is shared."""
     if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
@@ -97,6 +107,7 @@ class IndexedState(Rule):
                 "and leave its arguments as they are."
             )
         items = self._items(body)
+        keys: dict[str, cst.CSTNode] = {}
 
         def replace(node: cst.CSTNode) -> cst.CSTNode | None:
             if not isinstance(node, cst.Subscript):
@@ -107,6 +118,7 @@ class IndexedState(Rule):
             if isinstance(key, cst.Name) and key.value in items:
                 return expr("self.state[group_idx][p_idx]")
             if isinstance(key, cst.SimpleString):
+                keys.setdefault(str(key.evaluated_value), node)
                 return expr(f"self.shared[{key.value}]")
             if is_name(key, "group_idx"):
                 return None
@@ -119,11 +131,21 @@ class IndexedState(Rule):
             return None
 
         def ask(node: cst.CSTNode) -> cst.CSTNode | None:
+            key = _asked_for(node)
+            if key is not None:
+                keys.setdefault(key, node)
             return _ask_own(node, items) or _ask_shared(node)
 
         body = self.rewrite(self.rewrite(body, ask), replace)
         self._refuse_whole(body)
-        return self.rewrite(body, self._attribute)
+        body = self.rewrite(body, self._attribute)
+        for key in sorted(keys.keys() & self.context.carried):
+            self.refuse(
+                keys[key],
+                f"self.{key} and self.state[{key!r}] are two things of one name",
+                "call one of them otherwise",
+            )
+        return body
 
     def _attribute(self, node: cst.CSTNode) -> cst.CSTNode | None:
         """``self.x`` → ``self.shared["x"]``, which is copied from the original."""

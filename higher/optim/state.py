@@ -142,7 +142,7 @@ def shared_state(
     shared = {name: move.copy(getattr(other, name)) for name in there}
     own: Mapping[Any, Any] = other.state
     for key in own:
-        if not isinstance(key, Tensor):
+        if not isinstance(key, Tensor) and key not in shared:
             shared[key] = move.copy(own[key])
     return shared
 
