@@ -25,7 +25,16 @@ DEFAULTS = "self.defaults"
 
 def defaults_by_group(body: Body, context: Context) -> Body:
     """``self.defaults["k"]`` → ``group["k"]`` in a loop over the groups, where an
-    override may tell each group its own, and the step doesn't."""
+    override may tell each group its own, and the step doesn't. A step that changes the
+    defaults is refused."""
+    for node in (n for s in body for n in walk(s)):
+        if _changes_defaults(node):
+            context.refuse(
+                "lower",
+                node,
+                "the constructor's defaults are changed by a step",
+                "keep what changes in the groups, or in an attribute",
+            )
     stored = _stored_keys(body)
     return tuple(_by_group(s, stored, context) for s in body)
 
@@ -52,6 +61,17 @@ def _stored_keys(body: Body) -> set[str | None]:
 
 def _is_state(node: cst.BaseExpression) -> bool:
     return (dotted(node) or code(node)).startswith(("state", "self.state"))
+
+
+def _changes_defaults(node: cst.CSTNode) -> bool:
+    if isinstance(node, (cst.AssignTarget, cst.AugAssign, cst.Del, cst.AnnAssign)):
+        stored = (n for n in walk(node.target) if isinstance(n, cst.Subscript))
+        return any(dotted(n.value) == DEFAULTS for n in stored)
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        operation = optable.container_method(node.func.attr.value)
+        changes = operation is not None and operation.in_place
+        return changes and dotted(node.func.value) == DEFAULTS
+    return False
 
 
 def _by_group(node: Statement, stored: set[str | None], context: Context) -> Statement:
