@@ -28,6 +28,17 @@ def substitute(
     return _Substitution(names, origins).visit(node) if names else node
 
 
+def renamed_variables(
+    node: cst.BaseComp, names: Mapping[str, str], origins: Origins
+) -> cst.BaseComp:
+    """A comprehension with other names for its own variables."""
+    inside = _Substitution({old: cst.Name(new) for old, new in names.items()}, origins)
+    new = cst.ensure_type(map_parts(node, inside.visit), type(node))
+    new = new.with_changes(for_in=new.for_in.with_changes(iter=node.for_in.iter))
+    origins.inherit(new, node)
+    return new
+
+
 class _Substitution:
     """Rebuilds the nodes above a replaced variable, and no others.
 

@@ -24,6 +24,9 @@ from codegen.lower.forms import (
     may_fail,
     skip_test,
 )
+from codegen.lower.names import (
+    strays,
+)
 from codegen.substitution import (
     substitute,
 )
@@ -76,6 +79,7 @@ class Fusion:
         self.dependence = dependence
         self.joined: list[Statement] = [self.producer.loop]
         self._renamed_item: str | None = None
+        self._apart = strays(body)
         self._after: tuple[Statement, ...] = ()
 
     def run(self) -> Body:
@@ -245,10 +249,15 @@ class Fusion:
 
     def _name_item(self, name: str, body: list[Statement]) -> None:
         """The parameter gets the name it has where the update is computed."""
+        item = self._renamed_item or self.producer.item
+        if name != item and (self._apart & {name, item}):
+            raise Unfit
         if self._renamed_item is None and name not in bound_names(self.producer.loop):
             self._renamed_item = name
-        elif name != (self._renamed_item or self.producer.item):
-            own = {name: cst.Name(self._renamed_item or self.producer.item)}
+        elif name != item:
+            if item in bound_names(block(body)):
+                raise Unfit
+            own = {name: cst.Name(item)}
             body[:] = [
                 cast(Statement, substitute(s, own, self.context.origins)) for s in body
             ]

@@ -4,18 +4,18 @@ of, and what a walk over them binds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import libcst as cst
 
-from codegen.analysis.liveness import upward_exposed
 from codegen.diagnostics import Origins, walk
 from codegen.lower.dependence import Dependence
 from codegen.lower.families import Family
 from codegen.lower.forms import as_list, called, item_of, repeated
 from codegen.lower.filled import filled, singular
+from codegen.lower.names import strays, unlike
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
@@ -26,10 +26,8 @@ from codegen.syntax import (
     expr,
     read_names,
     replace_nodes,
-    small,
     statements,
     string_key,
-    sub_bodies,
     target_names,
 )
 
@@ -70,12 +68,12 @@ class KnownLists:
         self.dependence = dependence
         self.known: dict[str, Listed] = {}
         self.empty: dict[str, Statement] = {}
-        self.item = _first_item(body)
+        whole, apart = block(body), strays(body)
+        self.item = _first_item(body, apart)
         self.found = bool(filled(body))
         self.needed: set[str] = set()
         self.reading: set[str] = set()
-        whole = block(body)
-        self.taken = (bound_names(whole) | read_names(whole)) - _only_walked(body)
+        self.taken = (bound_names(whole) | read_names(whole)) - (_walked(body) - apart)
 
     def source(self, node: cst.BaseExpression) -> Listed | None:
         """The list that an expression names: one's own, or a group's parameters."""
@@ -155,9 +153,10 @@ class KnownLists:
             return None
         family, names, index = bound
         element = self._indexed(value.elt, index, family)
-        tests = [
-            self.renamed(self._indexed(i.test, index, family), names) for i in loop.ifs
-        ]
+        tests = [self._indexed(i.test, index, family) for i in loop.ifs]
+        if any(index in read_names(part) for part in (element, *tests)):
+            return None  # a position is read as a number
+        tests = [self.renamed(test, names) for test in tests]
         if tests:
             family = self.family(family, tests, value)
         return family, self.renamed(element, names)
@@ -269,10 +268,10 @@ class KnownLists:
         return any(n in self.known for n in read_names(node))
 
 
-def _first_item(body: Body) -> str:
-    """The name of a parameter where a group's are walked first, if nothing else that
-    these statements bind or are handed goes by it."""
-    others = upward_exposed(body) | _assigned(body)
+def _first_item(body: Body, apart: Collection[str]) -> str:
+    """The name of a parameter where a group's are walked first, which is not in
+    ``apart``: what has a meaning of its own."""
+    item = "p"
     for node in (n for s in body for n in walk(s)):
         if isinstance(node, (cst.For, cst.CompFor)):
             source, target = node.iter, cast(cst.BaseExpression, node.target)
@@ -280,36 +279,19 @@ def _first_item(body: Body) -> str:
                 source = cast(cst.Call, source).args[0].value
                 target = target.elements[1].value
             if string_key(source) == "params" and isinstance(target, cst.Name):
-                if target.value not in others:
-                    return target.value
-    item = "p"
-    while item in others:
-        item += "_"
-    return item
+                item = target.value
+                break
+    if item not in apart:
+        return item
+    return unlike(item, bound_names(block(body)) | read_names(block(body)))
 
 
-def _assigned(body: Body) -> set[str]:
-    """Names that statements bind, but for those that are a loop's item around them."""
-    names: set[str] = set()
-    for node in body:
-        if small(node) is not None:
-            names |= bound_names(node)
-        for part in sub_bodies(node):
-            inner = _assigned(statements(part))
-            own = target_names(node.target) if isinstance(node, cst.For) else ()
-            names |= inner - {*own}
-    return names
-
-
-def _only_walked(body: Body) -> set[str]:
-    """Names that are bound as a loop's or comprehension's variable, and nowhere else."""
-    walked: set[str] = set()
-    bound: set[str] = set()
-    for node in (n for s in body for n in walk(s)):
-        if isinstance(node, (cst.For, cst.CompFor)):
-            walked.update(target_names(node.target))
-            for part in walk(node.target):
-                walked.update(target_names(part))
-        elif isinstance(node, (cst.AssignTarget, cst.AugAssign, cst.AnnAssign)):
-            bound.update(target_names(node.target))
-    return walked - bound
+def _walked(body: Body) -> set[str]:
+    """Names that are bound as a loop's or comprehension's variable."""
+    return {
+        name
+        for node in (n for s in body for n in walk(s))
+        if isinstance(node, (cst.For, cst.CompFor))
+        for part in walk(node.target)
+        for name in target_names(part)
+    }

@@ -51,9 +51,11 @@ from codegen.syntax import (
     assignment,
     block,
     bound_names,
+    calls,
     code,
     dotted,
     expr,
+    is_name,
     map_bodies,
     negate,
     read_names,
@@ -69,6 +71,11 @@ _HINT = (
 )
 
 
+_MAKE = "make a list: [...] instead of (...)"
+_READ_WHOLE = {"sum", "max", "min", "any", "all", "list", "tuple", "sorted", "set"}
+_READ_WHOLE |= {"dict", "math.fsum", "math.prod"}
+
+
 def in_lockstep(body: Body, context: Context) -> Body:
     """Rewrite each block that builds lists over a group's parameters."""
     return _in_lockstep(body, body, context)
@@ -76,7 +83,9 @@ def in_lockstep(body: Body, context: Context) -> Body:
 
 def _in_lockstep(body: Body, step: Body, context: Context) -> Body:
     result: list[Statement] = []
-    for node in body:
+    for number, node in enumerate(body):
+        if _is_generator(node) and not _is_read_next(body[number:], step):
+            context.refuse("R2", node, "a generator is read later, or twice", _MAKE)
         if small(node) is None and not _is_walk(node):
             node = map_bodies(node, lambda part: _in_lockstep(part, step, context))
         result.append(node)
@@ -91,6 +100,24 @@ def _in_lockstep(body: Body, step: Body, context: Context) -> Body:
         context.refuse("R2", unfit.node, unfit.message, _HINT)
         return tuple(result)
     return new if lockstep.lists.found else tuple(result)
+
+
+def _is_generator(node: Statement) -> bool:
+    pair = assignment(node)
+    return pair is not None and isinstance(pair[1], cst.GeneratorExp)
+
+
+def _is_read_next(body: Body, step: Body) -> bool:
+    """Whether nothing but the statement after the first one reads what that binds, and
+    to its end: then it may be a list."""
+    name = code(cast("tuple[cst.CSTNode, cst.CSTNode]", assignment(body[0]))[0])
+    reads = [n for s in step for n in walk(s) if is_name(n, name)]
+    if len(body) == 1 or len(reads) != 2 or name not in read_names(body[1]):
+        return False
+    if isinstance(body[1], cst.For):
+        return name in read_names(body[1].iter)
+    whole = (c for c in calls(body[1]) if dotted(c.func) in _READ_WHOLE)
+    return small(body[1]) is not None and any(name in read_names(c) for c in whole)
 
 
 def _is_walk(node: Statement) -> bool:
@@ -271,6 +298,7 @@ class Lockstep:
         self.lists.found = self.lists.found or _builds_list(node)
         value = cast(cst.BaseExpression, line.value)
         for replace in (self.lists.count_items, self._part, self._list):
+            self._refuse_iterators(value, node)
             value = cast(
                 cst.BaseExpression,
                 replace_nodes(value, lambda n: replace(n, node), self.origins),
@@ -285,6 +313,19 @@ class Lockstep:
         for name in bound_names(new):
             self.lists.known.pop(name, None)
         self.segments.out.append(new)
+
+    def _refuse_iterators(self, value: cst.BaseExpression, node: Statement) -> None:
+        """A list stands for a generator only where that is read to its end, at once."""
+        read = {
+            arg.value
+            for made in calls(value)
+            if dotted(made.func) in _READ_WHOLE
+            for arg in made.args
+        }
+        for inner in walk(value):
+            if isinstance(inner, cst.GeneratorExp) and inner not in read:
+                if self.lists.comprehended(inner) is not None:
+                    raise Unfit(node, "a generator over parameters is handed on")
 
     def _part(self, inner: cst.CSTNode, node: Statement) -> cst.CSTNode | None:
         """``[g.norm() for g in grads]`` becomes a list that the loop fills."""

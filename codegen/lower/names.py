@@ -13,19 +13,24 @@ from typing import cast
 import libcst as cst
 
 from codegen.context import Context
-from codegen.diagnostics import Origins
-from codegen.substitution import substitute
+from codegen.diagnostics import Origins, walk
+from codegen.substitution import renamed_variables, substitute
 from codegen.syntax import (
     Body,
     Statement,
     all_statements,
     block,
     bound_names,
+    comprehension_names,
     is_name,
     map_bodies,
+    map_parts,
     read_names,
     small,
+    statements,
     string_key,
+    sub_bodies,
+    target_names,
 )
 
 BUILTINS = frozenset(n for n in dir(builtins) if n.islower())
@@ -55,9 +60,55 @@ def hidden_names(body: Body) -> set[str]:
 
 
 def rename_reserved(body: Body, context: Context) -> Body:
-    """Variables of the user's that are called like what the rules write get others."""
+    """Variables of the user's that are called like what the rules write get others, and
+    so do a comprehension's that are called like what has another meaning around it."""
     names = bound_names(block(body)) & WRITTEN
-    return rename(body, names, context.origins)
+    return _scopes_apart(rename(body, names, context.origins), context.origins)
+
+
+def strays(
+    body: Iterable[cst.CSTNode], walked: frozenset[str] = frozenset()
+) -> set[str]:
+    """Names with a meaning of their own outside of loops and comprehensions that walk
+    them: those that are bound otherwise, or read where no loop around binds them."""
+    found: set[str] = set()
+    for node in body:
+        if isinstance(node, cst.For):
+            found |= read_names(node.iter) - walked
+            inner = walked | set(target_names(node.target))
+            found |= strays(statements(node.body), inner)
+            if node.orelse is not None:
+                found |= strays(statements(node.orelse.body), walked)
+        elif small(node) is not None or isinstance(node, cst.FunctionDef):
+            found |= bound_names(node) | (read_names(node) - walked)
+        else:
+            head = map_bodies(cast(Statement, node), lambda _: ())
+            found |= bound_names(head) | (read_names(head) - walked)
+            for part in sub_bodies(node):
+                found |= strays(statements(part), walked)
+    return found
+
+
+def _scopes_apart(body: Body, origins: Origins) -> Body:
+    """Loops are made of comprehensions, and the other way round: what a comprehension
+    binds must mean nothing else where it stands."""
+    named = {n.value for s in body for n in walk(s) if isinstance(n, cst.Name)}
+    outside = strays(body)
+
+    def replace(node: cst.CSTNode, walked: frozenset[str]) -> cst.CSTNode:
+        if isinstance(node, cst.For):
+            walked |= set(target_names(node.target))
+        new = map_parts(node, lambda n: replace(n, walked))
+        if isinstance(new, cst.BaseComp):
+            clash = comprehension_names(new) & (outside | walked)
+            names = {name: unlike(name, named) for name in sorted(clash)}
+            named.update(names.values())
+            new = renamed_variables(new, names, origins) if names else new
+        if new is not node:
+            origins.inherit(new, node)
+        return new
+
+    return tuple(cast(Statement, replace(s, frozenset())) for s in body)
 
 
 def reserve_grad(body: Body, context: Context) -> Body:

@@ -7,6 +7,7 @@ x = scale(y)
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import cast
 
 import libcst as cst
@@ -15,12 +16,17 @@ from codegen.context import Context
 from codegen.lower.kinds import learn
 from codegen.lower.frame import Frame
 from codegen.syntax import (
+    Body,
     Statement,
+    all_statements,
     assign,
     assignment,
     bound_names,
+    dotted,
     is_constant,
     replace_nodes,
+    small,
+    target_names,
 )
 
 
@@ -35,6 +41,14 @@ class Partials:
         self.origins = context.origins
         self.partials: dict[str, cst.Call] = {}
         self.bindings: Counter[str] = Counter()
+
+    def count(self, body: Body) -> None:
+        """Count the statements that bind each name; a loop binds its own again."""
+        for node in all_statements(body):
+            if isinstance(node, cst.For):
+                self.bindings.update([*target_names(node.target)] * 2)
+            elif small(node) or isinstance(node, cst.FunctionDef):
+                self.bindings.update(bound_names(node))
 
     def unfold(self, node: Statement, frame: Frame) -> Statement:
         """``f = functools.partial(g, a)`` makes ``f(x)`` mean ``g(a, x)``."""
@@ -76,22 +90,44 @@ class Partials:
         if not made or self._bound_again(target):
             return None
         binds: list[Statement] = []
-        args = [value.args[0]]
+
+        def kept(part: cst.BaseExpression, word: str) -> cst.BaseExpression:
+            """A variable that keeps what ``part`` is now."""
+            name = self.context.fresh(word)
+            frame.local.add(name)
+            binds.append(assign([cst.Name(name)], part))
+            self.origins.inherit(binds[-1], node)
+            return cst.Name(name)
+
+        func = value.args[0]
+        if func.star or any(arg.star for arg in value.args):
+            return None
+        args = [func.with_changes(value=self._captured(func.value, frame, kept))]
         for arg in value.args[1:]:
-            if arg.star:
-                return None
             if not is_constant(arg.value):
-                word = _keyword(arg) or target
-                name = self.context.fresh(word)
-                frame.local.add(name)
-                binds.append(assign([cst.Name(name)], arg.value))
-                self.origins.inherit(binds[-1], node)
-                arg = arg.with_changes(value=cst.Name(name))
+                arg = arg.with_changes(value=kept(arg.value, _keyword(arg) or target))
             args.append(arg.with_changes(comma=cst.MaybeSentinel.DEFAULT))
         self.partials[target] = value.with_changes(args=args)
         for bind in binds:
             learn(bind, frame)
         return binds
+
+    def _captured(
+        self,
+        func: cst.BaseExpression,
+        frame: Frame,
+        kept: Callable[[cst.BaseExpression, str], cst.BaseExpression],
+    ) -> cst.BaseExpression:
+        """What is called, or whose method, as it is where the partial is made: names of
+        the module and variables that are bound once stay as they are."""
+        if isinstance(func, cst.Attribute):
+            path = dotted(func.value) or ""
+            if path and (path == "self" or path.split(".")[0] not in frame.local):
+                return func
+            return func.with_changes(value=kept(func.value, func.attr.value))
+        if isinstance(func, cst.Name) and self._bound_again(func.value):
+            return kept(func, func.value)
+        return func
 
     def _bound_again(self, name: str) -> bool:
         """Whether several statements of the step bind a name."""

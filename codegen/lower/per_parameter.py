@@ -11,7 +11,7 @@ from codegen.lower.families import Family
 from codegen.lower.forms import appended, as_list, item_of, skip_test
 from codegen.lower.filled import skip_none
 from codegen.lower.listed import KnownLists, Listed, Unfit
-from codegen.lower.names import unlike
+from codegen.lower.names import rename, unlike
 from codegen.lower.segments import Segments, plain
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -167,6 +167,7 @@ class PerParameter:
         body = statements(
             skip_none(node, next(target_names(node.target), ""), self.origins).body
         )
+        body = self._apart(body, names, node)
         prelude: list[Statement] = []
         rebound = set().union(*(bound_names(s) for s in body), set())
         for target, name in list(names.items()):
@@ -189,6 +190,15 @@ class PerParameter:
         if inner and not prelude:
             inner[0] = _comments_of(node, inner[0])
         return [*prelude, *inner]
+
+    def _apart(self, body: Body, names: dict[str, cst.Name], node: cst.For) -> Body:
+        """A loop's body in which nothing else is called like the variables of items."""
+        new = {name.value for target, name in names.items() if name.value != target}
+        bound = bound_names(block(body)) & new
+        bound_here = bound | {t for t in names if names[t].value != t}
+        for name in sorted(self.lists.needed & bound_here):
+            raise Unfit(node, f"{name!r} is read behind the loop that binds it")
+        return rename(body, bound, self.origins)
 
     def _variables_needed(self) -> set[str]:
         return {

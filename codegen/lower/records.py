@@ -17,7 +17,7 @@ have, and a step does nothing with it but make instances and use their fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -29,6 +29,12 @@ from codegen.diagnostics import walk
 from codegen.syntax import (
     Body,
     Statement,
+    all_statements,
+    assignment,
+    block,
+    bound_names,
+    calls,
+    comprehension_names,
     dotted,
     is_constant,
     replace_nodes,
@@ -69,11 +75,14 @@ def records_as_dicts(body: Body, context: Context) -> Body:
     if not records:
         return body
     fields = frozenset(f for r in records.values() for f in r.fields)
+    local = _variables(body) - set(_others(body, fields, records, context))
 
     def replace(node: cst.CSTNode) -> cst.CSTNode | None:
         if isinstance(node, cst.Call) and dotted(node.func) in records:
             return records[cast(str, dotted(node.func))].made(node)
         if isinstance(node, cst.Attribute) and node.attr.value in fields:
+            if _root(node) not in {"self", *local}:
+                return None  # of a module, or of something else that has such a field
             if (dotted(node) or "").startswith("self."):
                 return None
             index = cst.SubscriptElement(cst.Index(_key(node.attr.value)))
@@ -83,6 +92,42 @@ def records_as_dicts(body: Body, context: Context) -> Body:
     return tuple(
         cast(Statement, replace_nodes(s, replace, context.origins)) for s in body
     )
+
+
+def _variables(body: Body) -> set[str]:
+    """What a step binds, in itself and in the scopes inside it."""
+    names = bound_names(block(body))
+    for node in (n for s in body for n in walk(s)):
+        if isinstance(node, cst.BaseComp):
+            names |= comprehension_names(node)
+        elif isinstance(node, cst.Param):
+            names.add(node.name.value)
+    return names
+
+
+def _root(node: cst.CSTNode) -> str | None:
+    """The variable that an expression starts from."""
+    while isinstance(node, (cst.Attribute, cst.Subscript, cst.Call)):
+        node = node.func if isinstance(node, cst.Call) else node.value
+    return node.value if isinstance(node, cst.Name) else None
+
+
+def _others(
+    body: Body, fields: Collection[str], records: Collection[str], context: Context
+) -> Iterator[str]:
+    """Variables of what is no record, and has, or may have, a field called like one's."""
+    for node in all_statements(body):
+        pair = assignment(node)
+        if pair is None or not isinstance(pair[0], cst.Name):
+            continue
+        for made in calls(pair[1]):
+            name = dotted(made.func) or ""
+            found = context.globals.get(name)
+            node_ = found.node if isinstance(found, Definition) else None
+            named = {a.keyword.value for a in made.args if a.keyword is not None}
+            is_class = isinstance(node_, cst.ClassDef)
+            if name not in records and (is_class or named & {*fields}):
+                yield pair[0].value
 
 
 def _records(body: Body, context: Context) -> Iterator[tuple[str, Record]]:

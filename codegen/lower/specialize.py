@@ -55,7 +55,6 @@ from codegen.syntax import (
     is_constant,
     is_name,
     orelse_statements,
-    parenthesize,
     read_names,
     rebuild_if,
     replace_nodes,
@@ -117,9 +116,7 @@ class Specializer:
         body = self.reader.read_body(node, frame, frozenset())
         frame.local = names | bound_names(block(body))
         self.context.taken |= frame.local
-        self.partials.bindings.update(
-            n for s in all_statements(body) if small(s) for n in bound_names(s)
-        )
+        self.partials.count(body)
         for param in () if called else all_params(node.params):
             if param.name.value == "closure":
                 frame.absent.add("closure")
@@ -197,8 +194,10 @@ class Specializer:
     ) -> list[Statement]:
         before: list[Statement] = []
         if isinstance(node, cst.For):
-            node = walk_selection(self._count_from_zero(node), frame, fold)
-            before, walked = self._call_first(node.iter, node, frame, live)
+            node = walk_selection(self._count_from_zero(node, before), frame, fold)
+            before = list(self.block(before, frame, live))
+            calls, walked = self._call_first(node.iter, node, frame, live)
+            before += calls
             node = node.with_changes(iter=walked)
         for name in self._rebound_inside(node, frame, live):
             frame.forget(name)
@@ -220,7 +219,7 @@ class Specializer:
             frame.join(last)
         return [*before, node]
 
-    def _count_from_zero(self, node: cst.For) -> cst.For:
+    def _count_from_zero(self, node: cst.For, before: list[Statement]) -> cst.For:
         """``for i, x in enumerate(xs, 1)`` counts from zero, and adds one."""
         call, target = node.iter, node.target
         if not isinstance(call, cst.Call) or not is_name(call.func, "enumerate"):
@@ -228,22 +227,18 @@ class Specializer:
         if len(call.args) != 2 or not isinstance(target, cst.Tuple):
             return node
         walked, start = call.args
-        if read_names(start.value) & bound_names(node):
-            self.context.refuse(
-                "lower", start.value, "where this count starts changes", "count from 0"
-            )
-            return node
-        head = target.elements[0]
-        name = self.context.fresh("position")
-        added = start.value if is_constant(start.value) else parenthesize(start.value)
-        shifted = cst.BinaryOperation(cst.Name(name), cst.Add(), added)
-        bind = assign([head.value], shifted)
+        if not is_constant(start.value):
+            first = self.context.fresh("start")
+            before.append(assign([cst.Name(first)], start.value))
+            self.origins.inherit(before[-1], node.iter)
+            start = cst.Arg(cst.Name(first))
+        head, name = target.elements[0], cst.Name(self.context.fresh("position"))
+        bind = assign([head.value], cst.BinaryOperation(name, cst.Add(), start.value))
         self.origins.inherit(bind, node.iter)
-        last = walked.with_changes(comma=cst.MaybeSentinel.DEFAULT)
-        first = head.with_changes(value=cst.Name(name))
+        items = [head.with_changes(value=name.deep_clone()), *target.elements[1:]]
         return node.with_changes(
-            iter=call.with_changes(args=[last]),
-            target=target.with_changes(elements=[first, *target.elements[1:]]),
+            iter=call.with_changes(args=[cst.Arg(walked.value)]),
+            target=target.with_changes(elements=items),
             body=block([bind, *statements(node.body)]),
         )
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import libcst as cst
 
 from codegen.diagnostics import children, walk
 from codegen.rules.base import Example, Rule
 from codegen.syntax import (
     Body,
-    all_statements,
+    all_params,
+    bound_names,
     code,
+    comprehension_names,
     dotted,
     expr,
     index_of,
     is_name,
+    statements,
 )
 
 KNOWN_ATTRIBUTES = frozenset({"param_groups", "state", "defaults", "shared"})
@@ -49,7 +54,7 @@ def _ask_shared(node: cst.CSTNode) -> cst.CSTNode | None:
     return None
 
 
-def _ask_own(node: cst.CSTNode, items: set[str]) -> cst.CSTNode | None:
+def _ask_own(node: cst.CSTNode, own: Collection[cst.CSTNode]) -> cst.CSTNode | None:
     """``p in self.state`` → ``p_idx in self.state[group_idx]``."""
     if not isinstance(node, cst.Comparison) or len(node.comparisons) != 1:
         return None
@@ -57,7 +62,7 @@ def _ask_own(node: cst.CSTNode, items: set[str]) -> cst.CSTNode | None:
     asks = isinstance(part.operator, (cst.In, cst.NotIn))
     if not asks or dotted(part.comparator) != "self.state":
         return None
-    if not isinstance(node.left, cst.Name) or node.left.value not in items:
+    if node.left not in own:
         return None
     where = part.with_changes(comparator=expr("self.state[group_idx]"))
     return node.with_changes(left=cst.Name("p_idx"), comparisons=[where])
@@ -106,7 +111,7 @@ class IndexedState(Rule):
                 f"Calls the optimizer's own ``{name}``, which must be differentiable "
                 "and leave its arguments as they are."
             )
-        items = self._items(body)
+        own = _own_turns(body)
         keys: dict[str, cst.CSTNode] = {}
 
         def replace(node: cst.CSTNode) -> cst.CSTNode | None:
@@ -115,7 +120,7 @@ class IndexedState(Rule):
             if dotted(node.value) != "self.state":
                 return None
             key = index_of(node)
-            if isinstance(key, cst.Name) and key.value in items:
+            if key in own:
                 return expr("self.state[group_idx][p_idx]")
             if isinstance(key, cst.SimpleString):
                 keys.setdefault(str(key.evaluated_value), node)
@@ -134,7 +139,7 @@ class IndexedState(Rule):
             key = _asked_for(node)
             if key is not None:
                 keys.setdefault(key, node)
-            return _ask_own(node, items) or _ask_shared(node)
+            return _ask_own(node, own) or _ask_shared(node)
 
         body = self.rewrite(self.rewrite(body, ask), replace)
         self._refuse_whole(body)
@@ -157,14 +162,6 @@ class IndexedState(Rule):
         self.context.carried.add(name)
         return expr(f'self.shared["{name}"]')
 
-    def _items(self, body: Body) -> set[str]:
-        """Names of the parameters that loops walk."""
-        names: set[str] = set()
-        for node in all_statements(body):
-            if isinstance(node, cst.For) and code(node.target).startswith("p_idx, ("):
-                names.add(code(node.target)[len("p_idx, (") :].partition(",")[0])
-        return names
-
     def _refuse_whole(self, body: Body) -> None:
         for statement in body:
             parents = {c: n for n in walk(statement) for c in children(n)}
@@ -176,3 +173,44 @@ class IndexedState(Rule):
                             "the optimizer's state is used as a whole",
                             "read and write self.state[p], parameter by parameter",
                         )
+
+
+def _own_turns(body: Body) -> set[cst.CSTNode]:
+    """Where the step's own walks over parameters name the parameter whose turn it is:
+    not where another walk, a function or an assignment gives that name to another."""
+    found: dict[bool, set[cst.CSTNode]] = {True: set(), False: set()}
+
+    def look(node: cst.CSTNode, item: str | None) -> None:
+        if isinstance(node, cst.Name):
+            found[node.value == item].add(node)
+        if isinstance(node, (cst.For, cst.While)) and item in bound_names(node):
+            item = None
+        if isinstance(node, cst.For) and code(node.target).startswith("p_idx, ("):
+            look(node.iter, None)
+            own = code(node.target)[len("p_idx, (") :].partition(",")[0]
+            in_order(statements(node.body), own)
+        elif isinstance(node, cst.BaseComp):
+            look(node.for_in.iter, item)
+            inside = None if item in comprehension_names(node) else item
+            for part in children(node):
+                for inner in children(part) if part is node.for_in else (part,):
+                    if inner is not node.for_in.iter:
+                        look(inner, inside)
+        elif isinstance(node, cst.BaseSuite):
+            in_order(statements(node), item)
+        elif isinstance(node, (cst.Lambda, cst.FunctionDef)):
+            named = {p.name.value for p in all_params(node.params)}
+            for part in children(node):
+                look(part, None if item in named else item)
+        else:
+            for part in children(node):
+                look(part, item)
+
+    def in_order(body: Body, item: str | None) -> None:
+        for node in body:
+            look(node, item)
+            if item in bound_names(node):
+                item = None
+
+    in_order(body, None)
+    return found[True] - found[False]
