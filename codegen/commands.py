@@ -124,9 +124,11 @@ def _settled(
     target: str, translation: Translation, library: Library
 ) -> tuple[Translation, str]:
     from codegen.class_source import import_original
-    from codegen.settle import settle
+    from codegen.settle import translate_and_verify
 
-    translation, report = settle(import_original(target), translation, library)
+    translation, report = translate_and_verify(
+        import_original(target), translation, library
+    )
     return translation, str(report).replace("\n", "\n  ")
 
 

@@ -163,7 +163,7 @@ def _arguments(init: cst.FunctionDef) -> Env:
         if param.annotation is not None:
             names[name] = annotated(name, code(param.annotation.annotation))
         elif isinstance(default, (cst.Integer, cst.Float)):
-            names[name] = Value(Kind.SETTING)
+            names[name] = Value(Kind.SCALAR_OR_TENSOR)
     return Env(names)
 
 

@@ -37,13 +37,13 @@ class Context:
     ``constructor_settings`` those that it takes from the constructor's defaults
     whatever a group says, ``stored`` what the constructor leaves in the state and in
     ``attributes``, in which ``dtypes``, ``shared_before`` which of it may be one tensor, ``globals`` what module-level names mean, ``annotations`` those of the
-    function at hand. ``jumps`` are settings at whose zero the update itself jumps,
+    function at hand. ``discontinuous_at_zero`` are settings at whose zero the update itself jumps,
     ``whole_lists`` those that loops over parameters fill to be read as a whole,
     ``taken`` variables, whose names no new one may get, ``stands_for`` the expressions
     that variables of ours stand for, ``kept_tensors`` keys under which the step itself
     stores what may be one, ``asked_settings`` whether a setting was asked if it is one. ``arguments_are_local`` says
     that nobody outside holds the annotated arguments (in examples). ``converts`` says whether the
-    step converts to short floats, ``copies`` that these are taken for copies. ``asked_strides`` and ``asked_identity`` are what the step asks of
+    step converts to short floats, ``assumes_casts_copy`` that these are taken for copies. ``asked_strides`` and ``emits_identity_tests`` are what the step asks of
     tensors, which the functions that it calls have to keep.
     """
 
@@ -62,7 +62,7 @@ class Context:
     shared_before: dict[str, frozenset[str]] = field(default_factory=dict)
     attributes: frozenset[str] = frozenset()
     float_settings: frozenset[str] = frozenset()
-    jumps: frozenset[str] = frozenset()
+    discontinuous_at_zero: frozenset[str] = frozenset()
     whole_lists: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
     stands_for: dict[str, str] = field(default_factory=dict)
@@ -70,9 +70,9 @@ class Context:
     asked_settings: bool = False
     arguments_are_local: bool = False
     converts: bool = False
-    copies: bool = False
+    assumes_casts_copy: bool = False
     asked_strides: int = 0
-    asked_identity: bool = False
+    emits_identity_tests: bool = False
 
     def dtypes_of(self, heap: Heap) -> Dtypes:
         """Those of a body's heap; what a snippet doesn't bind is as its parameters are."""

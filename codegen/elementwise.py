@@ -489,6 +489,6 @@ def _text(node: ast.AST) -> str:
 _RESERVED = frozenset("self group_idx group grads p_idx torch math ops".split())
 _LOGICAL = (ast.BitAnd, ast.BitOr, ast.BitXor)
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
-_OF_NUMBERS = (Result.NUMBER, Result.SETTING, Result.COMPUTED, Result.ONE_OF)
+_OF_NUMBERS = (Result.NUMBER, Result.SCALAR_OR_TENSOR, Result.COMPUTED, Result.ONE_OF)
 """What operations return that are the same for all joined parameters, if their arguments
 are."""

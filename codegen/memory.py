@@ -7,7 +7,7 @@ import torch
 from codegen.cache import Entry, read_by
 from codegen.class_source import class_target
 from codegen.loading import load_text
-from codegen.settle import settle
+from codegen.settle import translate_and_verify
 from codegen.translate import Translation, translate
 from higher.optim.base import DifferentiableOptimizer
 
@@ -27,7 +27,7 @@ def compiled(optimizer: type[torch.optim.Optimizer], verify: bool) -> Entry:
     translation = translate(target, library)
     report = summary = ""
     if verify:
-        translation, found = settle(optimizer, translation, library)
+        translation, found = translate_and_verify(optimizer, translation, library)
         report, summary = found.to_json(), found.summary
     return Entry(
         translation.target,

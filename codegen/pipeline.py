@@ -20,18 +20,18 @@ from codegen.context import Context
 from codegen.foreign import refuse_foreign
 from codegen.layout import alternate_quotes, double_quotes, space
 from codegen.lower.conversions import with_copies
-from codegen.lower.counted import without_counting
+from codegen.lower.index_loops import index_loops_to_enumerate
 from codegen.lower.defaults import without_setdefault
 from codegen.lower.foreach import without_foreach
-from codegen.lower.gathered import gathered
+from codegen.lower.appends import append_loops_to_comprehensions
 from codegen.lower.items import items_by_position
 from codegen.lower.legacy import modernize
 from codegen.lower.lists import one_append, walk_selections
-from codegen.lower.lockstep import in_lockstep
+from codegen.lower.parallel_lists import fuse_parallel_lists
 from codegen.lower.loops import lower_loops
 from codegen.lower.names import rename_reserved, reserve_grad
 from codegen.lower.records import records_as_dicts
-from codegen.lower.scratch import without_turns
+from codegen.lower.scratch import remove_double_buffering
 from codegen.lower.settings import defaults_by_group
 from codegen.lower.specialize import specialize
 from codegen.lower.states import slot_by_slot
@@ -159,16 +159,18 @@ PASSES: Sequence[Pass] = (
         "while a conversion still stands where upstream wrote it",
         holds.casts_are_copies,
     ),
-    Pass(without_turns, "before loops are taken apart"),
+    Pass(remove_double_buffering, "before loops are taken apart"),
     # one loop over the parameters of each group
-    Pass(without_counting, "before lists are looked for: it makes none"),
+    Pass(index_loops_to_enumerate, "before lists are looked for: it makes none"),
     Pass(slot_by_slot, "before state is read in loops"),
-    Pass(gathered, "makes the comprehensions that the fusion reads"),
+    Pass(
+        append_loops_to_comprehensions, "makes the comprehensions that the fusion reads"
+    ),
     Pass(one_append, "a list that is filled in one place can be fused"),
     Pass(without_foreach, "makes the loops that are fused"),
     Pass(lower_loops, "parallel lists, filled one by one, into one loop"),
     Pass(
-        in_lockstep,
+        fuse_parallel_lists,
         "what is left of parallel lists, into as few loops as there must be",
         holds.parallel_lists_are_gone,
         stops=True,

@@ -136,7 +136,7 @@ def reserved_names_are_free(body: Body, context: Context) -> Iterator[cst.CSTNod
 
 def casts_are_copies(body: Body, context: Context) -> Iterator[cst.CSTNode]:
     """Where casts to short floats are assumed to copy, each says so."""
-    if context.copies:
+    if context.assumes_casts_copy:
         yield from (n for n in _nodes(body) if short_float(n) is not None)
 
 
@@ -351,7 +351,7 @@ def calls_are_known(body: Body, context: Context) -> Iterator[cst.CSTNode]:
             operation.bind(call.args, receiver) or {}
         ):
             if parameter.number and isinstance(argument, cst.Subscript):
-                known = context.float_settings - context.jumps
+                known = context.float_settings - context.discontinuous_at_zero
                 if is_name(argument.value, "group") and string_key(argument) in known:
                     yield call
 

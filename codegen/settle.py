@@ -25,7 +25,7 @@ from codegen.verify import Report, verify
 _STEPS = 3
 
 
-def settle(
+def translate_and_verify(
     original: type[torch.optim.Optimizer],
     translation: Translation,
     library: Library | None = None,

@@ -103,7 +103,7 @@ def translate(
     """
     if isinstance(target, type):
         target, library = class_target(target)
-    context = Context(jumps=jumps)
+    context = Context(discontinuous_at_zero=jumps)
     if library is None:
         library = Library(context.origins)
     else:
@@ -125,7 +125,9 @@ def _with_copies(
     target: str, library: Library, jumps: frozenset[str], refusal: CodegenError
 ) -> Translation:
     """Once more, with conversions to short floats taken for copies."""
-    context = Context(library.origins, jumps=jumps, copies=True)
+    context = Context(
+        library.origins, discontinuous_at_zero=jumps, assumes_casts_copy=True
+    )
     try:
         return _translate(open_target(target, library), context)
     except CodegenError:
@@ -138,8 +140,8 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
     context.dtypes = stored_dtypes(upstream)
     context.shared_before = shared_values(upstream, context)
     context.attributes = attributes(upstream)
-    if context.jumps:
-        names = ", ".join(sorted(context.jumps))
+    if context.discontinuous_at_zero:
+        names = ", ".join(sorted(context.discontinuous_at_zero))
         context.notes.append(
             f"The update jumps where these settings leave zero: {names}."
         )
@@ -151,7 +153,7 @@ def _translate(upstream: Upstream, context: Context) -> Translation:
     helpers = tuple(code(h).strip() for h in carried.helpers)
     _read_around(upstream)
     module = emit.Module(
-        command=command(upstream.target, context.jumps),
+        command=command(upstream.target, context.discontinuous_at_zero),
         target=upstream.target,
         source=upstream.method("step").module.file,  # type: ignore[union-attr]
         version=package_version(upstream),
@@ -191,7 +193,9 @@ def _prove(
 ) -> None:
     """Refuse a module that the fence finds a law broken in."""
     before = fence.before(upstream)
-    for fault in fence.check(tree, context.float_settings, context.jumps, before):
+    for fault in fence.check(
+        tree, context.float_settings, context.discontinuous_at_zero, before
+    ):
         origin = origin_of(fault.node, tree, made_from, context.origins)
         context.refuse_at(fault.rule, origin, fault.message, fault.hint)
     context.raise_if_refused()

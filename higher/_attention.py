@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from higher._held import code_names
+from higher._object_graph import code_names
 from higher._second_order import OwnForward, _ProcessWide, math_attention
 from higher._views import in_functorch, in_transform
 from higher._weights import FastWeights

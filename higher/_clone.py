@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from higher import _fsdp
-from higher._held import (
+from higher._object_graph import (
     ATOMIC,
     SHARED,
     Attributes,
@@ -80,8 +80,8 @@ class Cloner(Containers):
             self._fill(self.memo[id(module)], module)
         new = cast(nn.Module, self.memo[id(root)])
         self.weights.root = weakref.ref(new)
-        if self.strays and not self.plain:
-            refuse_holder(root, self.strays)
+        if self.unreplaceable_holders and not self.plain:
+            refuse_holder(root, self.unreplaceable_holders)
         return new
 
     def _module(self, module: nn.Module) -> nn.Module:
@@ -201,7 +201,7 @@ class Cloner(Containers):
             # locks, files, process groups: not the module's own
             self.memo.pop(id(value), None)
             if self.is_stray(value):
-                self.strays.append(value)
+                self.unreplaceable_holders.append(value)
             return value
 
     def _tensor(self, t: Tensor) -> Tensor:
@@ -257,7 +257,7 @@ class Cloner(Containers):
         settled = {id(v) for _, v in places if self.holds_weight(v)}
         inside = (v for v in referents(new) if id(v) not in settled)
         if self.is_keyed(new) or any(map(self.is_stray, inside)):
-            self.strays.append(value)
+            self.unreplaceable_holders.append(value)
 
     def _set_state(self, new: Any, state: Any) -> None:
         attributes, slots = state if isinstance(state, tuple) else (state, None)

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from higher._rebind import Rebinder
+from higher._rebind import CallableRebinder
 
 
-class Containers(Rebinder):
+class Containers(CallableRebinder):
     """Copies containers: what is held in them is copied, each thing once."""
 
     def put(self, holder: Any, key: Any, value: Any) -> None:
@@ -30,7 +30,7 @@ class Containers(Rebinder):
     def put_pairs(self, new: Any, value: Any, pairs: Iterable[tuple[Any, Any]]) -> None:
         for k, v in pairs:
             if self.names_weight(k):
-                self.strays.append(value)
+                self.unreplaceable_holders.append(value)
             self.put(new, self.copy(k), v)
 
     def weak_values_copy(self, value: Any) -> Any:
@@ -62,7 +62,7 @@ class Containers(Rebinder):
     def set_copy(self, value: set[Any]) -> set[Any]:
         new = set(map(self.copy, value))
         if any(type(v) is int and v in self.index for v in value):
-            self.strays.append(value)
+            self.unreplaceable_holders.append(value)
         if any(map(self.holds_weight, value)):
             members = tuple(value)
 
@@ -75,7 +75,7 @@ class Containers(Rebinder):
 
     def frozenset_copy(self, value: frozenset[Any]) -> frozenset[Any]:
         if any(type(v) is int and v in self.index for v in value):
-            self.strays.append(value)
+            self.unreplaceable_holders.append(value)
         return frozenset(map(self.copy, value))
 
     def weakref_copy(self, value: weakref.ref[Any]) -> weakref.ref[Any]:
@@ -86,5 +86,5 @@ class Containers(Rebinder):
     def _weakly_held(self, value: Any) -> Any:
         if id(value) not in self.memo and self.is_stray(value):
             # a copy might be gone at once: it may be that nobody else holds it
-            self.strays.append(value)
+            self.unreplaceable_holders.append(value)
         return self.memo.get(id(value), value)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from higher._held import (
+from higher._object_graph import (
     ATOMIC,
     METHODS,
     SHARED,
@@ -37,7 +37,7 @@ class Reach:
         index: ``id`` of a parameter -> its position among the fast weights.
         weights: the fast weights, told where they are held.
         made: ``id`` of each counterpart; what those hold is taken care of.
-        strays: what holds a weight where no other can be put, in the module.
+        unreplaceable_holders: what holds a weight where no other can be put, in the module.
     """
 
     def __init__(self, weights: FastWeights, originals: Sequence[Tensor]) -> None:
@@ -45,7 +45,7 @@ class Reach:
         both = (*enumerate(weights.installed), *enumerate(originals))
         self.index = {id(p): i for i, p in both}
         self.made: set[int] = set()
-        self.strays: list[Any] = []
+        self.unreplaceable_holders: list[Any] = []
         self.memo: dict[int, Any] = {
             id(p): w for p, w in zip(originals, weights.installed)
         }

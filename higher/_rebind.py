@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from higher._held import (
+from higher._object_graph import (
     ATOMIC,
     FIXED,
     Attributes,
@@ -32,7 +32,7 @@ from higher._held import (
 from higher._reach import Reach
 
 
-class Rebinder(Reach):
+class CallableRebinder(Reach):
     """Rebinds callables to the clone of a module."""
 
     def copy(self, value: Any) -> Any:
@@ -143,7 +143,7 @@ class Rebinder(Reach):
 
     def _fill_dict(self, new: dict[Any, Any], value: dict[Any, Any]) -> None:
         if self.is_keyed(value):
-            self.strays.append(value)
+            self.unreplaceable_holders.append(value)
         for k, v in value.items():
             self.settle(new, k, v, self.rebound(v))
 
@@ -256,14 +256,14 @@ def _plain_kind(value: tuple[Any, ...] | frozenset[Any]) -> type:
 
 
 _REBINDERS: dict[type, Callable[[Any, Any], Any]] = {
-    types.FunctionType: Rebinder._function,
-    types.MethodType: Rebinder._method,
-    types.BuiltinMethodType: Rebinder._builtin,
-    functools.partial: Rebinder._partial,
-    functools._lru_cache_wrapper: Rebinder._cached,
-    dict: Rebinder._dict,
-    list: Rebinder._list,
-    tuple: Rebinder._tuple,
-    types.MappingProxyType: Rebinder._proxy,
-    weakref.WeakMethod: Rebinder._weak_method,
+    types.FunctionType: CallableRebinder._function,
+    types.MethodType: CallableRebinder._method,
+    types.BuiltinMethodType: CallableRebinder._builtin,
+    functools.partial: CallableRebinder._partial,
+    functools._lru_cache_wrapper: CallableRebinder._cached,
+    dict: CallableRebinder._dict,
+    list: CallableRebinder._list,
+    tuple: CallableRebinder._tuple,
+    types.MappingProxyType: CallableRebinder._proxy,
+    weakref.WeakMethod: CallableRebinder._weak_method,
 }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from higher._fsdp import sharded_parameter
-from higher._held import UNNAMED, path_to
+from higher._object_graph import UNNAMED, path_to
 from higher._tree import modules_of, parameters_of
 
 _DDP = (

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from higher._held import code_names
+from higher._object_graph import code_names
 from higher._tree import modules_of
 
 

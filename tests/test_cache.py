@@ -57,7 +57,7 @@ class Counted:
             return translation, report
 
         patch.setattr(memory, "translate", translated)
-        patch.setattr(memory, "settle", settled)
+        patch.setattr(memory, "translate_and_verify", settled)
 
     def __call__(self) -> tuple[int, int]:
         return self.translations, self.verifications

@@ -93,7 +93,7 @@ FAULTS = {"tidy_calls": still_dead}
 
 def run(source: str, folder: Path) -> None:
     (folder / "odd.py").write_text(source)
-    context = Context(copies=True, float_settings=frozenset({"lr"}))
+    context = Context(assumes_casts_copy=True, float_settings=frozenset({"lr"}))
     target = f"{folder / 'odd.py'}:Odd"
     pipeline.run(open_target(target, Library(context.origins)), context)
 

@@ -89,9 +89,9 @@ def test_the_translation_follows_the_original(target: str) -> None:
     "target", ["muon.SingleDeviceMuonWithAuxAdam", "torch_optimizer.RAdam"]
 )
 def test_the_translation_passes_the_whole_verification(target: str) -> None:
-    from codegen.settle import settle
+    from codegen.settle import translate_and_verify
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, report = settle(import_original(target), translated(target))
+        _, report = translate_and_verify(import_original(target), translated(target))
     assert report.ok

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import re
 
-from codegen.analysis.values import NUMBER, OTHER, SETTING, UNKNOWN, Kind, Place, Value
+from codegen.analysis.values import (
+    NUMBER,
+    OTHER,
+    SCALAR_OR_TENSOR,
+    UNKNOWN,
+    Kind,
+    Place,
+    Value,
+)
 
 _ITERABLES = frozenset("List list Tuple tuple Sequence Iterable Size".split())
 
@@ -17,11 +25,13 @@ def annotated(name: str, annotation: str) -> Value:
         return Value(Kind.TENSOR, place) if len(words - {"torch"}) == 1 else UNKNOWN
     items = words - _ITERABLES - {"Union", "torch"}
     if words & _ITERABLES and items <= {"int", "float"}:
-        return Value(Kind.SEQUENCE, place, SETTING if "float" in items else NUMBER)
+        return Value(
+            Kind.SEQUENCE, place, SCALAR_OR_TENSOR if "float" in items else NUMBER
+        )
     if words and words <= {"int", "bool", "None"}:
         return NUMBER
     if words and words <= {"float", "int", "None"}:
-        return SETTING
+        return SCALAR_OR_TENSOR
     if words and words <= {"str", "None"}:
         return OTHER
     return Value(Kind.UNKNOWN, place)

@@ -13,7 +13,8 @@ import libcst as cst
 from codegen import optable
 from codegen.analysis.environment import Env, dulled_by
 from codegen.analysis.keys import is_constant_key
-from codegen.analysis.expressions import Expressions, bounds
+from codegen.analysis.expressions import Expressions
+from codegen.analysis.indices import bounds
 from codegen.analysis.turns import GROUP_BY_NUMBER, leave_group
 from codegen.analysis.values import (
     ANY,
@@ -107,12 +108,12 @@ class Bindings:
             env.drop_conditions("group")
         known = env.slots.get(slot)
         if known is not None and known.place is not None and known.place == value.place:
-            env.maybe.discard(slot)
+            env.possibly_absent.discard(slot)
             return  # it is there already
         env.forget_computed_keys()
         self._weaken(slot, value, env)
         env.slots[slot] = value
-        env.maybe.discard(slot)
+        env.possibly_absent.discard(slot)
         if any(map(self.expressions.may_be_tuple, value.objects())):
             self.expressions.tuples.add(f"{slot.container}[{slot.key}]")
         kind = self.expressions.slot_kinds.get(slot, Kind.NONE)
@@ -164,7 +165,7 @@ class Bindings:
     def _parts(self, value: Value, stars: Sequence[bool], env: Env) -> list[Value]:
         """What unpacking gives to each target."""
         count = len(stars)
-        if value.kind in (Kind.SETTING, Kind.NUMBER) and not any(stars):
+        if value.kind in (Kind.SCALAR_OR_TENSOR, Kind.NUMBER) and not any(stars):
             return [value] * count
         if value.kind is Kind.TENSOR:
             rows = [View("index", f"[{n}]", cst.Integer(str(n))) for n in range(count)]
@@ -173,7 +174,7 @@ class Bindings:
         place = value.place
         if place is not None and not any(stars) and _holds_objects(value, env):
             slots = [Slot(place.obj, str(n)) for n in range(count)]
-            env.maybe -= set(slots)  # else this raised
+            env.possibly_absent -= set(slots)  # else this raised
             return [self.expressions.slot_value(s, value, env) for s in slots]
         if place is not None and any(stars) and env.exact.get(place.obj, -1) >= 0:
             return self._starred(place.obj, stars, env)
@@ -202,7 +203,7 @@ class Bindings:
             chosen = bounds(target)
             if base.kind is Kind.MAPPING and slot and is_constant_key(slot.key):
                 env.slots.pop(slot, None)
-                env.maybe.discard(slot)
+                env.possibly_absent.discard(slot)
             elif base.place is not None and listed is not None and chosen is not None:
                 del listed[chosen]
                 env.relist(base.place.obj, listed)
@@ -286,7 +287,7 @@ class Bindings:
         slot = Slot(obj, key)
         if method == "pop" and is_constant_key(key):
             env.slots.pop(slot, None)
-            env.maybe.discard(slot)
+            env.possibly_absent.discard(slot)
         elif method == "setdefault" and len(args) > 1:
             self._set_default(slot, args[1], env)
         elif method == "update":
@@ -301,7 +302,7 @@ class Bindings:
 
     def _set_default(self, slot: Slot, value: Value, env: Env) -> None:
         if is_constant_key(slot.key):
-            if slot in env.slots and slot not in env.maybe:
+            if slot in env.slots and slot not in env.possibly_absent:
                 return  # it is there already
             if slot not in env.slots and not env.may_have(slot):
                 self.put(slot, value, env)
@@ -310,7 +311,7 @@ class Bindings:
         held = env.slots.get(slot, before)
         self._weaken(slot, value, env)
         env.slots[slot] = cast(Value, join(held, value))
-        env.maybe.discard(slot)
+        env.possibly_absent.discard(slot)
 
     def _update(self, obj: str, node: cst.Call, env: Env) -> None:
         """``d.update(k=v)``, ``d.update({"k": v})``; of another dict, any key."""

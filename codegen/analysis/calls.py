@@ -23,7 +23,7 @@ from codegen.analysis.values import (
     NOTHING,
     NUMBER,
     OTHER,
-    SETTING,
+    SCALAR_OR_TENSOR,
     UNKNOWN,
     Kind,
     Place,
@@ -150,8 +150,8 @@ class Calls:
         view = View(operation.how, text)
         if not base.places:
             base = replace(base, places=frozenset({ANYTHING}))  # of what isn't seen
-        if result in (Result.NUMBER, Result.SETTING):
-            return NUMBER if result is Result.NUMBER else SETTING
+        if result in (Result.NUMBER, Result.SCALAR_OR_TENSOR):
+            return NUMBER if result is Result.NUMBER else SCALAR_OR_TENSOR
         if result is Result.METADATA:
             sizes = operation.name.endswith((".shape", ".size", ".stride"))
             return Value(Kind.SEQUENCE, item=COUNT) if sizes else OTHER
@@ -161,7 +161,7 @@ class Calls:
             return base
         if result is Result.VIEW:
             return base.through(view)
-        if result is Result.MAYBE and base.kind in (Kind.NUMBER, Kind.SETTING):
+        if result is Result.MAYBE and base.kind in (Kind.NUMBER, Kind.SCALAR_OR_TENSOR):
             return made  # of a number; what is a tensor in its place is treated alike
         if result is Result.MAYBE:
             seen = base if operation.how == "itself" else base.through(view)
@@ -228,8 +228,8 @@ class Calls:
             bound = operation.bind(node.args, func.value)
         if operation is None or bound is None:
             return self._unknown(node, env)
-        if operation.result is Result.SETTING:
-            return SETTING
+        if operation.result is Result.SCALAR_OR_TENSOR:
+            return SCALAR_OR_TENSOR
         if method in ("size", "stride") and node.args:
             return COUNT
         if method == "to" and _is_true(bound.get("copy")):
@@ -288,12 +288,16 @@ class Calls:
         slot = Slot(base.place.obj, key)
         if base.place == Place("group") and slot not in env.slots:
             if self.expressions.slot_kinds.get(slot) not in MAY_HOLD_TENSORS:
-                return SETTING
+                return SCALAR_OR_TENSOR
         if slot not in env.slots:
             if slot.container in env.exact and is_constant_key(key):
                 return default  # it isn't there
-            env.maybe.add(slot)  # that is why it is asked for with get
-        sure = slot in env.slots and slot not in env.maybe and is_constant_key(key)
+            env.possibly_absent.add(slot)  # that is why it is asked for with get
+        sure = (
+            slot in env.slots
+            and slot not in env.possibly_absent
+            and is_constant_key(key)
+        )
         found = self.expressions.slot_value(slot, base, env)
         if sure:
             return replace(found, source=slot)
@@ -392,7 +396,7 @@ class Calls:
             item = join(item, value)
             slot = Slot(made, f'"{arg.keyword.value}"')
             env.slots[slot] = value
-            env.maybe.discard(slot)
+            env.possibly_absent.discard(slot)
         if whole:
             env.exact[made] = -1
         else:

@@ -18,7 +18,7 @@ from codegen.syntax import dotted, is_constant, is_name, keyword, string_key
 
 Evaluate = Callable[[cst.BaseExpression], Value]
 
-_UNCHANGING = (Kind.NUMBER, Kind.SETTING, Kind.NONE)
+_UNCHANGING = (Kind.NUMBER, Kind.SCALAR_OR_TENSOR, Kind.NONE)
 _WRITABLE = (Kind.TENSOR, *CONTAINERS)
 
 

@@ -208,7 +208,7 @@ class Displays:
             whole = whole and is_constant_key(key)
             if whole:
                 env.slots[Slot(made, key)] = value
-                env.maybe.discard(Slot(made, key))
+                env.possibly_absent.discard(Slot(made, key))
         values = [v for v in items if v is not None]
         if all(not env.may_alias(a, b) for a, b in combinations(values, 2)):
             env.distinct |= {made}

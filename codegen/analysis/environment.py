@@ -57,7 +57,7 @@ class Env(Store):
             names=dict(self.names),
             slots=dict(self.slots),
             texts=dict(self.texts),
-            maybe=set(self.maybe),
+            possibly_absent=set(self.possibly_absent),
             unbound=set(self.unbound),
             exact=dict(self.exact),
             origins=dict(self.origins),
@@ -84,7 +84,9 @@ class Env(Store):
             names=_joined(self.names, other.names),
             slots=_joined(self.slots, other.slots),
             texts={**other.texts, **self.texts},
-            maybe=self.maybe | other.maybe | self._missing(one_sided, other),
+            possibly_absent=self.possibly_absent
+            | other.possibly_absent
+            | self._missing(one_sided, other),
             unbound=self.unbound
             | other.unbound
             | self.names.keys() ^ other.names.keys(),
@@ -105,8 +107,8 @@ class Env(Store):
                 del joined.slots[slot]  # on one way its key means nothing
         for slot in one_sided:
             joined.found_or_stored(slot, other if slot in self.slots else self)
-        joined.maybe = {
-            s for s in joined.maybe if joined.exact.get(s.container, -1) < 0
+        joined.possibly_absent = {
+            s for s in joined.possibly_absent if joined.exact.get(s.container, -1) < 0
         }
         return joined
 
@@ -257,7 +259,7 @@ class Env(Store):
         rest = join_all([*own.values(), more])
         for slot in own:
             del self.slots[slot]
-            self.maybe.discard(slot)
+            self.possibly_absent.discard(slot)
         self.exact.pop(obj, None)
         if rest is not None:
             self.slots[Slot(obj, REST)] = rest
@@ -283,7 +285,7 @@ class Env(Store):
         for slot in [s for s, _ in self.slots_of(obj) if not is_constant_key(s.key)]:
             if slot.key != REST:
                 del self.slots[slot]
-                self.maybe.discard(slot)
+                self.possibly_absent.discard(slot)
 
     # --- renaming -----------------------------------------------------------
 
@@ -300,9 +302,9 @@ class Env(Store):
             held = value.with_places(change)
             known = slots.get(new)
             slots[new] = held if known is None else _sure(join(known, held))
-            if new != slot and slot in self.maybe:
-                self.maybe.discard(slot)
-                self.maybe.add(new)
+            if new != slot and slot in self.possibly_absent:
+                self.possibly_absent.discard(slot)
+                self.possibly_absent.add(new)
         self.slots = slots
         self.exact = {o: n for o, n in self.exact.items() if change(Place(o)).obj == o}
         origins: dict[str, frozenset[str]] = {}
@@ -320,7 +322,7 @@ class Env(Store):
         for slot, value in [*self.slots.items()]:
             if slot.container in old and slot.key != REST:
                 del self.slots[slot]
-                self.maybe.discard(slot)
+                self.possibly_absent.discard(slot)
                 rest = replace(slot, key=REST)
                 self.slots[rest] = _sure(join(self.slots.get(rest), value))
         self.distinct -= {o for o in old if self.knows(new(o))}
@@ -337,7 +339,7 @@ class Env(Store):
         }
         for slot in [s for s in self.slots if name in variables(s.key)]:
             del self.slots[slot]
-            self.maybe.discard(slot)
+            self.possibly_absent.discard(slot)
         self.age([obj for obj, reads in self.keyed.items() if name in reads])
 
         if any(name in variables(v.text) for v in self._views()):
@@ -355,7 +357,7 @@ class Env(Store):
         slots = [s for s in self.slots if is_computed(s.key, computed)]
         for slot in slots:
             del self.slots[slot]
-            self.maybe.discard(slot)
+            self.possibly_absent.discard(slot)
         self.age(
             [
                 obj

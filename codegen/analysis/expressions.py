@@ -18,7 +18,7 @@ import libcst as cst
 from codegen import optable
 from codegen.analysis.displays import Displays
 from codegen.analysis.environment import Env
-from codegen.analysis.indices import COUNT, FLAG, computed
+from codegen.analysis.indices import COUNT, FLAG, bounds, computed
 from codegen.analysis.keys import is_constant_key, variables
 from codegen.analysis.store import keys_of
 from codegen.analysis.values import (
@@ -31,7 +31,7 @@ from codegen.analysis.values import (
     PARAMETERS,
     REPEATS,
     REST,
-    SETTING,
+    SCALAR_OR_TENSOR,
     TOLD,
     UNKNOWN,
     VIEWED,
@@ -181,7 +181,7 @@ class Expressions:
         kinds = {v.kind for v in operands}
         if self.first and Kind.NONE in kinds:
             return Kind.TENSOR if Kind.TENSOR in kinds else Kind.NONE
-        for kind in (Kind.TENSOR, Kind.UNKNOWN, Kind.SEQUENCE, Kind.SETTING):
+        for kind in (Kind.TENSOR, Kind.UNKNOWN, Kind.SEQUENCE, Kind.SCALAR_OR_TENSOR):
             if kind in kinds:
                 return kind
         return Kind.NUMBER if kinds <= {Kind.NUMBER} else Kind.UNKNOWN
@@ -209,9 +209,9 @@ class Expressions:
             parts = node.body, node.orelse
         else:
             parts = node.left, node.right
-        known, maybe = set(env.slots), set(env.maybe)
+        known, maybe = set(env.slots), set(env.possibly_absent)
         pair = self.value(parts[0], env), self.value(parts[1], env)
-        env.maybe = maybe | (env.slots.keys() - known)
+        env.possibly_absent = maybe | (env.slots.keys() - known)
         return cast(Value, join(*pair))
 
     # --- what is walked ----------------------------------------------------
@@ -259,11 +259,11 @@ class Expressions:
             return self._setting(node, base, env)
         slot = self.slot(node, env)
         if slot is not None:
-            env.maybe.discard(slot)  # else this raised
+            env.possibly_absent.discard(slot)  # else this raised
             return self.slot_value(slot, base, env)
         if string_key(node) == "params":
             return PARAMETERS
-        if base.kind is Kind.SETTING:
+        if base.kind is Kind.SCALAR_OR_TENSOR:
             return base
         if base.kind is Kind.SEQUENCE:
             return self._of_sequence(node, base, env)
@@ -272,7 +272,7 @@ class Expressions:
         if base.kind is Kind.MAPPING:
             return env.contents(base) or UNKNOWN
         if dotted(node.value) == "self.defaults":
-            return SETTING
+            return SCALAR_OR_TENSOR
         # an item, if it is a container, or a part, if it is a tensor
         held = env.contents(replace(base, kind=Kind.SEQUENCE))
         places = base.places | base.through(View("opaque", "")).places
@@ -291,14 +291,16 @@ class Expressions:
 
     def _setting(self, node: cst.Subscript, base: Value, env: Env) -> Value:
         slot = Slot("group", code(index_of(node) or node))
-        env.maybe.discard(slot)  # else this raised
+        env.possibly_absent.discard(slot)  # else this raised
         if slot in env.slots:
             return env.slots[slot]
         if string_key(node) == "params":
             return PARAMETERS
         if self.slot_kinds.get(slot) in MAY_HOLD_TENSORS:
             return self.slot_value(slot, base, env)
-        return Value(Kind.SETTING, frozenset({Place(f"{TOLD}{string_key(node)}")}))
+        return Value(
+            Kind.SCALAR_OR_TENSOR, frozenset({Place(f"{TOLD}{string_key(node)}")})
+        )
 
     def slot_value(self, slot: Slot, base: Value, env: Env) -> Value:
         """What a slot holds; reading one makes it known."""
@@ -326,8 +328,8 @@ class Expressions:
             kind = cast(Value, join(base.item, inside)).kind
         elif kind is None:
             kind = Kind.NONE if self.first else Kind.UNKNOWN
-        if kind in (Kind.NUMBER, Kind.SETTING):
-            return SETTING
+        if kind in (Kind.NUMBER, Kind.SCALAR_OR_TENSOR):
+            return SCALAR_OR_TENSOR
         if kind is Kind.NONE:
             return NOTHING
         return self._object_in(slot, kind, base, inside, env)
@@ -369,7 +371,7 @@ class Expressions:
         if begin and kind in CONTAINERS and shape is not None:
             # every step leaves it with the same items
             items = [Slot(name, key) for key in keys_of(shape)]
-            env.maybe -= {*items}
+            env.possibly_absent -= {*items}
             env.slots.update({s: self._found(s, value, None, env) for s in items})
             env.exact[name] = shape if isinstance(shape, int) else -1
         return value
@@ -395,7 +397,7 @@ class Expressions:
                 value = self._found(slot, container, None, env)
                 if value.kind in MAY_HOLD_TENSORS:
                     env.slots[slot] = value
-                    env.maybe.add(slot)
+                    env.possibly_absent.add(slot)
 
     def _tell_keyed(self, container: str, name: str, env: Env) -> None:
         """What was found under a key that isn't constant may be the item found now."""
@@ -464,31 +466,13 @@ class Expressions:
 
     def fresh(self, kind: Kind) -> Value:
         """Something new, which nothing else shows."""
-        if kind in (Kind.NUMBER, Kind.SETTING):
-            return NUMBER if kind is Kind.NUMBER else SETTING
+        if kind in (Kind.NUMBER, Kind.SCALAR_OR_TENSOR):
+            return NUMBER if kind is Kind.NUMBER else SCALAR_OR_TENSOR
         return Value(kind, frozenset({self.new()}))
 
 
 _PART = View("opaque", "")
 _KEYS = re.compile(r"""\[("[^"]*"|\d+|\*)\]""")
-
-
-def bounds(node: cst.Subscript) -> slice | None:
-    """``1:`` as a slice, and ``0`` as that of one item; None where a bound isn't a
-    number."""
-    part = node.slice[0].slice
-    if isinstance(part, cst.Index) and len(node.slice) == 1:
-        text = code(part.value)
-        number = int(text) if text.lstrip("-").isdigit() else None
-        return None if number is None else slice(number, number + 1 or None)
-    if len(node.slice) != 1 or not isinstance(part, cst.Slice):
-        return None
-    parts = [
-        None if b is None else code(b) for b in (part.lower, part.upper, part.step)
-    ]
-    if not all(b is None or b.lstrip("-").isdigit() for b in parts):
-        return None
-    return slice(*(None if b is None else int(b) for b in parts))
 
 
 def key_text(key: cst.BaseExpression, container: str, env: Env) -> str:

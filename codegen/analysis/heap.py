@@ -285,7 +285,7 @@ class Heap:
             return None
         slot, found = Slot(place.obj, key), isinstance(asked.operator, cst.In)
         if slot in env.slots:
-            return None if slot in env.maybe else found
+            return None if slot in env.possibly_absent else found
         return None if env.may_have(slot) else not found
 
     def _inner_calls(self, statement: cst.CSTNode, env: Env) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import libcst as cst
 
 from codegen.analysis.values import NUMBER, Kind, Value
+from codegen.syntax import code
 
 COUNT = replace(NUMBER, selects=True)
 """A whole number."""
@@ -23,7 +24,7 @@ _BITWISE = (
     *(cst.BitAnd, cst.BitOr, cst.BitXor),
     *(cst.BitAndAssign, cst.BitOrAssign, cst.BitXorAssign),
 )
-_NUMBERS = (Kind.NUMBER, Kind.SETTING)
+_NUMBERS = (Kind.NUMBER, Kind.SCALAR_OR_TENSOR)
 
 
 def computed(
@@ -42,3 +43,21 @@ def computed(
     # tensors of booleans stay such
     only_tensors = all(v.kind is Kind.TENSOR for v in given)
     return False if only_tensors and bitwise and ways == {False} else None
+
+
+def bounds(node: cst.Subscript) -> slice | None:
+    """``1:`` as a slice, and ``0`` as that of one item; None where a bound isn't a
+    number."""
+    part = node.slice[0].slice
+    if isinstance(part, cst.Index) and len(node.slice) == 1:
+        text = code(part.value)
+        number = int(text) if text.lstrip("-").isdigit() else None
+        return None if number is None else slice(number, number + 1 or None)
+    if len(node.slice) != 1 or not isinstance(part, cst.Slice):
+        return None
+    parts = [
+        None if b is None else code(b) for b in (part.lower, part.upper, part.step)
+    ]
+    if not all(b is None or b.lstrip("-").isdigit() for b in parts):
+        return None
+    return slice(*(None if b is None else int(b) for b in parts))

@@ -33,7 +33,7 @@ Shape = int | frozenset[str] | None
 class Store:
     """The values of names and slots, and what is known of the objects among them.
 
-    ``texts`` are ways to write objects. ``maybe`` are slots that exist on some way here
+    ``texts`` are ways to write objects. ``possibly_absent`` are slots that exist on some way here
     and not on another, ``unbound`` names that are bound on some way alone. ``exact`` are containers of which every item has a slot, with
     their length (-1 for a dict), ``distinct`` those whose items are different objects,
     but for what was stored under constant keys. ``origins`` are what an object that was
@@ -44,7 +44,7 @@ class Store:
     names: dict[str, Value] = field(default_factory=dict)
     slots: dict[Slot, Value] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
-    maybe: set[Slot] = field(default_factory=set)
+    possibly_absent: set[Slot] = field(default_factory=set)
     unbound: set[str] = field(default_factory=set)
     exact: dict[str, int] = field(default_factory=dict)
     distinct: frozenset[str] = frozenset()
@@ -101,7 +101,7 @@ class Store:
                     continue  # what it holds now is copied
                 new = Slot(made, slot.key)
                 self.slots[new] = item
-                self.maybe |= {new} if slot in self.maybe else set()
+                self.possibly_absent |= {new} if slot in self.possibly_absent else set()
             if obj in self.exact:
                 self.exact[made] = length
         if obj in self.distinct:
@@ -122,7 +122,11 @@ class Store:
         if length != -1:
             return length
         slots = {s for s, _ in self.slots_of(obj) if is_constant_key(s.key)}
-        return None if slots & self.maybe else frozenset(slot.key for slot in slots)
+        return (
+            None
+            if slots & self.possibly_absent
+            else frozenset(slot.key for slot in slots)
+        )
 
     def has_no_twins(self, obj: str) -> bool:
         """Whether no two items of a container are one object."""
@@ -162,7 +166,9 @@ class Store:
                 pending += [o for _, v in self.slots_of(obj) for o in all_objects(v)]
         self.slots = {s: v for s, v in self.slots.items() if s.container in objects}
         self.exact = {o: n for o, n in self.exact.items() if o in objects}
-        self.maybe = {s for s in self.maybe if s.container in objects}
+        self.possibly_absent = {
+            s for s in self.possibly_absent if s.container in objects
+        }
 
     # --- may-alias ---------------------------------------------------------
 

@@ -15,7 +15,7 @@ from codegen.analysis.values import (
     ANY,
     CONTAINERS,
     NOTHING,
-    SETTING,
+    SCALAR_OR_TENSOR,
     Kind,
     Place,
     Slot,
@@ -102,7 +102,7 @@ class Summary:
 
     returned: Value | None
     slots: dict[Slot, Value]
-    maybe: frozenset[Slot]
+    possibly_absent: frozenset[Slot]
     exact: dict[str, int]
     distinct: frozenset[str]
     origins: dict[str, frozenset[str]]
@@ -116,7 +116,7 @@ class Summary:
             env.summarize(obj, more)
         new = {s: v for s, v in self.slots.items() if s not in env.slots}
         env.slots.update(new)
-        env.maybe |= self.maybe & new.keys()
+        env.possibly_absent |= self.possibly_absent & new.keys()
         env.exact.update(self.exact)
         env.distinct |= self.distinct
         env.learn_origins(self.origins)
@@ -182,7 +182,11 @@ class Summaries(Calls):
         given |= {a.keyword.value: a.value for a in node.args if a.keyword is not None}
         inside = env.fork()
         inside.names = {
-            name: self.expressions.value(given[name], env) if name in given else SETTING
+            name: (
+                self.expressions.value(given[name], env)
+                if name in given
+                else SCALAR_OR_TENSOR
+            )
             for name in names
         }
         if function in self.nested.values():
@@ -239,7 +243,7 @@ def _summary(prefix: str, before: Env, ended: Ended, names: Sequence[str]) -> Su
     return Summary(
         returned,
         slots,
-        frozenset(env.maybe),
+        frozenset(env.possibly_absent),
         {o: n for o, n in env.exact.items() if own(o)},
         frozenset(filter(own, env.distinct)),
         env.origins,

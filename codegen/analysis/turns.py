@@ -81,4 +81,4 @@ def leave_group(env: Env) -> None:
         for s, v in env.slots.items()
     }
     env.rename(renamed)
-    env.maybe -= own
+    env.possibly_absent -= own

@@ -19,7 +19,7 @@ class Kind(enum.Enum):
 
     NONE = "None"
     NUMBER = "number"
-    SETTING = "number that may be a tensor"
+    SCALAR_OR_TENSOR = "number that may be a tensor"
     TENSOR = "tensor"
     SEQUENCE = "list"
     MAPPING = "dict"
@@ -211,7 +211,7 @@ REST = "*"
 
 NOTHING = Value(Kind.NONE, selects=True)
 NUMBER = Value(Kind.NUMBER)
-SETTING = Value(Kind.SETTING)
+SCALAR_OR_TENSOR = Value(Kind.SCALAR_OR_TENSOR)
 OTHER = Value(Kind.OTHER)
 UNKNOWN = Value(Kind.UNKNOWN)
 
@@ -235,8 +235,8 @@ def join_kind(a: Kind, b: Kind) -> Kind:
         return a
     if a is Kind.NONE:
         return b
-    if {a, b} == {Kind.NUMBER, Kind.SETTING}:
-        return Kind.SETTING
+    if {a, b} == {Kind.NUMBER, Kind.SCALAR_OR_TENSOR}:
+        return Kind.SCALAR_OR_TENSOR
     return Kind.UNKNOWN
 
 

@@ -16,7 +16,7 @@ from codegen.fence.values import (
     PLAIN,
     RATIO,
     RAW,
-    SETTING,
+    SCALAR_OR_TENSOR,
     UNKNOWN,
     Constants,
     Object,
@@ -233,6 +233,6 @@ def optimizer(heap: Heap, settings: frozenset[str], jumps: frozenset[str]) -> Va
         heap.put(held, key, value)  # type: ignore[arg-type]
     for name in settings:
         raw = 0 if name in jumps else RAW
-        heap.put(GROUP, name, Value(SETTING | GRADIENT | raw))
-        heap.put(DEFAULTS, name, Value(SETTING | GRADIENT))
+        heap.put(GROUP, name, Value(SCALAR_OR_TENSOR | GRADIENT | raw))
+        heap.put(DEFAULTS, name, Value(SCALAR_OR_TENSOR | GRADIENT))
     return Value(objects=frozenset({SELF}))

@@ -19,7 +19,7 @@ from codegen.fence.values import (
     PLAIN,
     RATIO,
     RAW,
-    SETTING,
+    SCALAR_OR_TENSOR,
     TENSOR,
     UNKNOWN,
     Defined,
@@ -133,7 +133,11 @@ class Operations(Heap):
         one_of = operation.result is Result.ONE_OF
         if bound is None:
             numbers = any(p.number for p in operation.parameters) and not one_of
-            handed = [v for v in arguments.all() if self.flags(v) & (SETTING | UNKNOWN)]
+            handed = [
+                v
+                for v in arguments.all()
+                if self.flags(v) & (SCALAR_OR_TENSOR | UNKNOWN)
+            ]
             lost: list[tuple[Parameter | None, Value]] = [
                 (None, v) for v in handed if numbers
             ]
@@ -191,9 +195,9 @@ class Operations(Heap):
         for value in values:
             flags |= self.flags(value)
         gradient = 0 if operation.mask or operation.cuts else flags & GRADIENT
-        if kind is Result.SETTING:
+        if kind is Result.SCALAR_OR_TENSOR:
             is_plain = not flags & DIFFERENTIABLE
-            return NUMBER if is_plain else Value(SETTING | gradient)
+            return NUMBER if is_plain else Value(SCALAR_OR_TENSOR | gradient)
         if kind is Result.ITEMS:
             items = [self.elements(v) for v in values]
             if not operation.name.startswith("ops."):  # zip(*xs), product(xs, ys)
@@ -306,8 +310,8 @@ def computed(values: Sequence[Value]) -> Value:
     kept = flags & (GRADIENT | COUNTED | UNKNOWN)
     if flags & TENSOR:
         return Value(TENSOR | kept)
-    if flags & (SETTING | UNKNOWN):
-        return Value(SETTING | kept)
+    if flags & (SCALAR_OR_TENSOR | UNKNOWN):
+        return Value(SCALAR_OR_TENSOR | kept)
     return Value(PLAIN | kept, constants=None)
 
 

@@ -15,7 +15,7 @@ PLAIN = 1
 """A number, a string, None, a size, a dtype: it has no derivative and can't change."""
 TENSOR = 2
 """A tensor, or a tuple of tensors that an operation returned."""
-SETTING = 4
+SCALAR_OR_TENSOR = 4
 """A number that may be a tensor."""
 GRADIENT = 8
 """A derivative may flow through it."""
@@ -28,7 +28,7 @@ RAW = 64
 RATIO = 128
 """A quotient whose derivative is infinite where the divisor is zero."""
 
-DIFFERENTIABLE = TENSOR | SETTING | UNKNOWN
+DIFFERENTIABLE = TENSOR | SCALAR_OR_TENSOR | UNKNOWN
 """What may be a tensor."""
 
 

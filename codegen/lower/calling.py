@@ -19,7 +19,7 @@ from codegen.lower.called import called
 from codegen.lower.frame import Frame, Kind
 from codegen.lower.helpers import given_to
 from codegen.lower.kinds import kind_of
-from codegen.lower.own import Own
+from codegen.lower.own import SelfResolver
 from codegen.rules.r4_out_of_place.inplace import may_mutate
 from codegen.syntax import all_params, assign, calls, dotted
 from codegen.upstream import Definition
@@ -28,7 +28,7 @@ from codegen.upstream import Definition
 class Callees:
     """Judges the functions that a step calls, as far as their source is at hand."""
 
-    def __init__(self, context: Context, own: Own) -> None:
+    def __init__(self, context: Context, own: SelfResolver) -> None:
         self.context = context
         self.own = own
 

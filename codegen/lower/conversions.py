@@ -27,7 +27,7 @@ def with_copies(body: Body, context: Context) -> Body:
         if dtype is None or not isinstance(node, cst.Call):
             return None
         found = True
-        if not context.copies or not isinstance(node.func, cst.Attribute):
+        if not context.assumes_casts_copy or not isinstance(node.func, cst.Attribute):
             return None
         return call("ops.converted", node.func.value, expr(dtype))
 
@@ -35,7 +35,7 @@ def with_copies(body: Body, context: Context) -> Body:
         replace_nodes(s, replace, context.origins) for s in body  # type: ignore[misc]
     )
     context.converts |= found
-    if found and context.copies:
+    if found and context.assumes_casts_copy:
         context.notes.append(
             "Where a tensor that it converts to a short float is one already, it raises: "
             "the original would write into that tensor."

@@ -24,7 +24,7 @@ from codegen.context import Context
 from codegen.lower.accesses import DEEP, ELEMENTS, Access, Effects
 from codegen.lower.blocks import group_loop_target
 from codegen.lower.effects import Memory
-from codegen.lower.families import asks_no_values, lasts
+from codegen.lower.domains import asks_no_values, is_loop_invariant
 from codegen.syntax import (
     Statement,
     bound_names,
@@ -109,13 +109,13 @@ class Dependence:
         steady = not (asked.writes or asked.uses_rng or names - {item})
         return steady and not self._overlap(self._all(body), asked)
 
-    def lasts(
+    def is_loop_invariant(
         self, test: cst.BaseExpression, body: Sequence[Statement], item: str
     ) -> bool:
         """Whether a test of a parameter comes out the same before and after statements."""
         if not asks_no_values(test, item):
             return False
-        return lasts(test, item) or self.is_steady(test, body, item)
+        return is_loop_invariant(test, item) or self.is_steady(test, body, item)
 
     def changes(self, node: Statement, name: str) -> bool:
         """Whether a statement may change which items the list of that name has."""

@@ -177,7 +177,7 @@ def is_path(node: cst.BaseExpression) -> bool:
     return False
 
 
-def free_reads(body: Sequence[Statement]) -> set[str]:
+def upward_exposed_uses(body: Sequence[Statement]) -> set[str]:
     """Names that are read before these statements surely bind them."""
     bound: set[str] = set()
     free: set[str] = set()

@@ -14,8 +14,8 @@ from codegen.context import (
 from codegen.lower.dependence import (
     Dependence,
 )
-from codegen.lower.families import (
-    Family,
+from codegen.lower.domains import (
+    ParamDomain,
 )
 from codegen.lower.forms import (
     appended,
@@ -189,11 +189,11 @@ class Fusion:
             for s in all_statements(rest)
         )
         later = self.producer.body[self.producer.number :]
-        item, lasts = self.producer.item, self.dependence.lasts
-        sure = all(lasts(t, later, item) for t in tests)
+        item, is_loop_invariant = self.producer.item, self.dependence.is_loop_invariant
+        sure = all(is_loop_invariant(t, later, item) for t in tests)
         if emptiness(node.test) not in filled or skips_later or not sure:
             return None
-        taken = Family(walked(self.producer.loop), tuple(map(negate, tests)))
+        taken = ParamDomain(walked(self.producer.loop), tuple(map(negate, tests)))
         guard = node.with_changes(test=taken.is_empty(self.producer.item))
         self.context.origins.inherit(guard, node)
         return guard

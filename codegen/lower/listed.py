@@ -12,10 +12,10 @@ import libcst as cst
 
 from codegen.diagnostics import Origins, walk
 from codegen.lower.dependence import Dependence
-from codegen.lower.families import Family
+from codegen.lower.domains import ParamDomain
 from codegen.lower.forms import as_list, called, item_of, repeated
 from codegen.lower.filled import filled, singular
-from codegen.lower.names import strays, unlike
+from codegen.lower.names import strays, fresh_name
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
@@ -34,9 +34,9 @@ from codegen.syntax import (
 
 @dataclass(frozen=True)
 class Listed:
-    """A list: its family, and the variable that holds its item in the loop."""
+    """A list: its domain, and the variable that holds its item in the loop."""
 
-    family: Family
+    domain: ParamDomain
     variable: str
 
 
@@ -81,12 +81,12 @@ class KnownLists:
         if isinstance(node, cst.Name):
             return self.known.get(node.value)
         if string_key(node) == "params":
-            return Listed(Family(node, ()), self.item)
+            return Listed(ParamDomain(node, ()), self.item)
         return None
 
-    def selection(self, value: cst.BaseExpression) -> Family | None:
+    def selection(self, value: cst.BaseExpression) -> ParamDomain | None:
         if string_key(value) == "params":
-            return Family(value, ())
+            return ParamDomain(value, ())
         if not isinstance(value, cst.ListComp):
             return None
         loop = value.for_in
@@ -101,29 +101,29 @@ class KnownLists:
             self.found = True
         rename = {loop.target.value: cst.Name(self.item)}
         tests = [self.renamed(i.test, rename) for i in loop.ifs]
-        return self.family(source.family, tests, value)
+        return self.domain(source.domain, tests, value)
 
-    def family(
+    def domain(
         self,
-        base: Family,
+        base: ParamDomain,
         tests: Sequence[cst.BaseExpression],
         node: cst.CSTNode,
-    ) -> Family:
+    ) -> ParamDomain:
         for test in tests:
-            if not self.dependence.lasts(test, self.body, self.item):
+            if not self.dependence.is_loop_invariant(test, self.body, self.item):
                 raise Unfit(
                     node, "which parameters are in this list may change while it lives"
                 )
         known_ = {code(c) for c in base.conditions}
         new = tuple(t for t in tests if code(t) not in known_)
-        return Family(base.source, (*base.conditions, *new))
+        return ParamDomain(base.source, (*base.conditions, *new))
 
     def alike(self, name: str) -> set[str]:
         """Lists that have an item for the same parameters as one, and it itself."""
         if name not in self.known:
             return {name}
-        key = self.known[name].family.key()
-        return {n for n, other in self.known.items() if other.family.key() == key}
+        key = self.known[name].domain.key()
+        return {n for n, other in self.known.items() if other.domain.key() == key}
 
     def renamed(
         self, node: cst.BaseExpression, names: dict[str, cst.Name]
@@ -133,16 +133,16 @@ class KnownLists:
 
     def comprehended(
         self, value: cst.BaseExpression
-    ) -> tuple[Family, cst.BaseExpression] | None:
-        """(family, item) of a list that has an item for each item of another."""
+    ) -> tuple[ParamDomain, cst.BaseExpression] | None:
+        """(domain, item) of a list that has an item for each item of another."""
         value = as_list(value)
         if isinstance(value, cst.Name):
             listed = self.known.get(value.value)
-            return None if listed is None else (listed.family, self._name(listed))
+            return None if listed is None else (listed.domain, self._name(listed))
         same = repeated(value)
         if same is not None:
             listed = self.source(same[1])
-            return None if listed is None else (listed.family, same[0])
+            return None if listed is None else (listed.domain, same[0])
         if not isinstance(value, cst.ListComp):
             return None
         loop = value.for_in
@@ -151,21 +151,21 @@ class KnownLists:
         bound = self.bound(loop.target, loop.iter, value)
         if bound is None:
             return None
-        family, names, index = bound
-        element = self._indexed(value.elt, index, family)
-        tests = [self._indexed(i.test, index, family) for i in loop.ifs]
+        domain, names, index = bound
+        element = self._indexed(value.elt, index, domain)
+        tests = [self._indexed(i.test, index, domain) for i in loop.ifs]
         if any(index in read_names(part) for part in (element, *tests)):
             return None  # a position is read as a number
         tests = [self.renamed(test, names) for test in tests]
         if tests:
-            family = self.family(family, tests, value)
-        return family, self.renamed(element, names)
+            domain = self.domain(domain, tests, value)
+        return domain, self.renamed(element, names)
 
     def _name(self, listed: Listed) -> cst.Name:
         return cst.Name(listed.variable)
 
     def _indexed(
-        self, node: cst.BaseExpression, index: str | None, family: Family
+        self, node: cst.BaseExpression, index: str | None, domain: ParamDomain
     ) -> cst.BaseExpression:
         if index is None:
             return node
@@ -173,21 +173,23 @@ class KnownLists:
         def replace(inner: cst.CSTNode) -> cst.CSTNode | None:
             name = item_of(inner, index)
             return (
-                self._name(self.beside_walked(name, family, inner))
+                self._name(self.beside_walked(name, domain, inner))
                 if name in self.known
                 else None
             )
 
         return cast(cst.BaseExpression, replace_nodes(node, replace, self.origins))
 
-    def beside_walked(self, name: str, family: Family, node: cst.CSTNode) -> Listed:
+    def beside_walked(
+        self, name: str, domain: ParamDomain, node: cst.CSTNode
+    ) -> Listed:
         """A list that is read by the position of a walk over another one."""
         listed = self.known[name]
-        if listed.family.key() != family.key():
+        if listed.domain.key() != domain.key():
             raise Unfit(node, "these lists don't hold an item for the same parameters")
         return listed
 
-    def walks(self, node: cst.For) -> Family | None:
+    def walks(self, node: cst.For) -> ParamDomain | None:
         if node.orelse is not None:
             return None
         bound = self.bound(node.target, node.iter, node)
@@ -198,8 +200,8 @@ class KnownLists:
         target: cst.BaseExpression,
         source: cst.BaseExpression,
         node: cst.CSTNode,
-    ) -> tuple[Family, dict[str, cst.Name], str | None] | None:
-        """(family, variable → item, index) of a walk over lists."""
+    ) -> tuple[ParamDomain, dict[str, cst.Name], str | None] | None:
+        """(domain, variable → item, index) of a walk over lists."""
         index: str | None = None
         if called(source, "enumerate") and isinstance(target, cst.Tuple):
             if len(cast(cst.Call, source).args) != 1:
@@ -213,7 +215,7 @@ class KnownLists:
                 return None
             listed = self.source(cast(cst.Call, arg.value).args[0].value)
             index = next(target_names(target), None)
-            return None if listed is None else (listed.family, {}, index)
+            return None if listed is None else (listed.domain, {}, index)
         sources, targets = [source], [target]
         if called(source, "zip"):
             args = cast(cst.Call, source).args
@@ -227,26 +229,26 @@ class KnownLists:
             return None
         if len(listed_) != len(found):
             raise Unfit(node, "lists of parameters are walked beside something else")
-        if len({f.family.key() for f in listed_}) != 1:
+        if len({f.domain.key() for f in listed_}) != 1:
             raise Unfit(node, "these lists don't hold an item for the same parameters")
         if not all(isinstance(t, cst.Name) for t in targets):
             return None
         names = {code(t): self._name(f) for t, f in zip(targets, listed_)}
-        return listed_[0].family, names, index
+        return listed_[0].domain, names, index
 
     def count_items(self, inner: cst.CSTNode, node: Statement) -> cst.CSTNode | None:
         """``len(params)``, counted."""
         if not called(inner, "len"):
             return None
         listed = self.source(cast(cst.Call, inner).args[0].value)
-        return None if listed is None else self._count(listed.family)
+        return None if listed is None else self._count(listed.domain)
 
-    def _count(self, family: Family) -> cst.BaseExpression:
-        item, source = self.item, code(family.source)
-        if not family.conditions:
+    def _count(self, domain: ParamDomain) -> cst.BaseExpression:
+        item, source = self.item, code(domain.source)
+        if not domain.conditions:
             return expr(f"len({source})")
         # a test may be any value, and counts as one
-        return expr(f"sum(1 if {family.test()} else 0 for {item} in {source})")
+        return expr(f"sum(1 if {domain.test()} else 0 for {item} in {source})")
 
     def fresh(self, name: str) -> str:
         variable = singular(name)
@@ -283,7 +285,7 @@ def _first_item(body: Body, apart: Collection[str]) -> str:
                 break
     if item not in apart:
         return item
-    return unlike(item, bound_names(block(body)) | read_names(block(body)))
+    return fresh_name(item, bound_names(block(body)) | read_names(block(body)))
 
 
 def _walked(body: Body) -> set[str]:

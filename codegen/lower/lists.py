@@ -19,7 +19,7 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.lower.dependence import Dependence
-from codegen.lower.families import lasts
+from codegen.lower.domains import is_loop_invariant
 from codegen.lower.frame import Frame
 from codegen.lower.forms import appended, as_list, called
 from codegen.substitution import substitute
@@ -54,12 +54,13 @@ class Selection:
     source: cst.BaseExpression
     conditions: tuple[cst.BaseExpression, ...]
 
-    def lasts(
+    def is_loop_invariant(
         self, dependence: Callable[[], Dependence], body: Sequence[Statement]
     ) -> bool:
         """Whether statements leave it as it is which items are selected."""
         return all(
-            lasts(test, self.item) or dependence().lasts(test, body, self.item)
+            is_loop_invariant(test, self.item)
+            or dependence().is_loop_invariant(test, body, self.item)
             for test in self.conditions
         )
 
@@ -99,7 +100,9 @@ def walk_selection(
     found = _walked(node, {})
     if found is None:
         return node
-    if not all(lasts(fold(t, frame), found[0].item) for t in found[0].conditions):
+    if not all(
+        is_loop_invariant(fold(t, frame), found[0].item) for t in found[0].conditions
+    ):
         return node
     return _walk(node, *found, frame.context)
 
@@ -116,7 +119,7 @@ def _block(
     for number, node in enumerate(body):
         if isinstance(node, cst.For):
             found = _walked(node, known)
-            if found is not None and found[0].lasts(dependence, [node]):
+            if found is not None and found[0].is_loop_invariant(dependence, [node]):
                 result += _first_position(found[1])
                 node = _walk(node, *found, context)
         # a loop binds them before it comes round to what it does first
@@ -127,7 +130,7 @@ def _block(
             made = _selection(pair[1])
             rest = body[number + 1 :]
             if made is not None and pair[0].value not in changed:
-                if made.lasts(dependence, rest):
+                if made.is_loop_invariant(dependence, rest):
                     known[pair[0].value] = made
         if small(node) is None:
             node = map_bodies(

@@ -43,7 +43,7 @@ WRITTEN = RUNTIME | {"group_grads", "group_idx", "p_idx", "updated", "old"}
 """What the rules write into a step."""
 
 
-def unlike(name: str, taken: Iterable[str]) -> str:
+def fresh_name(name: str, taken: Iterable[str]) -> str:
     """``name_``, or with more underscores where that is taken."""
     new = f"{name}_"
     while new in taken:
@@ -101,7 +101,7 @@ def _scopes_apart(body: Body, origins: Origins) -> Body:
         new = map_parts(node, lambda n: replace(n, walked))
         if isinstance(new, cst.BaseComp):
             clash = comprehension_names(new) & (outside | walked)
-            names = {name: unlike(name, named) for name in sorted(clash)}
+            names = {name: fresh_name(name, named) for name in sorted(clash)}
             named.update(names.values())
             new = renamed_variables(new, names, origins) if names else new
         if new is not node:
@@ -141,5 +141,5 @@ def rename(body: Body, names: Iterable[str], origins: Origins) -> Body:
     taken = bound_names(whole) | read_names(whole)
     new: dict[str, cst.BaseExpression] = {}
     for name in sorted(names):
-        new[name] = cst.Name(unlike(name, taken))
+        new[name] = cst.Name(fresh_name(name, taken))
     return tuple(cast(Statement, substitute(s, new, origins)) for s in body)

@@ -35,7 +35,7 @@ _PROPERTY = "get_property_"
 _MAX_DEPTH = 12
 
 
-class Own:
+class SelfResolver:
     """Reads ``self.x`` as the class and its bases mean it."""
 
     def __init__(self, upstream: Upstream, context: Context) -> None:

@@ -7,11 +7,11 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.lower.families import Family
+from codegen.lower.domains import ParamDomain
 from codegen.lower.forms import appended, as_list, item_of, skip_test
 from codegen.lower.filled import skip_none
 from codegen.lower.listed import KnownLists, Listed, Unfit
-from codegen.lower.names import rename, unlike
+from codegen.lower.names import rename, fresh_name
 from codegen.lower.segments import Segments, plain
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -88,16 +88,14 @@ class PerParameter:
         name = pair[0].value
         return not self.lists.mentions(node) and name not in self.lists.needed
 
-    def family_of(self, node: Statement) -> Family:
+    def domain_of(self, node: Statement) -> ParamDomain:
         if isinstance(node, cst.For):
-            return cast(Family, self.lists.walks(node))
+            return cast(ParamDomain, self.lists.walks(node))
         if isinstance(node, cst.If):
-            families = [
-                self.family_of(s) for s in self._in_turn(node) if self.mapped(s)
-            ]
-            if len({f.key() for f in families}) != 1:
+            domains = [self.domain_of(s) for s in self._in_turn(node) if self.mapped(s)]
+            if len({f.key() for f in domains}) != 1:
                 raise Unfit(node, "its lists are of different parameters")
-            return families[0]
+            return domains[0]
         pair = assignment(node)
         assert pair is not None
         found = self.lists.comprehended(pair[1])
@@ -116,12 +114,14 @@ class PerParameter:
         assert pair is not None
         if not self.mapped(node):
             return [node]
-        family, value = cast("tuple[Family, cst.BaseExpression]", self._found(pair[1]))
-        return self._bind(cast(cst.Name, pair[0]).value, family, value, node)
+        domain, value = cast(
+            "tuple[ParamDomain, cst.BaseExpression]", self._found(pair[1])
+        )
+        return self._bind(cast(cst.Name, pair[0]).value, domain, value, node)
 
     def _found(
         self, value: cst.BaseExpression
-    ) -> tuple[Family, cst.BaseExpression] | None:
+    ) -> tuple[ParamDomain, cst.BaseExpression] | None:
         if isinstance(as_list(value), cst.ListComp):
             self.lists.found = True
         return self.lists.comprehended(value)
@@ -130,7 +130,7 @@ class PerParameter:
         return tuple(s for node in body for s in self.items(node))
 
     def _bind(
-        self, name: str, family: Family, value: cst.BaseExpression, node: Statement
+        self, name: str, domain: ParamDomain, value: cst.BaseExpression, node: Statement
     ) -> list[Statement]:
         """``grads = [p.grad …]`` → ``grad = p.grad``."""
         known_ = self.lists.known.get(name)
@@ -138,7 +138,7 @@ class PerParameter:
         variable = (
             known_.variable if known_ is not None and own else self.lists.fresh(name)
         )
-        self.lists.known[name] = Listed(family, variable)
+        self.lists.known[name] = Listed(domain, variable)
         self.segments.kept.discard(name)
         if is_name(value, variable):
             return []
@@ -155,13 +155,13 @@ class PerParameter:
             listed = self.lists.known.get(pair[0].value)
             if listed is not None and listed.variable == self.lists.item:
                 value = cst.Name(self.lists.item)
-                bind = self._bind(pair[0].value, listed.family, value, inner)
-                self.segments.join(listed.family, [plain(b) for b in bind], inner)
+                bind = self._bind(pair[0].value, listed.domain, value, inner)
+                self.segments.join(listed.domain, [plain(b) for b in bind], inner)
 
     def _loop_body(self, node: cst.For) -> list[Statement]:
         bound = self.lists.bound(node.target, node.iter, node)
         assert bound is not None
-        family, names, index = bound
+        domain, names, index = bound
         if index in bound_names(node.body):
             raise Unfit(node, f"the position {index!r} is bound in the loop")
         body = statements(
@@ -185,8 +185,8 @@ class PerParameter:
                     new, lambda n: self.lists.count_items(n, node), self.origins
                 ),
             )
-            inner.append(self._stored(new, index, family))
-        inner = self._fill(self._counted(inner, index, node), family)
+            inner.append(self._stored(new, index, domain))
+        inner = self._fill(self._counted(inner, index, node), domain)
         if inner and not prelude:
             inner[0] = _comments_of(node, inner[0])
         return [*prelude, *inner]
@@ -207,7 +207,9 @@ class PerParameter:
             if name in self.lists.needed or listed.variable == self.lists.item
         }
 
-    def _stored(self, node: Statement, index: str | None, family: Family) -> Statement:
+    def _stored(
+        self, node: Statement, index: str | None, domain: ParamDomain
+    ) -> Statement:
         """``grads[i]`` is the variable, where it is read and where it is stored."""
         if index is None:
             return node
@@ -216,12 +218,12 @@ class PerParameter:
             if isinstance(inner, cst.AssignTarget):
                 name = item_of(inner.target, index)
                 if name in self.lists.known:
-                    listed = self.lists.beside_walked(name, family, inner)
+                    listed = self.lists.beside_walked(name, domain, inner)
                     return inner.with_changes(target=self.lists._name(listed))
             name = item_of(inner, index)
             if name not in self.lists.known:
                 return None
-            return self.lists._name(self.lists.beside_walked(name, family, inner))
+            return self.lists._name(self.lists.beside_walked(name, domain, inner))
 
         for inner in all_statements([node]):
             pair = assignment(inner)
@@ -242,7 +244,7 @@ class PerParameter:
             return body
         if index in self.lists.needed or not isinstance(loop.target, cst.Tuple):
             raise Unfit(loop, f"the position {index!r} is used other than as an index")
-        name = unlike(index, self.lists.taken)
+        name = fresh_name(index, self.lists.taken)
         self.lists.taken.add(name)
         self.segments.out.append(stmt(f"{name} = -1"))
         body = [
@@ -251,7 +253,7 @@ class PerParameter:
         ]
         return [stmt(f"{name} = {name} + 1"), *body]
 
-    def _fill(self, body: Sequence[Statement], family: Family) -> list[Statement]:
+    def _fill(self, body: Sequence[Statement], domain: ParamDomain) -> list[Statement]:
         """``grads.append(p.grad)`` → ``grad = p.grad``."""
         result: list[Statement] = []
         tests: list[cst.BaseExpression] = []
@@ -260,9 +262,9 @@ class PerParameter:
             if pair is not None and (
                 pair[0] in self.lists.empty or pair[0] in self.lists.known
             ):
-                result += self._note(node, pair, family, tests)
+                result += self._note(node, pair, domain, tests)
             elif isinstance(node, cst.If):
-                result.append(self._fill_if(node, family, tests))
+                result.append(self._fill_if(node, domain, tests))
                 test = skip_test(node)
                 tests += [] if test is None else [negate(test)]
             else:
@@ -272,13 +274,13 @@ class PerParameter:
         return result
 
     def _fill_if(
-        self, node: cst.If, family: Family, tests: Sequence[cst.BaseExpression]
+        self, node: cst.If, domain: ParamDomain, tests: Sequence[cst.BaseExpression]
     ) -> Statement:
         if not self._fills(node):
             return node
-        inside = self.lists.family(family, (*tests, node.test), node)
+        inside = self.lists.domain(domain, (*tests, node.test), node)
         body = self._fill(statements(node.body), inside)
-        other = self.lists.family(family, (*tests, negate(node.test)), node)
+        other = self.lists.domain(domain, (*tests, negate(node.test)), node)
         rest = self._fill(orelse_statements(node), other)
         return rebuild_if(node, node.test, tuple(body), tuple(rest))
 
@@ -291,11 +293,11 @@ class PerParameter:
         self,
         node: Statement,
         pair: tuple[str, cst.BaseExpression],
-        family: Family,
+        domain: ParamDomain,
         tests: Sequence[cst.BaseExpression],
     ) -> list[Statement]:
         name, value = pair
-        here = self.lists.family(family, tests, node)
+        here = self.lists.domain(domain, tests, node)
         self.lists.empty.pop(name, None)
         self.lists.found = True
         listed = self.lists.known.get(name)

@@ -36,7 +36,7 @@ from codegen.syntax import (
 _NEW = frozenset({"torch.empty_like", "torch.zeros_like"})
 
 
-def without_turns(body: Body, context: Context) -> Body:
+def remove_double_buffering(body: Body, context: Context) -> Body:
     """Results that are written into a buffer, and swapped with it, written in place."""
     buffers = _buffers(body)
     return _rewritten(body, buffers, context) if buffers else body

@@ -10,8 +10,8 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.lower.dependence import Dependence
-from codegen.lower.families import Family
-from codegen.lower.forms import free_reads, is_path, skip_test
+from codegen.lower.domains import ParamDomain
+from codegen.lower.forms import upward_exposed_uses, is_path, skip_test
 from codegen.lower.listed import KnownLists, Listed, Unfit
 from codegen.syntax import (
     Statement,
@@ -35,7 +35,7 @@ from codegen.syntax import (
 class Segment:
     """A loop that is being put together."""
 
-    family: Family
+    domain: ParamDomain
     body: list[Statement] = field(default_factory=list)
     made_from: list[Statement] = field(default_factory=list)
     closed: bool = False
@@ -65,20 +65,20 @@ class Segments:
         self.kept: set[str] = set()
         self.stores: dict[str, str] = {}
 
-    def join(self, family: Family, new: list[Statement], node: Statement) -> None:
+    def join(self, domain: ParamDomain, new: list[Statement], node: Statement) -> None:
         segment = self.segment
         if segment is not None and (
             segment.closed
-            or segment.family.key() != family.key()
+            or segment.domain.key() != domain.key()
             or self.conflict(segment.made_from, node)
         ):
             self.flush()
         if self.segment is None:
-            self.segment = Segment(family)
-            self._look_up_again(free_reads(new) | self.needed_items())
+            self.segment = Segment(domain)
+            self._look_up_again(upward_exposed_uses(new) | self.needed_items())
         else:
-            self._look_up_again(free_reads(new))
-        leading, new = self._leading(new, family)
+            self._look_up_again(upward_exposed_uses(new))
+        leading, new = self._leading(new, domain)
         self.segment.body.extend(new)
         self.segment.made_from.append(node)
         self._forget_replaced(node)
@@ -88,10 +88,10 @@ class Segments:
         )
 
     def _leading(
-        self, new: list[Statement], family: Family
+        self, new: list[Statement], domain: ParamDomain
     ) -> tuple[list[Statement], list[Statement]]:
-        """Skips that say what the family's conditions say."""
-        tests = {code(negate(c)) for c in family.conditions}
+        """Skips that say what the domain's conditions say."""
+        tests = {code(negate(c)) for c in domain.conditions}
         for number, node in enumerate(new):
             test = skip_test(node)
             if test is None or code(test) not in tests:
@@ -219,21 +219,21 @@ class Segments:
 
     def _emit(self, segment: Segment, body: list[Statement]) -> None:
         skips: list[Statement] = []
-        for condition in segment.family.conditions:
+        for condition in segment.domain.conditions:
             leave = cst.SimpleStatementLine([cst.Continue()])
             skips.append(cst.If(negate(condition), block([leave])))
-        source = code(segment.family.source)
+        source = code(segment.domain.source)
         head = f"for {self.lists.item} in {source}:\n    pass\n"
         if any("p_idx" in read_names(s) for s in body):
             head = f"for p_idx, {self.lists.item} in enumerate({source}):\n    pass\n"
         loop = cst.ensure_type(stmt(head), cst.For)
         loop = loop.with_changes(body=block([*skips, *body]))
         for part in walk(loop.iter):
-            self.origins.inherit(part, segment.family.source)
+            self.origins.inherit(part, segment.domain.source)
         self.origins.inherit(loop, segment.body[0])
         for skip in skips:
             for part in walk(skip):
-                self.origins.inherit(part, segment.family.source)
+                self.origins.inherit(part, segment.domain.source)
         self.out.append(loop)
 
 

@@ -30,7 +30,7 @@ from codegen.lower.inline import Inliner
 from codegen.lower.kinds import learn, learn_loop, learn_test, only_computes
 from codegen.lower.lists import walk_selection
 from codegen.lower.literals import truth
-from codegen.lower.own import Own, set_attribute
+from codegen.lower.own import SelfResolver, set_attribute
 from codegen.lower.partials import Partials
 from codegen.lower.reading import Reader
 from codegen.lower.tuples import flatten_tuple, split_tuple
@@ -97,7 +97,7 @@ class Specializer:
         self.upstream = upstream
         self.context = context
         self.origins = context.origins
-        self.own = Own(upstream, context)
+        self.own = SelfResolver(upstream, context)
         self.depth = 0
         self.partials = Partials(context)
         self.reader = Reader(upstream, context)

@@ -43,7 +43,7 @@ _RESULTS = {
     "several": Result.SEVERAL,
     "views": Result.VIEWS,
     "number": Result.NUMBER,
-    "setting": Result.SETTING,
+    "setting": Result.SCALAR_OR_TENSOR,
     "computed": Result.COMPUTED,
     "items": Result.ITEMS,
     "one_of": Result.ONE_OF,

@@ -20,7 +20,7 @@ class Result(enum.Enum):
     VIEWS = "several views of arguments"
     NEW_OR_SEVERAL = "a new tensor, or several, depending on an argument"
     NUMBER = "a number, a truth value or a string: without a derivative"
-    SETTING = "a number that may be a tensor"
+    SCALAR_OR_TENSOR = "a number that may be a tensor"
     COMPUTED = "a number, or a new tensor where an operand is one"
     ITEMS = "a container, or an iterator, of what the arguments hold"
     ONE_OF = "one of the arguments, or of what they hold"

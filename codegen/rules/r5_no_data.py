@@ -77,7 +77,7 @@ class NoData(Rule):
             map(_asks_identity, (*nodes, *(n for f in functions for n in walk(f))))
         )
         self._unasked = {part for n in nodes for part in _without_identity(n)}
-        self.context.asked_identity |= asked
+        self.context.emits_identity_tests |= asked
         self._computed = {part for n in nodes for part in _computed_with(n)}
         loops = [Loop.of(n) for n in nodes if isinstance(n, cst.For)]
         walks = [loop for loop in loops if loop.walk is Walk.PARAMETERS]
@@ -122,7 +122,7 @@ class NoData(Rule):
     ) -> cst.BaseExpression:
         """The tensor itself, or another one of its memory, where it matters which."""
         tensor = parenthesize(tensor)
-        if not self.context.asked_identity or node in self._unasked:
+        if not self.context.emits_identity_tests or node in self._unasked:
             return tensor
         return expr(f"{code(tensor)}[...]")
 

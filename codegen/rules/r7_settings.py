@@ -15,7 +15,7 @@ from codegen.rules.base import Example
 from codegen.rules.callables import arguments_of, called_parameters
 from codegen.rules.numbers import refuse_differences
 from codegen.rules.promoted import Promoted
-from codegen.rules.typed import Called, TypedRule
+from codegen.rules.typed import Called, TypedRule, is_users_function
 from codegen.syntax import (
     TIGHT_EQUAL,
     Body,
@@ -180,7 +180,9 @@ class DifferentiableSettings(TypedRule):
             key = index_of(node)
             keys = [] if key is None else [key]
         for key in keys:
-            if self.kind(key, env) is Kind.SETTING and self._has_derivative(key, env):
+            if self.kind(key, env) is Kind.SCALAR_OR_TENSOR and self._has_derivative(
+                key, env
+            ):
                 self.refuse(
                     key,
                     f"`{code(key)}` is a key, which a setting that is a tensor can't be",
@@ -191,10 +193,10 @@ class DifferentiableSettings(TypedRule):
 
     def _is_float_setting(self, node: cst.BaseExpression, env: Env) -> bool:
         value = self.places.value(node, env)
-        if value.kind is not Kind.SETTING or value.place is None:
+        if value.kind is not Kind.SCALAR_OR_TENSOR or value.place is None:
             return False
         name = value.place.obj.removeprefix("setting ")
-        return name in self.context.float_settings - self.context.jumps
+        return name in self.context.float_settings - self.context.discontinuous_at_zero
 
     def _switch(self, node: cst.Comparison, env: Env) -> cst.CSTNode | None:
         """``weight_decay != 0``: at zero, too, the derivative is that of the branch."""
@@ -264,7 +266,10 @@ class DifferentiableSettings(TypedRule):
             if self.places.slot(node, env) in self._counts:
                 return False
         value = self.places.value(node, env)
-        if value.kind in (Kind.SETTING, Kind.SEQUENCE) and value.place is not None:
+        if (
+            value.kind in (Kind.SCALAR_OR_TENSOR, Kind.SEQUENCE)
+            and value.place is not None
+        ):
             name = value.place.obj
             if name.startswith("setting "):
                 return name.removeprefix("setting ") in self.context.float_settings
@@ -302,8 +307,8 @@ class DifferentiableSettings(TypedRule):
         kind = self.kind(argument, env)
         if parameter.scalar:
             others = (a for p, a in called.operation.numbers(called.bound or {}))
-            return kind is Kind.SETTING and all(
-                self.kind(x, env) in (Kind.SETTING, *_WITHOUT_DERIVATIVE)
+            return kind is Kind.SCALAR_OR_TENSOR and all(
+                self.kind(x, env) in (Kind.SCALAR_OR_TENSOR, *_WITHOUT_DERIVATIVE)
                 for x in others
             )
         if parameter.alike and len(called.args) == 3 and kind is Kind.TENSOR:
@@ -399,13 +404,13 @@ class DifferentiableSettings(TypedRule):
     def _unknown(self, node: cst.Call, env: Env) -> None:
         """Default deny: nobody knows what becomes of a gradient in there."""
         name = dotted(node.func) or ""
-        if name.startswith("self.") or _is_users(node.func):
+        if name.startswith("self.") or is_users_function(node.func):
             return  # the fence speaks of the optimizer's own methods
         handed = [a.value for a in node.args]
         if isinstance(node.func, cst.Attribute):
             if isinstance(bare(node.func.value), cst.SimpleString):
                 return
-            if self.kind(node.func.value, env) in (Kind.TENSOR, Kind.SETTING):
+            if self.kind(node.func.value, env) in (Kind.TENSOR, Kind.SCALAR_OR_TENSOR):
                 handed.append(node.func.value)
         if any(self._has_derivative(x, env) for x in handed):
             self.refuse(
@@ -422,7 +427,7 @@ class DifferentiableSettings(TypedRule):
         kinds = {self.kind(x, env) for x in sides.values()}
         if not isinstance(node.operator, cst.FloorDivide):
             return None
-        if not kinds <= {Kind.SETTING, Kind.NUMBER}:
+        if not kinds <= {Kind.SCALAR_OR_TENSOR, Kind.NUMBER}:
             return None
         changes = {
             side: call("ops.number", x)
@@ -482,11 +487,6 @@ class DifferentiableSettings(TypedRule):
             elif self._may_differ(arg, env):
                 return True
         return False
-
-
-def _is_users(func: cst.BaseExpression) -> bool:
-    """``self.shared["reduce"]``: a function that the user gave, with R3's note on it."""
-    return isinstance(func, cst.Subscript) and dotted(func.value) == "self.shared"
 
 
 def _is_for_r8(operation: Operation, called: Called) -> bool:

@@ -202,3 +202,8 @@ class TypedRule(Rule):
             return new
 
         return replace_nodes(node, counted, self.context.origins)
+
+
+def is_users_function(func: cst.BaseExpression) -> bool:
+    """``self.shared["reduce"]``: a function that the user gave, with R3's note on it."""
+    return isinstance(func, cst.Subscript) and dotted(func.value) == "self.shared"

@@ -20,7 +20,7 @@ import libcst as cst
 
 from codegen.class_source import import_original
 from codegen.diagnostics import CodegenError, Diagnostic, misuse
-from codegen.settle import settle
+from codegen.settle import translate_and_verify
 from codegen.tools.processes import in_processes
 from codegen.tools.progress import followed
 from codegen.translate import translate
@@ -83,7 +83,7 @@ def examine(target: str, verified: bool = True) -> Finding:
         translation = translate(target)
         if not verified:
             return Finding(target, "compiled", "not verified")
-        _, report = settle(import_original(target), translation)
+        _, report = translate_and_verify(import_original(target), translation)
     except CodegenError as error:
         return Finding(target, "refused", _first(error.diagnostics))
     except RecursionError:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .differences import Slope
-from .leaves import EACH_STEP, Leaf, overridden
+from .hyperparameters import EACH_STEP, Hyperparameter, overridden
 from .oracle import Oracle, Original, moments
 from .problem import SPARSE, Problem
 from .report import Tally
@@ -54,7 +54,7 @@ class Comparison:
     short: bool = False
     anomaly: bool = False  # let autograd raise at a NaN on its way
 
-    def run(self, route: str, leaves: Sequence[Leaf]) -> None:
+    def run(self, route: str, leaves: Sequence[Hyperparameter]) -> None:
         """Unroll with `leaves` as tensors told by `route`, and compare all slopes."""
         label = f"{self.original.conf}; {route}"
         label += ", float32 counters" if self.short else ""
@@ -99,7 +99,7 @@ class Comparison:
         self._judge("meta-gradient", "initial weights", label, steps, slopes, got)
 
     def _undefined(
-        self, route: str, leaves: Sequence[Leaf], found: Sequence[Gradients]
+        self, route: str, leaves: Sequence[Hyperparameter], found: Sequence[Gradients]
     ) -> bool:
         """Whether gradients are NaN because torch leaves the derivative of a matrix
         decomposition undefined here, whatever the translation."""
@@ -142,15 +142,15 @@ class Comparison:
 
     def _is_limit(
         self,
-        leaf: Leaf,
-        leaves: Sequence[Leaf],
+        leaf: Hyperparameter,
+        leaves: Sequence[Hyperparameter],
         route: str,
         at: Sequence[int],
         got: Sequence[float],
     ) -> bool:
         """Whether `got` is what the derivative jumps to as another setting, which is
         zero and a tensor here, too, leaves zero."""
-        way = EACH_STEP if route == STEP else self.original.telling(leaf)
+        way = EACH_STEP if route == STEP else self.original.injection(leaf)
         for other, found in self.original.limits(leaf, leaves, way):
             slopes = [found[j] for j in at]
             if not replace(self, short=True)._wrong(slopes, got):
@@ -170,7 +170,9 @@ class Comparison:
             if g - g != 0 or (e.consistent and e.error(g) > limit)
         ]
 
-    def differentiate(self, route: str, leaves: Sequence[Leaf]) -> list[Gradients]:
+    def differentiate(
+        self, route: str, leaves: Sequence[Hyperparameter]
+    ) -> list[Gradients]:
         """Gradients of the outer loss after each kept number of steps."""
         subject, conf = self.original.subject, self.original.conf
         problem = self.original.problem
@@ -219,7 +221,7 @@ class Comparison:
                 raise SparseBackward(str(error).strip()[:300]) from error
             raise
 
-    def _moments(self, leaves: Sequence[Leaf]) -> Sequence[int]:
+    def _moments(self, leaves: Sequence[Hyperparameter]) -> Sequence[int]:
         """All moments; without the last state where it may lack slots: a zero switches
         some off, that a tensor keeps, and a parameter never moved may have none yet."""
         conf = self.original.conf

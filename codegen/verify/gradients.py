@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from .comparison import CONSTRUCTION, STEP, USER, Comparison
-from .leaves import WRITE, Leaf, Move
+from .hyperparameters import WRITE, Hyperparameter, Perturbation
 from .oracle import Original, moments
 from .problem import SPARSE
 from .report import Tally
@@ -77,9 +77,9 @@ def _matters(subject: Subject, conf: Configuration, setting: Setting) -> bool:
     with unrounded():
         here = original.outcomes()[:-1]
         return all(
-            original.outcomes([Move(leaf, number * 1.001, WRITE)])[:-1] != here
+            original.outcomes([Perturbation(leaf, number * 1.001, WRITE)])[:-1] != here
             for place, number in elements(value)
-            for leaf in [Leaf(setting.name, place, None, number, value)]
+            for leaf in [Hyperparameter(setting.name, place, None, number, value)]
         )
 
 
@@ -122,7 +122,7 @@ def check_briefly(subject: Subject, conf: Configuration, tally: Tally) -> None:
             # zero may switch a part off that a tensor has on: a point for no trial
             leaves = [leaf for leaf in original.leaves() if leaf.value]
             leaves = leaves[:1] if slow else leaves
-            oracle = original.consult(leaves, parameters=())
+            oracle = original.finite_differences(leaves, parameters=())
             last = moments(conf.steps)[-2]
             Comparison(original, tally, oracle, kept=[last]).run(CONSTRUCTION, leaves)
     except Unusable:
@@ -133,7 +133,7 @@ def _check(subject: Subject, conf: Configuration, tally: Tally, thorough: bool) 
     original = Original(subject, conf, subject.problem(conf))
     with unrounded() as asked:
         leaves = original.leaves()
-        once = Comparison(original, tally, original.consult(leaves))
+        once = Comparison(original, tally, original.finite_differences(leaves))
         for leaf in leaves:
             slopes = once.oracle.settings[leaf][:-1]
             moves = any(s.value or not s.consistent for s in slopes)
@@ -157,7 +157,7 @@ def _check(subject: Subject, conf: Configuration, tally: Tally, thorough: bool) 
 
 
 def _note(
-    original: Original, leaves: Sequence[Leaf], asked: set[str], tally: Tally
+    original: Original, leaves: Sequence[Hyperparameter], asked: set[str], tally: Tally
 ) -> None:
     if asked:
         tally.note(

@@ -17,7 +17,14 @@ from torch.optim import Optimizer
 
 from .compare import compare
 from .differences import Slope, slopes
-from .leaves import EACH_STEP, REBUILD, WRITE, Leaf, Move, write
+from .hyperparameters import (
+    EACH_STEP,
+    REBUILD,
+    WRITE,
+    Hyperparameter,
+    Perturbation,
+    write,
+)
 from .problem import Problem
 from .settings import elements
 from .configuration import Configuration
@@ -34,7 +41,7 @@ def moments(steps: int) -> tuple[int, ...]:
     return (*(k for k in KEPT if k <= steps), STATE)
 
 
-def _same(a: Leaf, b: Leaf) -> bool:
+def _same(a: Hyperparameter, b: Hyperparameter) -> bool:
     """Whether two numbers are parts of one setting, which is told as a whole."""
     return (a.name, a.group) == (b.name, b.group)
 
@@ -48,7 +55,7 @@ class Oracle:
     """
 
     values: Sequence[float]
-    settings: Mapping[Leaf, list[Slope]]
+    settings: Mapping[Hyperparameter, list[Slope]]
     directions: list[list[Tensor]]
     weights: list[list[Slope]]
 
@@ -61,7 +68,7 @@ class Original:
     conf: Configuration
     problem: Problem
 
-    def leaves(self) -> list[Leaf]:
+    def leaves(self) -> list[Hyperparameter]:
         """Every number among the float settings, per group where there are several.
 
         Raises `Unusable`.
@@ -75,7 +82,7 @@ class Original:
         ]
         several = len(opt.param_groups) > 1
         leaves = (
-            Leaf(name, place, g if several else None, value, group[name])
+            Hyperparameter(name, place, g if several else None, value, group[name])
             for g, group in enumerate(opt.param_groups)
             for name in names
             if name in group
@@ -83,24 +90,24 @@ class Original:
         )
         return [x for x in leaves if self._known(x) and self._movable(x)]
 
-    def consult(
-        self, leaves: Sequence[Leaf], parameters: Sequence[int] | None = None
+    def finite_differences(
+        self, leaves: Sequence[Hyperparameter], parameters: Sequence[int] | None = None
     ) -> Oracle:
         """Finite differences, settings told at construction. Raises `Unusable`.
 
         parameters: those trained ones that are moved by themselves, too; default all.
         """
-        settings = {leaf: self.slopes(leaf, self.telling(leaf)) for leaf in leaves}
+        settings = {leaf: self.slopes(leaf, self.injection(leaf)) for leaf in leaves}
         directions = list(_directions(self.problem, parameters))
         weights = [self._slopes_along(d) for d in directions]
         return Oracle(self.outcomes(), settings, directions, weights)
 
-    def telling(self, leaf: Leaf) -> str:
+    def injection(self, leaf: Hyperparameter) -> str:
         """How a setting is told at construction: in the groups, unless the constructor
         of a new optimizer fills state from it; then as that constructor would."""
         return REBUILD if self._fills_state(leaf) else WRITE
 
-    def derived(self, leaf: Leaf) -> list[str]:
+    def derived(self, leaf: Hyperparameter) -> list[str]:
         """Other settings that the constructor computes from this one."""
         before, after = self._twins(leaf)
         skip = {"params", leaf.name}
@@ -108,30 +115,32 @@ class Original:
         changed = {k for b, a in pairs for k in b if k not in skip and b[k] != a[k]}
         return sorted(changed)
 
-    def _fills_state(self, leaf: Leaf) -> bool:
+    def _fills_state(self, leaf: Hyperparameter) -> bool:
         if self.conf.warm:
             return False
         before, after = self._twins(leaf)
         return compare(_states(before), _states(after), "state").size > 0
 
-    def _known(self, leaf: Leaf) -> bool:
+    def _known(self, leaf: Hyperparameter) -> bool:
         """False where the constructor fills state from its own argument while the group
         says otherwise: what state would be, had it listened, nobody can know."""
         return self._told(leaf) == leaf.whole or not self._fills_state(leaf)
 
-    def _movable(self, leaf: Leaf) -> bool:
+    def _movable(self, leaf: Hyperparameter) -> bool:
         """Whether the original runs with `leaf` moved: some settings, though zero is all
         right, do not go with sparse gradients; some are names of slots of state."""
-        return self._runs([Move(leaf, leaf.value + NUDGE, self.telling(leaf))])
+        return self._runs(
+            [Perturbation(leaf, leaf.value + NUDGE, self.injection(leaf))]
+        )
 
-    def _runs(self, moves: Sequence[Move]) -> bool:
+    def _runs(self, moves: Sequence[Perturbation]) -> bool:
         try:
             self.outcomes(moves)
         except Unusable:
             return False
         return True
 
-    def _twins(self, leaf: Leaf) -> tuple[Optimizer, Optimizer]:
+    def _twins(self, leaf: Hyperparameter) -> tuple[Optimizer, Optimizer]:
         """The original as it is, and as it would be with `leaf` a little off."""
         settings, layout = self.conf.settings, self.conf.layout
         second = {1: self.conf.second}
@@ -145,12 +154,14 @@ class Original:
         except Unusable:
             return before, before
 
-    def _told(self, leaf: Leaf) -> Any:
+    def _told(self, leaf: Hyperparameter) -> Any:
         """What the constructor is told for the setting of `leaf`."""
         default = {s.name: s.default for s in self.subject.settings}.get(leaf.name)
         return self.conf.settings.get(leaf.name, default)
 
-    def slopes(self, leaf: Leaf, way: str, *moves: Move) -> list[Slope]:
+    def slopes(
+        self, leaf: Hyperparameter, way: str, *moves: Perturbation
+    ) -> list[Slope]:
         """One slope for each of the `moments`, along `leaf` told this `way`, while other
         settings are moved."""
 
@@ -164,15 +175,15 @@ class Original:
         restricted = self._argument(leaf) and any(map(allowed, near))
         way = WRITE if way == REBUILD and not restricted else way
         return slopes(
-            lambda value: self.outcomes([*moves, Move(leaf, value, way)]),
+            lambda value: self.outcomes([*moves, Perturbation(leaf, value, way)]),
             leaf.value,
             width,
             allowed if restricted else _anything,
         )
 
     def limits(
-        self, leaf: Leaf, leaves: Sequence[Leaf], way: str
-    ) -> Iterator[tuple[Leaf, list[Slope]]]:
+        self, leaf: Hyperparameter, leaves: Sequence[Hyperparameter], way: str
+    ) -> Iterator[tuple[Hyperparameter, list[Slope]]]:
         """Slopes along `leaf` as another setting, zero now, comes close to zero.
 
         Where zero switches something off, a derivative may jump: the original's
@@ -180,28 +191,30 @@ class Original:
         """
         for other in leaves:
             if other.value == 0 and other.name != leaf.name:
-                near = Move(other, NUDGE, way if way == EACH_STEP else WRITE)
+                near = Perturbation(other, NUDGE, way if way == EACH_STEP else WRITE)
                 yield other, self.slopes(leaf, way, near)
 
-    def each_step(self, leaves: Sequence[Leaf]) -> dict[Leaf, list[Slope] | None]:
+    def each_step(
+        self, leaves: Sequence[Hyperparameter]
+    ) -> dict[Hyperparameter, list[Slope] | None]:
         """Slopes along those settings that act otherwise when told before every step:
         the constructor uses them up, or a step changes them. None where that cannot be
         done: the original does not bear it."""
-        found: dict[Leaf, list[Slope] | None] = {}
+        found: dict[Hyperparameter, list[Slope] | None] = {}
         for leaf in leaves:
             value = leaf.value + 1e-4 * max(abs(leaf.value), 1e-3)
-            often = [Move(leaf, value, EACH_STEP)]
+            often = [Perturbation(leaf, value, EACH_STEP)]
             if not self._runs(often):
                 found[leaf] = None
             elif self.outcomes(often) != self.outcomes(
-                [Move(leaf, value, self.telling(leaf))]
+                [Perturbation(leaf, value, self.injection(leaf))]
             ):
                 found[leaf] = self.slopes(leaf, EACH_STEP)
         return found
 
     def outcomes(
         self,
-        moves: Sequence[Move] = (),
+        moves: Sequence[Perturbation] = (),
         shift: tuple[float, Sequence[Tensor]] | None = None,
     ) -> list[float]:
         """Outer losses at each of the `moments`, with settings moved or the initial
@@ -226,7 +239,9 @@ class Original:
                 found.append(float(self.problem.outer(params).detach()))
         return [*found, float(self.problem.of_state(_states(opt)).detach())]
 
-    def _take_state(self, opt: Optimizer, params: list[Tensor], move: Move) -> None:
+    def _take_state(
+        self, opt: Optimizer, params: list[Tensor], move: Perturbation
+    ) -> None:
         """Give one group the state that a constructor told the moved value makes."""
         g = move.leaf.group
         if g is None:
@@ -238,10 +253,10 @@ class Original:
             if p in twin.state:
                 opt.state[p] = twin.state[p]
 
-    def again(self, leaves: Sequence[Leaf], before: Oracle) -> Oracle:
+    def again(self, leaves: Sequence[Hyperparameter], before: Oracle) -> Oracle:
         """The oracle where all of these settings are told before every step: where the
         steps themselves change one, each derivative is another one then."""
-        often = {leaf: Move(leaf, leaf.value, EACH_STEP) for leaf in leaves}
+        often = {leaf: Perturbation(leaf, leaf.value, EACH_STEP) for leaf in leaves}
         values = self.outcomes(list(often.values()))
         if values == before.values:
             return before
@@ -259,12 +274,12 @@ class Original:
         )
 
     def _slopes_along(
-        self, direction: Sequence[Tensor], moves: Sequence[Move] = ()
+        self, direction: Sequence[Tensor], moves: Sequence[Perturbation] = ()
     ) -> list[Slope]:
         along = functools.partial(_shifted, self, direction, moves)
         return slopes(along, 0.0, WEIGHT, _anything)
 
-    def _argument(self, leaf: Leaf) -> bool:
+    def _argument(self, leaf: Hyperparameter) -> bool:
         """Whether the constructor itself takes this setting."""
         return any(
             s.name == leaf.name and not s.per_group for s in self.subject.settings
@@ -278,7 +293,7 @@ def _states(opt: Optimizer) -> list[Any]:
 def _shifted(
     original: Original,
     direction: Sequence[Tensor],
-    moves: Sequence[Move],
+    moves: Sequence[Perturbation],
     size: float,
 ) -> list[float]:
     return original.outcomes(moves, shift=(size, direction))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .comparison import CONSTRUCTION, Comparison, place_of, undefined_in
-from .leaves import Leaf, overridden
+from .hyperparameters import Hyperparameter, overridden
 from .oracle import Original
 from .report import Tally
 from .settings import sampled, together
@@ -60,7 +60,7 @@ def check(subject: Subject, conf: Configuration, tally: Tally) -> None:
         with unrounded():
             leaves = original.leaves()
             if conf.settings or conf.layout.zero != "stationary":
-                oracle = original.consult(leaves, parameters=[0])
+                oracle = original.finite_differences(leaves, parameters=[0])
                 kept = (1, STEPS)
                 first = Comparison(original, tally, oracle, kept, anomaly=True)
                 first.run(CONSTRUCTION, leaves)
@@ -69,7 +69,9 @@ def check(subject: Subject, conf: Configuration, tally: Tally) -> None:
         tally.note(f"derivatives are not compared where the original stops: {reason}")
 
 
-def _all_finite(original: Original, leaves: Sequence[Leaf], tally: Tally) -> None:
+def _all_finite(
+    original: Original, leaves: Sequence[Hyperparameter], tally: Tally
+) -> None:
     tally.hypergradients_run += 1
     try:
         orders = derivatives(original, leaves)
@@ -104,7 +106,7 @@ def _all_finite(original: Original, leaves: Sequence[Leaf], tally: Tally) -> Non
         tally.hypergradients_right += 1
 
 
-def _undefined(original: Original, leaves: Sequence[Leaf]) -> str:
+def _undefined(original: Original, leaves: Sequence[Hyperparameter]) -> str:
     """The decomposition that first derivatives are undefined at, if one is."""
     try:
         with torch.autograd.set_detect_anomaly(True):
@@ -115,7 +117,7 @@ def _undefined(original: Original, leaves: Sequence[Leaf]) -> str:
 
 
 def derivatives(
-    original: Original, leaves: Sequence[Leaf]
+    original: Original, leaves: Sequence[Hyperparameter]
 ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
     """Gradients of the outer loss to leaves and weights, and of a weighted sum of
     those gradients."""

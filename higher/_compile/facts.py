@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from higher._held import ATOMIC, content
+from higher._object_graph import ATOMIC, content
 from higher._tasks.module import PerTask
-from higher.optim.bundles import Bundles
+from higher.optim.flat_groups import FlatGroups
 
 
 class Same:
@@ -33,7 +33,7 @@ class Same:
 class Facts:
     """Of a step: facts and how parameters are joined, compared together."""
 
-    def __init__(self, facts: list[Any], joined: Bundles | None) -> None:
+    def __init__(self, facts: list[Any], joined: FlatGroups | None) -> None:
         self._facts = facts
         self._joined = joined
 

@@ -28,10 +28,10 @@ from higher._weights import fast_weights
 from higher._unroll.captured import Search, leaves_of
 from higher._unroll.handed import Optimizers
 from higher._unroll.past import StepHistory
-from higher._unroll.held import BUNDLES, Held, Played
+from higher._unroll.held import FLAT_GROUPS, Held, Played
 from higher._unroll.step import Inner
 from higher._unroll.surroundings import Random, Tree
-from higher.optim.bundles import bundles, is_elementwise
+from higher.optim.flat_groups import flat_groups, is_elementwise
 
 
 class CompiledInner(Inner):
@@ -246,18 +246,18 @@ class CompiledInner(Inner):
 
     def _joined(self, start: Carry) -> Carry:
         """Small parameters joined from the first compiled step on."""
-        if start.layout[BUNDLES] is not None or self._optimizer._tasks is not None:
+        if start.layout[FLAT_GROUPS] is not None or self._optimizer._tasks is not None:
             return start
         held = Held.by(*start)
         optimizer = copy.copy(self._optimizer)
         optimizer.param_groups = [{**g, "params": []} for g in held.groups]
         optimizer.state, optimizer.shared = held.state, held.shared
         grads = [None if m else p for m, p in zip(self._missing, held.params)]
-        joined = bundles(optimizer, held.params, grads, self.joins)
+        joined = flat_groups(optimizer, held.params, grads, self.joins)
         if joined is None:
             return start
         params, state = joined.joined(held.params), joined.state(held.state)
-        return packed([*held._replace(params=params, state=state, bundles=joined)])
+        return packed([*held._replace(params=params, state=state, flat_groups=joined)])
 
     def _numbers(self, carry: Carry) -> list[Tensor]:
         """Settings that are plain numbers, as tensors: others need no other graph."""
@@ -284,7 +284,7 @@ class CompiledInner(Inner):
             [kind_of(b) for b in tree.buffers()],
             _repeated([*carry.tensors, *self._read, *self._outside]),
         ]
-        return Facts(facts, layout[BUNDLES])
+        return Facts(facts, layout[FLAT_GROUPS])
 
     def _known(self, tree: Tree, facts: Facts) -> Graph | None:
         """The graph of steps like this, if there is one already."""

@@ -40,9 +40,9 @@ def decisions(
     """
     optimizer = copy.copy(optimizer)
     optimizer.param_groups = [{**g, "params": []} for g in settings]
-    if held.bundles is not None:
-        missing = held.bundles.left_out(missing)
-        optimizer = held.bundles.optimizer(optimizer)
+    if held.flat_groups is not None:
+        missing = held.flat_groups.left_out(missing)
+        optimizer = held.flat_groups.optimizer(optimizer)
     optimizer._tasks = None
     params = [_few(p, 1) for p in held.params]
     shapes = [p.shape for p in held.params]
@@ -70,7 +70,7 @@ def first_state(
         missing: which of them have no gradient.
     """
     settings = tensors_in(held.groups)
-    if held.bundles is not None or held.shared or any(t.dim() for t in settings):
+    if held.flat_groups is not None or held.shared or any(t.dim() for t in settings):
         return None
     known: dict[Any, dict[str, Any] | None] = {}
     state: State = [defaultdict(dict, slots) for slots in held.state]

@@ -22,7 +22,7 @@ from higher._carry import (
     unpacked,
 )
 from higher._tasks.mapping import is_per_task, is_wrapped, mapped
-from higher.optim.bundles import is_elementwise
+from higher.optim.flat_groups import is_elementwise
 from higher.optim.state import settings_of
 
 if TYPE_CHECKING:

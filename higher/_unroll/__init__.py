@@ -31,7 +31,7 @@ from higher.optim.state import settings_of
 from higher.patch import Model, StatelessModule
 from higher._unroll.batches import Batches
 from higher._unroll.captured import Named
-from higher._unroll.line import Line, segments_of
+from higher._unroll.line import UnrollRun, segments_of
 from higher._unroll.overrides import OverrideOfSteps, Overrides
 from higher._unroll.step import Inner, LossFn
 
@@ -204,12 +204,12 @@ def unroll(
             overrides = Overrides(None, steps)
         kind = _compiled_kind() if compile else Inner
         inner = kind(module, diffopt, loss, steps, grad_callback, degree, overrides)
-        line = Line(inner, module, diffopt, named)
+        line = UnrollRun(inner, module, diffopt, named)
         with line:
             if cut is not None:
-                line.go_ahead(cut)
+                line.run_ahead(cut)
             if forward:
-                line.go_forward()
+                line.run_forward()
             elif memory != "full":
                 # the last step's graph is kept: backward begins there
                 segments = segments_of(memory, len(steps) - line.done - 1)
@@ -218,7 +218,7 @@ def unroll(
                     steps.draw(line.done + count)
                     line.go(count, keep=max(segments) == 1)
             if compile:
-                line.go_step_by_step()
+                line.run_step_by_step()
         return line.losses + plain(steps.after(line.done), line.done)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from higher._carry import Carry, tensors_in, unpacked
-from higher.optim.bundles import Bundles
+from higher.optim.flat_groups import FlatGroups
 from higher.optim.schedule import Schedule
 from higher._unroll.handed import Optimizers
 
@@ -34,14 +34,14 @@ Flags = list[tuple[torch.Size, bool]]
 
 
 class Held(NamedTuple):
-    """What a carry holds: parameters, joined where there are bundles, the optimizer's
-    settings, state and shared state, its bundles, its schedule, and buffers."""
+    """What a carry holds: parameters, joined where there are flat groups, the optimizer's
+    settings, state and shared state, its flat groups, its schedule, and buffers."""
 
     params: list[Tensor]
     groups: list[dict[str, Any]]
     state: list[defaultdict[int, dict[str, Any]]]
     shared: dict[str, Any]
-    bundles: Bundles | None
+    flat_groups: FlatGroups | None
     schedule: Schedule | None
     buffers: Buffers
 
@@ -51,13 +51,17 @@ class Held(NamedTuple):
 
     def each(self) -> list[Any]:
         """The parameters, each by itself."""
-        return self.params if self.bundles is None else self.bundles.apart(self.params)
+        return (
+            self.params
+            if self.flat_groups is None
+            else self.flat_groups.apart(self.params)
+        )
 
     def each_state(self, each: Sequence[Tensor]) -> list[Any]:
         """The state of each of these."""
-        if self.bundles is None:
+        if self.flat_groups is None:
             return self.state
-        return self.bundles.state_apart(self.state, self.params, each)
+        return self.flat_groups.state_apart(self.state, self.params, each)
 
     def optimizer(self, each: Sequence[Tensor]) -> Optimizers:
         """What the user's code finds in the optimizer, whose parameters are these."""
@@ -78,12 +82,12 @@ class Held(NamedTuple):
             return self
         held = self._replace(groups=written.groups, shared=written.shared)
         state = written.state
-        if self.bundles is None:
+        if self.flat_groups is None:
             return held if state is None else held._replace(state=state)
         if state is None and all(t.numel() == 1 for t in tensors_in(written.groups)):
             return held
         state = self.each_state(each) if state is None else state
-        return held._replace(params=each, state=state, bundles=None)
+        return held._replace(params=each, state=state, flat_groups=None)
 
 
-BUNDLES = Held._fields.index("bundles")
+FLAT_GROUPS = Held._fields.index("flat_groups")

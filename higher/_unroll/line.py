@@ -26,7 +26,7 @@ from higher._unroll.surroundings import Random, Tree
 from higher._unroll.tangents import run_forward
 
 
-class Line:
+class UnrollRun:
     """An unroll under way. Module and optimizer have its result when it is left; if
     that is by an error, they have the weights and state from before."""
 
@@ -75,10 +75,10 @@ class Line:
             return
         held = Held.by(*self.carry)
         params, state = held.params, held.state
-        if held.bundles is not None:
+        if held.flat_groups is not None:
             # what others are handed may be written into: views don't allow that
-            params = held.bundles.apart(held.params, copied=True)
-            state = held.bundles.state_apart(state, held.params, params)
+            params = held.flat_groups.apart(held.params, copied=True)
+            state = held.flat_groups.state_apart(state, held.params, params)
         # steps that run again begin on those of now
         own = weights.watched.own
         params = [p if p.requires_grad else own(p) for p in params]
@@ -91,7 +91,7 @@ class Line:
         if held.schedule is not None and self.diffopt.scheduler is not None:
             self.diffopt.scheduler.adopt(held.schedule)
 
-    def go_ahead(self, count: int) -> None:
+    def run_ahead(self, count: int) -> None:
         """Runs ``count`` steps without a graph; what they lead to is a constant, and
         what came before."""
         if self.truncation.begun:
@@ -164,7 +164,7 @@ class Line:
             self.history.append(last())
         self.done += count
 
-    def go_step_by_step(self) -> None:
+    def run_step_by_step(self) -> None:
         """Runs the remaining steps and keeps the graph of each."""
         inner, tree = self.inner, self.tree
         for step in range(self.done, inner.steps):
@@ -214,7 +214,7 @@ class Line:
             (tensors[i],) = apart([tensors[i]], only=same)
         return Carry(carry.layout, tensors)
 
-    def go_forward(self) -> None:
+    def run_forward(self) -> None:
         """Runs the remaining steps, their derivatives by the settings beside them."""
         initial = self.history[0]
         result = run_forward(self.inner, self.tree, self.done, self.carry, initial)

@@ -20,12 +20,12 @@ from higher._second_order import math_attention
 from higher._weights import fast_weights
 from higher.optim.arguments import GradCallback, called_back
 from higher.optim.base import DifferentiableOptimizer
-from higher.optim.bundles import Bundles, bundles
+from higher.optim.flat_groups import FlatGroups, flat_groups
 from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored
 from higher._unroll.captured import Search
 from higher._unroll.handed import Handed, Optimizers
-from higher._unroll.held import BUNDLES, Buffers, Flags, Grads, Held, Played
+from higher._unroll.held import FLAT_GROUPS, Buffers, Flags, Grads, Held, Played
 from higher._unroll.overrides import Overrides
 from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, unpacked
 from higher._unroll.past import StepHistory
@@ -213,7 +213,7 @@ class Inner:
         return held, grads
 
     def _made(self, held: Held, grads: Grads, buffers: Buffers) -> Held:
-        params, joined = held.params, held.bundles
+        params, joined = held.params, held.flat_groups
         optimizer = copy.copy(self._optimizer)
         optimizer.param_groups = [{**g, "params": []} for g in held.groups]
         optimizer.state, optimizer.shared = held.state, held.shared
@@ -232,7 +232,7 @@ class Inner:
             optimizer.state = joined.state_apart(held.state, held.params, params)
             joined = None
         if joined is None:
-            joined = bundles(optimizer, params, grads, self.joins)
+            joined = flat_groups(optimizer, params, grads, self.joins)
             if joined is not None:
                 params = joined.joined(params)
                 optimizer.state = joined.state(optimizer.state)
@@ -339,7 +339,7 @@ class Inner:
             start = packed([*held.written(written, held.each())])
         known_ones = all(id(t) in kept for t in start.tensors)
         before = [t.requires_grad for t in start.tensors]
-        form = start.layout[BUNDLES] is None, _form(start.layout[1])
+        form = start.layout[FLAT_GROUPS] is None, _form(start.layout[1])
         key = tuple(before), tuple(g is None for g in grads), form
         if self._trusted and known_ones:
             known = self._flags.get(key) or self._flags_of(start, grads, buffers)

@@ -20,7 +20,7 @@ from higher._truncation import Truncation
 from higher._weights import fast_weights
 from higher._windows import detach
 from higher.optim.arguments import GradCallback, called_back, positions_in
-from higher.optim.bundles import bundles, by_element
+from higher.optim.flat_groups import flat_groups, by_element
 from higher.optim.copies import deep_copied
 from higher.optim.dicts import load_state_dict, state_dict
 from higher.optim.elements import check_elements
@@ -472,7 +472,7 @@ class DifferentiableOptimizer:
         kwargs: Mapping[str, Any],
     ) -> list[Tensor]:
         """The same, small parameters being joined."""
-        joined = bundles(self, params, grads)
+        joined = flat_groups(self, params, grads)
         if joined is not None:
             return joined.updated(self, params, grads, kwargs)
         return self._updated_as_is(params, grads, kwargs)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from higher._held import code_names
+from higher._object_graph import code_names
 from higher._weights import fast_weights
 from higher.optim.advice import advice, advice_on_wrapper
 from higher.optim.base import DifferentiableOptimizer

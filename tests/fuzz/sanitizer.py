@@ -154,7 +154,7 @@ class Sanitizer:
         found = list(self._at_hand(names, env, self._live(statement)))
         for (one, x, a), (two, y, b) in itertools.combinations(found, 2):
             self.pairs += 1
-            if a.kind not in (Kind.TENSOR, Kind.UNKNOWN, Kind.SETTING):
+            if a.kind not in (Kind.TENSOR, Kind.UNKNOWN, Kind.SCALAR_OR_TENSOR):
                 self._tell(statement, (one, one), "is a tensor, and taken for none")
             elif overlap(x, y):
                 if not _may_share(a, b, env):

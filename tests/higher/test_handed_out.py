@@ -123,7 +123,7 @@ def test_state_that_is_written_into(
     grad: bool, largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Joined or not, in the graph or not, with one result."""
-    monkeypatch.setattr(higher.optim.bundles, "LARGEST", largest)
+    monkeypatch.setattr(higher.optim.flat_groups, "LARGEST", largest)
     model = net()
     opt = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     factor = torch.tensor(0.5, dtype=F64, requires_grad=grad)

@@ -146,9 +146,11 @@ class OutOfPlace(ChainRule):
             self.asked = Asked.STRIDES
             new = self._bound_first(self._block(body))
         self.context.asked_strides = self.asked
-        self.context.asked_identity |= self.questions.asked_identity
-        asked_identity = self.asked_identity or self.context.asked_identity
-        return self._distinct_copies(new) if asked_identity else new
+        self.context.emits_identity_tests |= self.questions.emits_identity_tests
+        emits_identity_tests = (
+            self.emits_identity_tests or self.context.emits_identity_tests
+        )
+        return self._distinct_copies(new) if emits_identity_tests else new
 
     def _distinct_copies(self, body: Body) -> Body:
         """``x.copy_(y)`` leaves two tensors; where ``is`` is asked they must not be one."""
@@ -356,7 +358,7 @@ class OutOfPlace(ChainRule):
         )
         if isinstance(target, cst.Subscript) and self._is_copied(target, value, env):
             return self._item_store(node, target, new, env) or [node]
-        if value.kind in (Kind.NUMBER, Kind.SETTING):
+        if value.kind in (Kind.NUMBER, Kind.SCALAR_OR_TENSOR):
             result: list[Statement] = [assign([target], new)]
         else:
             result = self._augmented_tensor(node, inner, value, new, env)
@@ -413,7 +415,12 @@ class OutOfPlace(ChainRule):
         if _is_container_store(target) or self.places.slot(target, env) is not None:
             return None
         base = self.places.value(target.value, env)
-        if base.kind in (Kind.SEQUENCE, Kind.MAPPING, Kind.OTHER, Kind.SETTING):
+        if base.kind in (
+            Kind.SEQUENCE,
+            Kind.MAPPING,
+            Kind.OTHER,
+            Kind.SCALAR_OR_TENSOR,
+        ):
             return None
         if base.kind is not Kind.TENSOR:
             self.refuse(

@@ -31,7 +31,7 @@ from codegen.rules.r4_out_of_place.inplace import (
     takes_item,
 )
 from codegen.rules.r4_out_of_place.keys import acting_keys, keys_first
-from codegen.rules.r4_out_of_place.kin import kin
+from codegen.rules.r4_out_of_place.aliases import may_alias_classes
 from codegen.syntax import (
     HAVE_VALUES,
     Body,
@@ -55,13 +55,15 @@ from codegen.syntax import (
 def hoist(body: Body, context: Context) -> Body:
     """``body`` with every mutation of a place a statement, or the right-hand side of
     one."""
-    return _Hoist(context, kin(body)).block(body)
+    return _Hoist(context, may_alias_classes(body)).block(body)
 
 
 class _Hoist:
-    def __init__(self, context: Context, kin: Mapping[str, frozenset[str]]) -> None:
+    def __init__(
+        self, context: Context, may_alias_classes: Mapping[str, frozenset[str]]
+    ) -> None:
         self.context = context
-        self.kin = kin
+        self.may_alias_classes = may_alias_classes
 
     def block(self, body: Sequence[Statement]) -> Body:
         return tuple(new for node in body for new in self._statement(node))
@@ -194,7 +196,7 @@ class _Hoist:
         self, node: cst.BaseExpression, whole: bool = False
     ) -> tuple[list[Statement], cst.BaseExpression]:
         """(mutations, expression); one that is the ``whole`` expression stays."""
-        mutations = _Mutations(self.context, self.kin, node)
+        mutations = _Mutations(self.context, self.may_alias_classes, node)
         if whole and not takes_item(node):
             return mutations.prelude, mutations.chain(node)
         new = mutations.visit(node, whole=whole)
@@ -395,7 +397,7 @@ _NEW = (
     Result.NEW_OR_SEVERAL,
     Result.COMPUTED,
     Result.NUMBER,
-    Result.SETTING,
+    Result.SCALAR_OR_TENSOR,
     Result.METADATA,
 )
 _HELD = (Result.ITEMS, Result.ONE_OF)
@@ -406,11 +408,16 @@ class _Mutations(Evaluation):
     """Mutations of places, each a statement of its own."""
 
     def __init__(
-        self, context: Context, kin: Mapping[str, frozenset[str]], node: cst.CSTNode
+        self,
+        context: Context,
+        may_alias_classes: Mapping[str, frozenset[str]],
+        node: cst.CSTNode,
     ) -> None:
         super().__init__(context)
         changed = {n for call in walk(node) for n in _mutated_names(call)}
-        self.changed = changed.union(*(kin.get(name, ()) for name in changed))
+        self.changed = changed.union(
+            *(may_alias_classes.get(name, ()) for name in changed)
+        )
         self.takes = any(map(takes_item, walk(node)))
 
     def moves(self, node: cst.CSTNode) -> bool:

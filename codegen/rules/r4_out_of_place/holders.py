@@ -46,7 +46,7 @@ class MutationRule(Rule):
     places: Heap
     wrote_through = False
     """Whether it finds out at run time what is a view of what."""
-    asked_identity = False
+    emits_identity_tests = False
     """Whether the translation asks at run time which tensors are the same."""
     asked_unbound: dict[str, None]
     """Names that it asks for where they may not be bound."""
@@ -199,7 +199,7 @@ class Holders:
         """Slots, then live names, that surely hold the object."""
         targets: list[cst.BaseExpression] = []
         for slot, value in self.env.slots.items():
-            if slot in self.env.maybe and slot != self.source:
+            if slot in self.env.possibly_absent and slot != self.source:
                 continue
             if value.place == place and self._slot_matters(slot):
                 text = self.env.slot_text(slot)
@@ -276,7 +276,7 @@ class Holders:
         for holder, held, slot in self._related(value):
             if held.place is None and any(p.views for p in held.places):
                 self._unknown_alias(root, code(holder))
-            elif slot in self.env.maybe and slot != self.source:
+            elif slot in self.env.possibly_absent and slot != self.source:
                 yield holder
             elif held.place is not None and held.place.obj == getattr(whole, "obj", ""):
                 continue  # it is one, or shows one
@@ -288,7 +288,7 @@ class Holders:
     def _may_be_missing(self, holder: cst.BaseExpression) -> bool:
         if isinstance(holder, cst.Name):
             return holder.value in self.env.unbound
-        return code(holder) in {self.env.slot_text(s) for s in self.env.maybe}
+        return code(holder) in {self.env.slot_text(s) for s in self.env.possibly_absent}
 
     def _is_mutated_again(self, value: Value) -> bool:
         """Whether this very part, or one of it, is."""
@@ -319,7 +319,9 @@ class Holders:
             if value.place == whole and name in self.live - self.env.unbound:
                 return cst.Name(name)
         for slot, value in self.env.slots.items():
-            if value.place == whole and slot not in self.env.maybe - {self.source}:
+            if value.place == whole and slot not in self.env.possibly_absent - {
+                self.source
+            }:
                 text = self.env.slot_text(slot)
                 if text is not None:
                     return expr(text)

@@ -64,7 +64,7 @@ class Propagation(Holders):
             self._refuse_lost(place, root)
         if not maybe:
             return [assign(targets, new), *after] if targets else after
-        self.rule.asked_identity = True
+        self.rule.emits_identity_tests = True
         updated = cst.Name("updated")
         named, old = self._old(self._readable(root, targets))
         tests = [self._test(m, old, updated) for m in maybe]
@@ -121,7 +121,7 @@ class Propagation(Holders):
         """Which object it is shows at run time only: ask with ``is``."""
         related = [(o, v) for o, v, _ in self._related(value) if not same(o, root)]
         others = [o for o, _ in related]
-        self.rule.asked_identity = bool(others) or self.rule.asked_identity
+        self.rule.emits_identity_tests = bool(others) or self.rule.emits_identity_tests
         targets = [root] if self._can_hold(root) else []
         if isinstance(root, cst.Name) and root.value not in self.live:
             targets = []
@@ -220,7 +220,7 @@ class Propagation(Holders):
         """A view whose inverse isn't known writes through its strides."""
         place = value.place
         assert place is not None
-        self.rule.asked_identity = self.rule.wrote_through = True
+        self.rule.emits_identity_tests = self.rule.wrote_through = True
         updated = cst.Name("updated")
         base = self._old_base(Place(place.obj), root, place)
         text = f"ops.write_through({code(base or bases[0])}, {code(root)}, updated)"

@@ -45,7 +45,7 @@ class Questions:
         self.context = context
         self.heap = heap
         self.refuse = refuse
-        self.asked_identity = False
+        self.emits_identity_tests = False
         self.written = {
             n for s in order if small(s) is not None for n in mutated_roots(s)
         }
@@ -106,7 +106,7 @@ class Questions:
         sides = [node.left, *(c.comparator for c in node.comparisons)]
         if any(isinstance(o, _BY_IDENTITY) for o in operators):
             kinds = [self.heap.value(s, env).kind for s in sides]
-            self.asked_identity |= sum(k in _MAY_BE_TENSORS for k in kinds) > 1
+            self.emits_identity_tests |= sum(k in _MAY_BE_TENSORS for k in kinds) > 1
 
     def _call(self, node: cst.Call, env: Env) -> None:
         name, args = self.context.full_name(node.func), positional(node)

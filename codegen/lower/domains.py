@@ -12,7 +12,7 @@ from codegen.syntax import calls, code, dotted, expr, is_name, parenthesize, rea
 
 
 @dataclass(frozen=True)
-class Family:
+class ParamDomain:
     """The parameters that lists have one item for: where from, which are left out."""
 
     source: cst.BaseExpression
@@ -45,7 +45,7 @@ _BUILTIN |= {"True", "False", "None"}
 _TENSORS = {"grad", "data", "T", "mT", "H", "mH", "real", "imag"}
 
 
-def lasts(test: cst.BaseExpression, item: str) -> bool:
+def is_loop_invariant(test: cst.BaseExpression, item: str) -> bool:
     """Whether a test asks nothing but what a parameter is, all through a step."""
     if read_names(test) - {item, *_BUILTIN}:
         return False

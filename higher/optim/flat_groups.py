@@ -33,12 +33,12 @@ _flatten: Any = _flatten_dense_tensors
 _is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
 
 
-def bundles(
+def flat_groups(
     optimizer: DifferentiableOptimizer,
     params: Sequence[Tensor],
     grads: Sequence[Tensor | None],
     largest: int | None = None,
-) -> Bundles | None:
+) -> FlatGroups | None:
     """How to join parameters for ``optimizer``'s next update; None where its class does
     not allow that, or it would be of no use.
 
@@ -70,7 +70,7 @@ def bundles(
     if len(units) == len(taken):
         return None
     others = [k for k in range(len(params)) if k not in taken]
-    return Bundles(units + [_Unit(None, [], [k]) for k in others])
+    return FlatGroups(units + [_Unit(None, [], [k]) for k in others])
 
 
 def by_element(optimizer: DifferentiableOptimizer) -> bool:
@@ -219,8 +219,8 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return joined
 
 
-class Bundles:
-    """How an optimizer's parameters are joined for an update: in each group bundles come
+class FlatGroups:
+    """How an optimizer's parameters are joined for an update: in each group flat ones come
     first and what is left follows, at the end the parameters that are in no group."""
 
     def __init__(self, units: list[_Unit]) -> None:
@@ -262,7 +262,7 @@ class Bundles:
 
     def same(self, other: object) -> bool:
         """Whether they join the same parameters."""
-        return isinstance(other, Bundles) and self._units == other._units
+        return isinstance(other, FlatGroups) and self._units == other._units
 
     def left_out(self, missing: Sequence[bool]) -> list[bool]:
         """Of the parameters as they are joined, which have no gradient."""

@@ -46,7 +46,7 @@ _Known = Mapping[str, cst.BaseExpression]
 """Names that stand for a group's parameters, or their number."""
 
 
-def without_counting(body: Body, context: Context) -> Body:
+def index_loops_to_enumerate(body: Body, context: Context) -> Body:
     """Such loops as loops over the parameters themselves."""
     if not any(_counts(n) for n in all_statements(body)):
         return body

@@ -41,7 +41,7 @@ from codegen.syntax import (
 )
 
 
-def gathered(body: Body, context: Context) -> Body:
+def append_loops_to_comprehensions(body: Body, context: Context) -> Body:
     """Such lists made at once, where the loop that fills them does nothing else."""
     return _gathered(body, liveness(body), context)
 

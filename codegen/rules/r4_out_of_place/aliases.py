@@ -22,7 +22,7 @@ from codegen.syntax import (
 )
 
 
-def kin(body: Body) -> dict[str, frozenset[str]]:
+def may_alias_classes(body: Body) -> dict[str, frozenset[str]]:
     """Variable → those that may be, hold or belong to the same tensors, by syntax."""
     families: dict[str, set[str]] = {}
     for node in all_statements(body):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import higher
 from higher._generated import DifferentiableAdam
-from higher.optim import DifferentiableOptimizer, GroupedGrads, bundles
+from higher.optim import DifferentiableOptimizer, GroupedGrads, flat_groups
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.05, "momentum": 0.9, "nesterov": True},
@@ -35,25 +35,25 @@ X = torch.linspace(-1, 1, 15, dtype=torch.float64).reshape(5, 3)
 
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """How many parameters each update of a bundle had."""
+    """How many parameters each update of a flat group had."""
     seen: list[list[int]] = []
-    optimizer = bundles.Bundles.optimizer
+    optimizer = flat_groups.FlatGroups.optimizer
 
     def watched(self: Any, original: Any) -> Any:
         seen.append([len(u.positions) for u in self._units if len(u.positions) > 1])
         return optimizer(self, original)
 
-    monkeypatch.setattr(bundles.Bundles, "optimizer", watched)
+    monkeypatch.setattr(flat_groups.FlatGroups, "optimizer", watched)
     return seen
 
 
 @contextmanager
 def each_by_itself() -> Iterator[None]:
-    largest, bundles.LARGEST = bundles.LARGEST, 0
+    largest, flat_groups.LARGEST = flat_groups.LARGEST, 0
     try:
         yield
     finally:
-        bundles.LARGEST = largest
+        flat_groups.LARGEST = largest
 
 
 class Net(nn.Module):
@@ -232,7 +232,9 @@ def test_state_goes_back_into_the_original(joined: list[list[int]]) -> None:
 
 
 def test_what_is_joined_and_what_is_not(joined: list[list[int]]) -> None:
-    model = nn.ParameterList(torch.ones(n) for n in (2, 3, bundles.LARGEST + 1, 1, 0))
+    model = nn.ParameterList(
+        torch.ones(n) for n in (2, 3, flat_groups.LARGEST + 1, 1, 0)
+    )
     model.append(nn.Parameter(torch.ones(2, dtype=torch.float64)))
     with opened(model) as (f, d):
         for _ in range(2):

@@ -15,7 +15,7 @@ REBUILD, WRITE, EACH_STEP = "rebuild", "write", "each step"
 
 
 @dataclass(frozen=True)
-class Leaf:
+class Hyperparameter:
     """One number that the settings of all groups (group None) or of one group hold.
 
     whole: the setting's value, of which the number is all or, in a tuple, one place.
@@ -37,15 +37,15 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Move:
+class Perturbation:
     """A setting told another value, one of three ways."""
 
-    leaf: Leaf
+    leaf: Hyperparameter
     value: float
     way: str
 
 
-def write(opt: Optimizer, moves: Iterable[Move]) -> None:
+def write(opt: Optimizer, moves: Iterable[Perturbation]) -> None:
     """Put moved settings into the groups of the original; one for all groups is what
     its constructor would have been told, too."""
     for m in moves:
@@ -57,7 +57,7 @@ def write(opt: Optimizer, moves: Iterable[Move]) -> None:
 
 
 def overridden(
-    opt: Optimizer, leaves: Sequence[Leaf], values: Sequence[Any]
+    opt: Optimizer, leaves: Sequence[Hyperparameter], values: Sequence[Any]
 ) -> dict[str, list[Any]]:
     """`opt`'s settings as an override, with `values` in the places of `leaves`."""
     groups = opt.param_groups

@@ -28,14 +28,14 @@ from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.analysis.liveness import upward_exposed
 from codegen.lower.dependence import Dependence
-from codegen.lower.families import Family
+from codegen.lower.domains import ParamDomain
 from codegen.lower.forms import (
     appended,
     appending,
     as_list,
     does_nothing_without,
     emptiness,
-    free_reads,
+    upward_exposed_uses,
     may_fail,
 )
 from codegen.lower.listed import KnownLists, Listed, Unfit
@@ -76,24 +76,24 @@ _READ_WHOLE = {"sum", "max", "min", "any", "all", "list", "tuple", "sorted", "se
 _READ_WHOLE |= {"dict", "math.fsum", "math.prod"}
 
 
-def in_lockstep(body: Body, context: Context) -> Body:
+def fuse_parallel_lists(body: Body, context: Context) -> Body:
     """Rewrite each block that builds lists over a group's parameters."""
-    return _in_lockstep(body, body, context)
+    return _fused(body, body, context)
 
 
-def _in_lockstep(body: Body, step: Body, context: Context) -> Body:
+def _fused(body: Body, step: Body, context: Context) -> Body:
     result: list[Statement] = []
     for number, node in enumerate(body):
         if _is_generator(node) and not _is_read_next(body[number:], step):
             context.refuse("R2", node, "a generator is read later, or twice", _MAKE)
         if small(node) is None and not _is_walk(node):
-            node = map_bodies(node, lambda part: _in_lockstep(part, step, context))
+            node = map_bodies(node, lambda part: _fused(part, step, context))
         result.append(node)
     plain = _unwrapped(result)
     if not any(map(_builds_list, all_statements(plain))) and not filled(plain):
         return tuple(result)
     dependence = Dependence((*step, *result), context)
-    lockstep = Lockstep(plain, context, dependence)
+    lockstep = ParallelListFusion(plain, context, dependence)
     try:
         new = lockstep.run()
     except Unfit as unfit:
@@ -146,7 +146,7 @@ def _unwrapped(body: Iterable[Statement]) -> Body:
     return tuple(result)
 
 
-class Lockstep:
+class ParallelListFusion:
     """The statements of one block, taken into loops over the parameters."""
 
     def __init__(self, body: Body, context: Context, dependence: Dependence) -> None:
@@ -176,9 +176,9 @@ class Lockstep:
         if self.turns.mapped(node):
             if isinstance(node, cst.If):
                 self.turns.name_items(node)
-            family = self.turns.family_of(node)
+            domain = self.turns.domain_of(node)
             new = self._fill_read(self.turns.items(node), node)
-            self.segments.join(family, new, node)
+            self.segments.join(domain, new, node)
         elif self.lists.mentions(node) or self._reads_items(node):
             self._whole(node)
         else:
@@ -237,10 +237,10 @@ class Lockstep:
             self.lists.empty[name] = node
             self.lists.known.pop(name, None)
             return True
-        family = self.lists.selection(value)
-        if family is None:
+        domain = self.lists.selection(value)
+        if domain is None:
             return False
-        self.lists.known[name] = Listed(family, self.lists.item)
+        self.lists.known[name] = Listed(domain, self.lists.item)
         return True
 
     def _is_filled(self, name: str) -> bool:
@@ -280,7 +280,7 @@ class Lockstep:
                 return False
             self.segments.flush()
             self.segments.out.append(
-                node.with_changes(test=listed.family.is_empty(self.lists.item))
+                node.with_changes(test=listed.domain.is_empty(self.lists.item))
             )
             self.origins.inherit(self.segments.out[-1], node)
         return True
@@ -353,19 +353,19 @@ class Lockstep:
         name = inner.value
         if self.segments.stores.get(name) == name:
             name = self.lists.unused(name)
-        return self._filling(name, listed.variable, listed.family, [], node)
+        return self._filling(name, listed.variable, listed.domain, [], node)
 
     def _filling(
         self,
         name: str,
         variable: str,
-        family: Family,
+        domain: ParamDomain,
         before: list[Statement],
         node: Statement,
     ) -> cst.Name:
         new = [*before, appending(name, variable)]
         self.origins.inherit(new[-1], node)
-        self.segments.join(family, new, node)
+        self.segments.join(domain, new, node)
         self.context.whole_lists.add(name)
         self.segments.out.append(assign([cst.Name(name)], expr("[]")))
         return cst.Name(name)
@@ -384,7 +384,7 @@ class Lockstep:
             kept = expr(f"{self.segments.open_store(name)}[p_idx]")
             store = assign([kept], cst.Name(listed.variable))
             self.segments.kept.discard(name)
-            self.segments.join(listed.family, [store], node)
+            self.segments.join(listed.domain, [store], node)
             self.segments.kept.add(name)
         self.segments.flush()
         outside, self.segments.out = self.segments.out, []
@@ -398,7 +398,7 @@ class Lockstep:
 
     def _reads_items(self, node: Statement) -> bool:
         own = {v.variable for v in self.lists.known.values()} - {self.lists.item}
-        return bool(free_reads([node]) & own)
+        return bool(upward_exposed_uses([node]) & own)
 
     def _beside(self, node: Statement) -> None:
         """A statement that knows nothing of lists goes before the loop, if it may."""
