@@ -56,6 +56,11 @@ def test_what_these_programs_share_is_known(case: Case) -> None:
         found = of_case(case)
     except UNRUNNABLE as error:
         pytest.skip(f"it can't be run by itself: {error}")
+    except TypeError as error:
+        # torch.clone(x, out=y) is a spelling between passes, which torch has not
+        if "argument 'out'" not in str(error):
+            raise
+        pytest.skip(f"it can't be run by itself: {error}")
     assert not leaks(found)
 
 

@@ -296,7 +296,8 @@ class Expressions:
             return env.slots[slot]
         if string_key(node) == "params":
             return PARAMETERS
-        if self.slot_kinds.get(slot) in MAY_HOLD_TENSORS:
+        kind = self.slot_kinds.get(slot)
+        if kind in MAY_HOLD_TENSORS and kind is not Kind.UNKNOWN:
             return self.slot_value(slot, base, env)
         return Value(
             Kind.SCALAR_OR_TENSOR, frozenset({Place(f"{TOLD}{string_key(node)}")})
