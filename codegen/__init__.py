@@ -15,6 +15,7 @@ from codegen.extra import require
 
 if TYPE_CHECKING:
     import torch
+
     from codegen.diagnostics import CodegenError, Diagnostic
     from codegen.translate import Translation, translate
     from higher.optim.base import DifferentiableOptimizer

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codegen import emit, files
-from codegen.tools import sections
-from codegen.tools.drift import drifts
-from codegen.tools.progress import followed
 from codegen.command_line import command, moved, shown, split
 from codegen.diagnostics import CodegenError, misuse
 from codegen.rules import RULES
-from codegen.translate import Translation, translate
 from codegen.source_tree import SourceTree
+from codegen.tools import sections
+from codegen.tools.drift import drifts
+from codegen.tools.progress import followed
+from codegen.translate import Translation, translate
 from codegen.upstream import Library, library_of, torch_optimizers
 
 

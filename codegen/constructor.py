@@ -7,12 +7,9 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.diagnostics import walk
-from codegen.lower.blocks import group_loop_target
-from codegen.lower.facts import FALSE_SETTINGS
-from codegen.analysis.environment import Env
 from codegen.analysis import dtypes
 from codegen.analysis.annotations import annotated
+from codegen.analysis.environment import Env
 from codegen.analysis.heap import analyse
 from codegen.analysis.values import (
     MAY_HOLD_TENSORS,
@@ -23,6 +20,9 @@ from codegen.analysis.values import (
     Value,
     join,
 )
+from codegen.diagnostics import walk
+from codegen.lower.blocks import group_loop_target
+from codegen.lower.facts import FALSE_SETTINGS
 from codegen.syntax import (
     all_params,
     assignment,

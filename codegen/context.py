@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
-from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
 from codegen import optable
 from codegen.analysis.dtypes import PARAMETER, UNKNOWN, Dtypes
 from codegen.analysis.heap import Heap
 from codegen.analysis.values import Slot, Value
+from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
 from codegen.syntax import dotted
 from codegen.upstream import Definition, External, Resolved, SourceModule, Upstream
 

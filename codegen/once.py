@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from higher.optim.base import DifferentiableOptimizer
 
 from codegen import cache
 from codegen.loading import load_text
+from higher.optim.base import DifferentiableOptimizer
 
 
 def compile_once(

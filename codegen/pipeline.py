@@ -19,17 +19,17 @@ from codegen import postconditions as holds
 from codegen.context import Context
 from codegen.foreign import refuse_foreign
 from codegen.layout import alternate_quotes, double_quotes, space
+from codegen.lower.appends import append_loops_to_comprehensions
 from codegen.lower.conversions import with_copies
-from codegen.lower.index_loops import index_loops_to_enumerate
 from codegen.lower.defaults import without_setdefault
 from codegen.lower.foreach import without_foreach
-from codegen.lower.appends import append_loops_to_comprehensions
+from codegen.lower.index_loops import index_loops_to_enumerate
 from codegen.lower.items import items_by_position
 from codegen.lower.legacy import modernize
 from codegen.lower.lists import one_append, walk_selections
-from codegen.lower.parallel_lists import fuse_parallel_lists
 from codegen.lower.loops import lower_loops
 from codegen.lower.names import rename_reserved, reserve_grad
+from codegen.lower.parallel_lists import fuse_parallel_lists
 from codegen.lower.records import records_as_dicts
 from codegen.lower.scratch import remove_double_buffering
 from codegen.lower.settings import defaults_by_group

@@ -18,17 +18,17 @@ from codegen.diagnostics import children, walk
 from codegen.ir.loops import Loop
 from codegen.layout import strings_inside_fstrings
 from codegen.lower.conversions import short_float
-from codegen.lower.items import without_positions
 from codegen.lower.facts import FALSE_SETTINGS
+from codegen.lower.items import without_positions
 from codegen.lower.literals import truth
 from codegen.lower.names import WRITTEN, walks_group
+from codegen.purity import iterators, pure, pure_functions
 from codegen.rules.r3_indexed_state import KNOWN_ATTRIBUTES
 from codegen.rules.r4_out_of_place.inplace import (
     inplace_function,
     inplace_method,
     mutated_roots,
 )
-from codegen.purity import iterators, pure, pure_functions
 from codegen.syntax import (
     Body,
     Statement,

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from higher.optim.base import DifferentiableOptimizer
 from torch import Tensor
 
 from codegen import emit
@@ -21,6 +20,7 @@ from codegen.loading import load_text
 from codegen.translate import Translation, translate
 from codegen.upstream import Library
 from codegen.verify import Report, verify
+from higher.optim.base import DifferentiableOptimizer
 
 _STEPS = 3
 

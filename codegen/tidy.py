@@ -10,9 +10,9 @@ from typing import cast
 import libcst as cst
 
 from codegen.analysis.copies import is_copy_wherever_read
+from codegen.analysis.liveness import Liveness, liveness
 from codegen.context import Context
 from codegen.diagnostics import Origins
-from codegen.analysis.liveness import Liveness, liveness
 from codegen.purity import effects, iterators, pure, pure_functions
 from codegen.substitution import substitute
 from codegen.syntax import (

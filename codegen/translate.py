@@ -24,8 +24,8 @@ from codegen.constructor import attributes, stored_dtypes, stored_values
 from codegen.context import Change, Context
 from codegen.diagnostics import CodegenError, Diagnostic, Origins, walk
 from codegen.elementwise import is_elementwise
-from codegen.lower.facts import FALSE_SETTINGS
 from codegen.initial import shared_values
+from codegen.lower.facts import FALSE_SETTINGS
 from codegen.magic import refuse_patched
 from codegen.pipeline import Update, run
 from codegen.postconditions import BrokenPostcondition

@@ -17,12 +17,12 @@ from codegen.diagnostics import Origins, misuse, walk
 from codegen.library import BASE as BASE
 from codegen.library import Absent as Absent
 from codegen.library import Library as Library
+from codegen.source_module import Binding, Unsettled
 from codegen.source_module import Definition as Definition
 from codegen.source_module import External as External
 from codegen.source_module import Import as Import
 from codegen.source_module import Resolved as Resolved
 from codegen.source_module import SourceModule as SourceModule
-from codegen.source_module import Binding, Unsettled
 from codegen.source_tree import SourceTree
 from codegen.stores import given_to_self
 from codegen.substitution import substitute

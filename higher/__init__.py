@@ -10,10 +10,10 @@ _COMPILED = True  # before anything else: how higher._intact knows this file
 from higher import optim, patch, utils
 from higher._check import CheckError
 from higher._tasks.module import map_tasks
+from higher._unroll import unroll
 from higher.innerloop import innerloop_ctx
 from higher.optim import create_diff_optim, get_diff_optim, register_optim
 from higher.patch import monkeypatch
-from higher._unroll import unroll
 
 __version__ = "0.1.0"
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from higher import _fsdp
+from higher._containers import Containers
 from higher._object_graph import (
     ATOMIC,
     SHARED,
@@ -29,7 +30,6 @@ from higher._object_graph import (
     referents,
     slots_of,
 )
-from higher._containers import Containers
 from higher._refuse import refuse_holder
 from higher._second_order import OwnForward
 from higher._structure import Children, NoWeights

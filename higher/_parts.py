@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional, TypeVar
-from typing import Any
+from typing import Any, Optional, TypeVar
 
 import torch
 from torch import Tensor

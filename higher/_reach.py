@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections.abc import (
-    Callable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 

@@ -13,22 +13,12 @@ import functools
 import gc
 import types
 import weakref
-from collections.abc import (
-    Callable,
-    Iterable,
-    Sequence,
-)
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from higher._object_graph import (
-    ATOMIC,
-    FIXED,
-    Attributes,
-    attributes_of,
-    content,
-)
+from higher._object_graph import ATOMIC, FIXED, Attributes, attributes_of, content
 from higher._reach import Reach
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from higher._carry import mapped
 from higher._fsdp import refuse_written
-from higher.optim.state import memory_of
 from higher._tree import modules_of, parameters_of
 from higher._weights import fast_weights
+from higher.optim.state import memory_of
 
 if TYPE_CHECKING:
     from higher.optim.base import DifferentiableOptimizer

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from higher import _ddp
 from higher._attention import twice_differentiable
+from higher._check import shadow_of
 from higher._dtensor import TRUNCATE, refuse_distributed
 from higher._hints import add_hint
 from higher._reference import MakeOptimizer, made_for, reference_of
-from higher._check import shadow_of
 from higher._second_order import math_attention
 from higher._truncation import Truncation
 from higher.optim import get_diff_optim

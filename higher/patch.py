@@ -15,6 +15,7 @@ from higher._attention import attention_forward, twice_differentiable
 from higher._checkpointing import watch
 from higher._classic import _BufferType, _get_param_mapping, _modify_internally
 from higher._clone import Cloner, Device, _internal_attrs
+from higher._dropped import Dropped
 from higher._dtensor import TASKS, differentiate_twice, refuse_distributed
 from higher._embedding import EmbeddingForward, is_renormalized
 from higher._embedding import watch as watch_embeddings
@@ -25,7 +26,6 @@ from higher._second_order import math_attention, own_forward, own_hooks
 from higher._stateless_class import stateless_class, take_params
 from higher._tasks import module as tasked
 from higher._tree import parameters_of
-from higher._dropped import Dropped
 from higher._weights import FastWeights, ModuleDict, fast_weights
 from higher._write_back import write_weights as write_back
 from higher.utils import detached_copy

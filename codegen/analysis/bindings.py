@@ -12,9 +12,9 @@ import libcst as cst
 
 from codegen import optable
 from codegen.analysis.environment import Env, dulled_by
-from codegen.analysis.keys import is_constant_key
 from codegen.analysis.expressions import Expressions
 from codegen.analysis.indices import bounds
+from codegen.analysis.keys import is_constant_key
 from codegen.analysis.turns import GROUP_BY_NUMBER, leave_group
 from codegen.analysis.values import (
     ANY,

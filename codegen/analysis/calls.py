@@ -12,9 +12,9 @@ import libcst as cst
 
 from codegen import optable
 from codegen.analysis.environment import Env
-from codegen.analysis.keys import is_constant_key
-from codegen.analysis.indices import COUNT, FLAG
 from codegen.analysis.expressions import Expressions, key_text
+from codegen.analysis.indices import COUNT, FLAG
+from codegen.analysis.keys import is_constant_key
 from codegen.analysis.values import (
     ANY_ITEM,
     ANYTHING,

@@ -11,10 +11,7 @@ dtype of whatever is stored there.
 
 from __future__ import annotations
 
-from collections.abc import (
-    Iterable,
-    Mapping,
-)
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import libcst as cst

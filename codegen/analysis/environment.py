@@ -6,12 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from codegen.analysis.keys import (
-    elements_read,
-    is_computed,
-    is_constant_key,
-    variables,
-)
+from codegen.analysis.keys import elements_read, is_computed, is_constant_key, variables
 from codegen.analysis.store import EARLIER_GROUP as EARLIER_GROUP
 from codegen.analysis.store import NO_OBJECTS, Shape, Store
 from codegen.analysis.values import (

@@ -48,14 +48,7 @@ from codegen.analysis.values import (
     of_any,
     several,
 )
-from codegen.syntax import (
-    bare,
-    code,
-    dotted,
-    index_of,
-    is_name,
-    string_key,
-)
+from codegen.syntax import bare, code, dotted, index_of, is_name, string_key
 
 CURRENT_STATE = "self.state[group_idx][p_idx]"
 CURRENT_GRADS = ("grads[p_idx]", "group_grads[p_idx]")

@@ -20,6 +20,7 @@ from functools import partial
 import libcst as cst
 
 from codegen.analysis.annotations import annotated
+from codegen.analysis.bindings import Bindings
 from codegen.analysis.conditions import is_steady, may_change
 from codegen.analysis.environment import Env
 from codegen.analysis.expressions import Expressions
@@ -27,15 +28,8 @@ from codegen.analysis.indices import COUNT, computed
 from codegen.analysis.keys import is_constant_key
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.sharing import SharedSlots, Sharing, merged
-from codegen.analysis.bindings import Bindings
 from codegen.analysis.store import Shape
-from codegen.analysis.summaries import (
-    Ended,
-    Frame,
-    Functions,
-    Summaries,
-    evaluated_at,
-)
+from codegen.analysis.summaries import Ended, Frame, Functions, Summaries, evaluated_at
 from codegen.analysis.turns import (
     in_state,
     inside,
@@ -64,14 +58,7 @@ from codegen.diagnostics import walk
 from codegen.ir.cfg import Edge, Node, control_flow
 from codegen.ir.loops import Loop, Walk
 from codegen.ir.solve import forward
-from codegen.syntax import (
-    all_params,
-    code,
-    is_name,
-    lazy_parts,
-    small,
-    statements,
-)
+from codegen.syntax import all_params, code, is_name, lazy_parts, small, statements
 
 
 class Heap:

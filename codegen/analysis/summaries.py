@@ -9,8 +9,8 @@ import libcst as cst
 
 from codegen.analysis.calls import Calls
 from codegen.analysis.environment import Env
-from codegen.analysis.keys import is_constant_key
 from codegen.analysis.expressions import Expressions
+from codegen.analysis.keys import is_constant_key
 from codegen.analysis.values import (
     ANY,
     CONTAINERS,

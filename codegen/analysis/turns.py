@@ -10,12 +10,7 @@ import libcst as cst
 
 from codegen.analysis.environment import EARLIER_GROUP, Env
 from codegen.analysis.store import all_objects
-from codegen.analysis.values import (
-    Place,
-    is_many,
-    of_another,
-    of_another_group,
-)
+from codegen.analysis.values import Place, is_many, of_another, of_another_group
 from codegen.diagnostics import walk
 from codegen.ir.loops import Loop, Walk
 from codegen.syntax import all_statements

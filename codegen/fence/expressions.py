@@ -7,14 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from codegen import optable
-from codegen.fence.operators import Operators
-from codegen.fence.calls import (
-    is_builtin,
-)
+from codegen.fence.calls import is_builtin
 from codegen.fence.heap import SELF, SHARED
-from codegen.fence.operations import (
-    Arguments,
-)
+from codegen.fence.operations import Arguments
+from codegen.fence.operators import Operators
 from codegen.fence.values import (
     ANYTHING,
     DIFFERENTIABLE,

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import (
-    Callable,
-    Sequence,
-)
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from codegen.fence.calls import (
-    Calls,
-)
+from codegen.fence.calls import Calls
 from codegen.fence.operations import Arguments, computed, may_be_root
 from codegen.fence.values import (
     COUNTED,

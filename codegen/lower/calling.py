@@ -10,12 +10,8 @@ from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.evaluation import Evaluation
 from codegen.lower.blocks import NESTED, WHOLE
-from codegen.lower.callees import (
-    calls_argument,
-    returns_parts,
-    walks_parameters,
-)
 from codegen.lower.called import called
+from codegen.lower.callees import calls_argument, returns_parts, walks_parameters
 from codegen.lower.frame import Frame, Kind
 from codegen.lower.helpers import given_to
 from codegen.lower.kinds import kind_of

@@ -23,8 +23,8 @@ from codegen.analysis.regions import ANY, ITEM, Region
 from codegen.context import Context
 from codegen.lower.accesses import DEEP, ELEMENTS, Access, Effects
 from codegen.lower.blocks import group_loop_target
-from codegen.lower.effects import Memory
 from codegen.lower.domains import asks_no_values, is_loop_invariant
+from codegen.lower.effects import Memory
 from codegen.syntax import (
     Statement,
     bound_names,

@@ -7,12 +7,8 @@ from typing import TypeGuard
 
 import libcst as cst
 
-from codegen.diagnostics import (
-    Origins,
-)
-from codegen.lower.forms import (
-    appended,
-)
+from codegen.diagnostics import Origins
+from codegen.lower.forms import appended
 from codegen.syntax import (
     Body,
     Statement,

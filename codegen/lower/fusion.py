@@ -8,15 +8,10 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.context import (
-    Context,
-)
-from codegen.lower.dependence import (
-    Dependence,
-)
-from codegen.lower.domains import (
-    ParamDomain,
-)
+from codegen.context import Context
+from codegen.lower.dependence import Dependence
+from codegen.lower.domains import ParamDomain
+from codegen.lower.filled import filled, initialises, skip_none, skips, walked
 from codegen.lower.forms import (
     appended,
     does_nothing_without,
@@ -24,12 +19,9 @@ from codegen.lower.forms import (
     may_fail,
     skip_test,
 )
-from codegen.lower.names import (
-    strays,
-)
-from codegen.substitution import (
-    substitute,
-)
+from codegen.lower.names import strays
+from codegen.lower.producer import Producer, Unfit, looks_up_state, slot_of
+from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
     Statement,
@@ -47,19 +39,6 @@ from codegen.syntax import (
     same,
     small,
     statements,
-)
-from codegen.lower.producer import (
-    Producer,
-    Unfit,
-    looks_up_state,
-    slot_of,
-)
-from codegen.lower.filled import (
-    filled,
-    initialises,
-    skip_none,
-    skips,
-    walked,
 )
 
 

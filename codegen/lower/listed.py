@@ -13,9 +13,9 @@ import libcst as cst
 from codegen.diagnostics import Origins, walk
 from codegen.lower.dependence import Dependence
 from codegen.lower.domains import ParamDomain
-from codegen.lower.forms import as_list, called, item_of, repeated
 from codegen.lower.filled import filled, singular
-from codegen.lower.names import strays, fresh_name
+from codegen.lower.forms import as_list, called, item_of, repeated
+from codegen.lower.names import fresh_name, strays
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,

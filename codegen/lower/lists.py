@@ -20,8 +20,8 @@ from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.lower.dependence import Dependence
 from codegen.lower.domains import is_loop_invariant
-from codegen.lower.frame import Frame
 from codegen.lower.forms import appended, as_list, called
+from codegen.lower.frame import Frame
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,

@@ -13,39 +13,22 @@ become one loop where each parameter's part touches nothing of another's (see
 
 from __future__ import annotations
 
-
 import libcst as cst
 
-from codegen.context import (
-    Context,
-)
-from codegen.lower.choices import (
-    one_or_none,
-)
-from codegen.lower.dependence import (
-    Dependence,
-)
-from codegen.syntax import (
-    Body,
-    Statement,
-    block,
-    read_names,
-    statements,
-)
-from codegen.lower.producer import (
-    Unfit,
-)
-from codegen.lower.fusion import (
-    Fusion,
-)
+from codegen.context import Context
+from codegen.lower.choices import one_or_none
+from codegen.lower.dependence import Dependence
 from codegen.lower.filled import (
+    drop_lists,
+    empty_lists,
     filled_by,
     is_param_loop,
     item_of_walk,
     skip_none,
-    empty_lists,
-    drop_lists,
 )
+from codegen.lower.fusion import Fusion
+from codegen.lower.producer import Unfit
+from codegen.syntax import Body, Statement, block, read_names, statements
 
 
 def lower_loops(body: Body, context: Context) -> Body:

@@ -6,9 +6,9 @@ from typing import cast
 
 import libcst as cst
 
+from codegen.bindings import lazy_parts
 from codegen.context import Context
 from codegen.diagnostics import Origins, walk
-from codegen.bindings import lazy_parts
 from codegen.lower.callees import is_property, only_return
 from codegen.lower.frame import Frame
 from codegen.syntax import (

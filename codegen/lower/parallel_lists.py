@@ -17,29 +17,27 @@ by the position of its parameter.
 
 from __future__ import annotations
 
-from collections.abc import (
-    Iterable,
-)
+from collections.abc import Iterable
 from typing import cast
 
 import libcst as cst
 
+from codegen.analysis.liveness import upward_exposed
 from codegen.context import Context
 from codegen.diagnostics import walk
-from codegen.analysis.liveness import upward_exposed
 from codegen.lower.dependence import Dependence
 from codegen.lower.domains import ParamDomain
+from codegen.lower.filled import filled
 from codegen.lower.forms import (
     appended,
     appending,
     as_list,
     does_nothing_without,
     emptiness,
-    upward_exposed_uses,
     may_fail,
+    upward_exposed_uses,
 )
 from codegen.lower.listed import KnownLists, Listed, Unfit
-from codegen.lower.filled import filled
 from codegen.lower.per_parameter import PerParameter
 from codegen.lower.segments import Segments
 from codegen.substitution import substitute

@@ -13,8 +13,8 @@ from typing import cast
 import libcst as cst
 
 from codegen.context import Context
-from codegen.lower.kinds import learn
 from codegen.lower.frame import Frame
+from codegen.lower.kinds import learn
 from codegen.syntax import (
     Body,
     Statement,

@@ -8,10 +8,10 @@ from typing import cast
 import libcst as cst
 
 from codegen.lower.domains import ParamDomain
-from codegen.lower.forms import appended, as_list, item_of, skip_test
 from codegen.lower.filled import skip_none
+from codegen.lower.forms import appended, as_list, item_of, skip_test
 from codegen.lower.listed import KnownLists, Listed, Unfit
-from codegen.lower.names import rename, fresh_name
+from codegen.lower.names import fresh_name, rename
 from codegen.lower.segments import Segments, plain
 from codegen.substitution import substitute
 from codegen.syntax import (
@@ -26,8 +26,8 @@ from codegen.syntax import (
     negate,
     orelse_statements,
     own_statements,
-    rebuild_if,
     read_names,
+    rebuild_if,
     replace_nodes,
     small,
     statements,

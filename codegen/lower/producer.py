@@ -8,15 +8,9 @@ from typing import cast
 
 import libcst as cst
 
-from codegen.lower.dependence import (
-    Dependence,
-)
-from codegen.lower.forms import (
-    appended,
-    called,
-    item_of,
-    stmt_of,
-)
+from codegen.lower.dependence import Dependence
+from codegen.lower.filled import filled, filled_in, item_of_walk, singular, skips
+from codegen.lower.forms import appended, called, item_of, stmt_of
 from codegen.syntax import (
     Body,
     Statement,
@@ -37,13 +31,6 @@ from codegen.syntax import (
     string_key,
     target_names,
     with_comments,
-)
-from codegen.lower.filled import (
-    filled,
-    filled_in,
-    item_of_walk,
-    skips,
-    singular,
 )
 
 

@@ -13,10 +13,10 @@ from codegen.lower import facts
 from codegen.lower.blocks import group_loop_target, without_docstring
 from codegen.lower.callees import calls_through, is_of_numbers, is_torchs
 from codegen.lower.frame import Frame
-from codegen.magic import refuse_unsettled
-from codegen.lower.own import mangled
 from codegen.lower.names import hidden_names, rename
+from codegen.lower.own import mangled
 from codegen.lower.spelling import spelled
+from codegen.magic import refuse_unsettled
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,

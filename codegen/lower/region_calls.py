@@ -9,8 +9,7 @@ from collections.abc import Iterable
 import libcst as cst
 
 from codegen import optable
-from codegen.analysis.regions import ITEM, Region, unified
-from codegen.analysis.regions import ANY
+from codegen.analysis.regions import ANY, ITEM, Region, unified
 from codegen.context import Context
 from codegen.lower.accesses import DEEP, Effects, Values
 from codegen.lower.helpers import given_to

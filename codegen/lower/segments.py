@@ -11,7 +11,7 @@ from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.lower.dependence import Dependence
 from codegen.lower.domains import ParamDomain
-from codegen.lower.forms import upward_exposed_uses, is_path, skip_test
+from codegen.lower.forms import is_path, skip_test, upward_exposed_uses
 from codegen.lower.listed import KnownLists, Listed, Unfit
 from codegen.syntax import (
     Statement,

@@ -22,10 +22,10 @@ from codegen.context import Context
 from codegen.lower import facts
 from codegen.lower.blocks import NESTED, keep_comment, without_docstring
 from codegen.lower.called import called
-from codegen.lower.calling import CallExtractor, Callees
+from codegen.lower.calling import Callees, CallExtractor
 from codegen.lower.complex import only_converts
 from codegen.lower.fold import fold
-from codegen.lower.frame import NOT_KNOWN, Frame, known, join_branches
+from codegen.lower.frame import NOT_KNOWN, Frame, join_branches, known
 from codegen.lower.inline import Inliner
 from codegen.lower.kinds import learn, learn_loop, learn_test, only_computes
 from codegen.lower.lists import walk_selection

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import libcst as cst
 
 from codegen import optable
-from codegen.optable import Operation, Parameter, Result
 from codegen.analysis.dtypes import PARAMETER
 from codegen.analysis.environment import Env
 from codegen.analysis.values import Kind, Slot
+from codegen.optable import Operation, Parameter, Result
 from codegen.rules.base import Example
 from codegen.rules.callables import arguments_of, called_parameters
 from codegen.rules.numbers import refuse_differences

@@ -10,20 +10,13 @@ from typing import cast
 import libcst as cst
 
 from codegen import optable
-from codegen.optable import Operation
 from codegen.analysis.environment import Env
 from codegen.analysis.heap import Heap, analyse
 from codegen.analysis.values import Kind
+from codegen.optable import Operation
 from codegen.rules.base import Rule
 from codegen.rules.callables import Callables
-from codegen.syntax import (
-    Body,
-    Statement,
-    dotted,
-    map_bodies,
-    replace_nodes,
-    small,
-)
+from codegen.syntax import Body, Statement, dotted, map_bodies, replace_nodes, small
 from codegen.upstream import Definition, External, SourceModule
 
 

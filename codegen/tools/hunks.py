@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from codegen.tools.canonical import Line, code_lines
 from codegen.diagnostics import Origin
+from codegen.tools.canonical import Line, code_lines
 
 _CONTEXT = 2
 _FALLBACK = 3

@@ -16,12 +16,12 @@ from typing import cast
 import libcst as cst
 
 from codegen import emit, files
-from codegen.tools.canonical import Likeness, likeness
 from codegen.diagnostics import CodegenError, misuse
-from codegen.tools.hunks import Side
 from codegen.lower.facts import FALSE_SETTINGS
 from codegen.source_tree import SourceTree, unpacked
 from codegen.syntax import all_params, code
+from codegen.tools.canonical import Likeness, likeness
+from codegen.tools.hunks import Side
 from codegen.tools.processes import in_processes
 from codegen.translate import translate
 from codegen.upstream import Absent, library_of, open_target, torch_optimizers

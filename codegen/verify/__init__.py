@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from higher.optim.base import DifferentiableOptimizer
 from torch.optim import Optimizer
+
+from higher.optim.base import DifferentiableOptimizer
 
 from . import exploring, gradients, stability, trajectory
 from .report import HEADER, Failure, Missed, Report, Share, Tally, report

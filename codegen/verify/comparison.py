@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from higher.optim.base import DifferentiableOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
+
+from higher.optim.base import DifferentiableOptimizer
 
 from .differences import Slope
 from .hyperparameters import EACH_STEP, Hyperparameter, overridden

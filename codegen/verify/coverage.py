@@ -16,8 +16,9 @@ from types import CodeType
 from typing import NamedTuple
 
 import torch
-from higher.optim.base import DifferentiableOptimizer
 from torch.optim import Optimizer
+
+from higher.optim.base import DifferentiableOptimizer
 
 from . import source_lines
 from .configuration import Configuration

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 
 from . import hints, trajectory
-from .report import Tally
 from .configuration import Configuration
+from .report import Tally
 from .subject import Subject
 from .trials import trials as trials_for
 

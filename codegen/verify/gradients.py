@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from .comparison import CONSTRUCTION, STEP, USER, Comparison
+from .configuration import Configuration
 from .hyperparameters import WRITE, Hyperparameter, Perturbation
 from .oracle import Original, moments
 from .problem import SPARSE
 from .report import Tally
 from .settings import Setting, elements, farther, sampled, together
-from .configuration import Configuration
 from .subject import Subject, Unusable
 from .surroundings import unrounded
 

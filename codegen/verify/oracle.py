@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .compare import compare
+from .configuration import Configuration
 from .differences import Slope, slopes
 from .hyperparameters import (
     EACH_STEP,
@@ -27,7 +28,6 @@ from .hyperparameters import (
 )
 from .problem import Problem
 from .settings import elements
-from .configuration import Configuration
 from .subject import Subject, Unusable
 
 KEPT = (1, 2, 4, 6, 8)  # steps after which outer losses are differentiated

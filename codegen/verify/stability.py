@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from .comparison import CONSTRUCTION, Comparison, place_of, undefined_in
+from .configuration import Configuration
 from .hyperparameters import Hyperparameter, overridden
 from .oracle import Original
 from .report import Tally
 from .settings import sampled, together
-from .configuration import Configuration
 from .subject import Subject, Unusable
 from .surroundings import unrounded
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from higher.optim.base import DifferentiableOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
+
+from higher.optim.base import DifferentiableOptimizer
 
 from . import counters
 from .configuration import Configuration

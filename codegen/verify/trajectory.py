@@ -21,10 +21,10 @@ from higher.optim.base import DifferentiableOptimizer
 
 from ..lower.facts import FALSE_SETTINGS
 from .compare import SAME, Difference, compare, snapshot, worst_of
+from .configuration import Configuration
 from .problem import SPARSE, Problem
 from .report import Tally
 from .settings import DISPATCH, variants
-from .configuration import Configuration
 from .subject import Stopped, Subject, Unusable
 from .tracing import Hits
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
+from .configuration import Configuration
 from .coverage import Gap
 from .hints import Hints, hints
 from .problem import LAYOUTS, SPARSE, Layout, of_shapes
 from .settings import Setting, together
-from .configuration import Configuration
 from .subject import Subject
 
 #: Scalar, vectors, tall, wide and square, three and four dimensions, thousands.

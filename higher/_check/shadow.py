@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from higher._carry import tensors_in
-from higher._check.connected import Walk, moved, mostly_differ, sources
+from higher._check.connected import Walk, mostly_differ, moved, sources
 from higher._check.errors import ADVICE, ZEROS, CheckError, Where, difference
 from higher._check.rounding import After, Before, is_rounding
 from higher._check.twin import Found, Place, Twin, has_zeros

@@ -11,26 +11,38 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, tensors_within
-from higher._carry import unpacked
-from higher._compile.capture import Answered, Lifted, Recorded, check_attributes
+from higher._carry import (
+    Carry,
+    leaf_of,
+    mapped,
+    packed,
+    tensors_in,
+    tensors_within,
+    unpacked,
+)
 from higher._compile.agreement import check_alike, close, derivatives
+from higher._compile.capture import Answered, Lifted, Recorded, check_attributes
 from higher._compile.compiler import check_compiler
-from higher._compile.facts import Facts, facts_of, facts_of_modules
-from higher._compile.facts import facts_of_surroundings, kind_of
+from higher._compile.facts import (
+    Facts,
+    facts_of,
+    facts_of_modules,
+    facts_of_surroundings,
+    kind_of,
+)
 from higher._compile.graph import Form, Graph, cache
 from higher._compile.settings import floats, same_leaves, tensor, with_numbers
 from higher._compile.update import decisions, first_state
 from higher._frozen import lend, settle
 from higher._tasks.module import Buffers
 from higher._tracing import is_tracing, tracing
-from higher._weights import fast_weights
 from higher._unroll.captured import Search, leaves_of
 from higher._unroll.handed import Optimizers
-from higher._unroll.past import StepHistory
 from higher._unroll.held import FLAT_GROUPS, Held, Played
+from higher._unroll.past import StepHistory
 from higher._unroll.step import Inner
 from higher._unroll.surroundings import Random, Tree
+from higher._weights import fast_weights
 from higher.optim.flat_groups import flat_groups, is_elementwise
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from higher._second_order import _ProcessWide
 from higher._carry import tensors_within
+from higher._second_order import _ProcessWide
 
 _functorch: Any = torch._C._functorch
 

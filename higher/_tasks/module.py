@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from higher._carry import tensors_within
+from higher._dropped import Dropped
+from higher._later import Later
 from higher._second_order import OwnForward
 from higher._tasks.functions import Replaced
 from higher._tasks.mapping import is_wrapped, mapped, one_of
-from higher._dropped import Dropped
-from higher._later import Later
 from higher._weights import FastWeights, fast_weights
 
 

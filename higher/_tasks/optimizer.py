@@ -13,14 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from higher._carry import (
-    Carry,
-    mapped as over_tensors,
-    once,
-    packed,
-    tensors_in,
-    unpacked,
-)
+from higher._carry import Carry, once, packed, tensors_in, unpacked
+from higher._carry import mapped as over_tensors
 from higher._tasks.mapping import is_per_task, is_wrapped, mapped
 from higher.optim.flat_groups import is_elementwise
 from higher.optim.state import settings_of

@@ -23,17 +23,17 @@ from higher._check import checked
 from higher._dtensor import FORWARD, refuse_distributed
 from higher._tasks.module import PerTask
 from higher._truncation import Truncation
+from higher._unroll.batches import Batches
+from higher._unroll.captured import Named
+from higher._unroll.line import UnrollRun, segments_of
+from higher._unroll.overrides import OverrideOfSteps, Overrides
+from higher._unroll.step import Inner, LossFn
 from higher._weights import fast_weights
 from higher.optim.arguments import GradCallback, checked_order, checked_truncate
 from higher.optim.base import DifferentiableOptimizer
 from higher.optim.schedule import driven
 from higher.optim.state import settings_of
 from higher.patch import Model, StatelessModule
-from higher._unroll.batches import Batches
-from higher._unroll.captured import Named
-from higher._unroll.line import UnrollRun, segments_of
-from higher._unroll.overrides import OverrideOfSteps, Overrides
-from higher._unroll.step import Inner, LossFn
 
 __all__ = ["LossFn", "unroll"]
 

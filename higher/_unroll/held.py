@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from higher._carry import Carry, tensors_in, unpacked
+from higher._unroll.handed import Optimizers
 from higher.optim.flat_groups import FlatGroups
 from higher.optim.schedule import Schedule
-from higher._unroll.handed import Optimizers
 
 
 class Played(NamedTuple):

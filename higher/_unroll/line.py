@@ -16,14 +16,14 @@ from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
 from higher._dropped import Dropped
 from higher._later import Later
 from higher._truncation import last_boundary
-from higher.optim.base import DifferentiableOptimizer
-from higher.patch import StatelessModule
 from higher._unroll.captured import Named
 from higher._unroll.held import Held
 from higher._unroll.segment import Plan, Stretch, holds_any, run
 from higher._unroll.step import Inner
 from higher._unroll.surroundings import Random, Tree
 from higher._unroll.tangents import run_forward
+from higher.optim.base import DifferentiableOptimizer
+from higher.patch import StatelessModule
 
 
 class UnrollRun:

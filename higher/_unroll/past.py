@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from higher._later import Later
 from higher._dropped import Dropped
+from higher._later import Later
 
 
 class StepHistory(list[Any]):

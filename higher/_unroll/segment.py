@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from higher._unroll.captured import Named, Search, cut, edges_of, nested, silenced
 from higher._carry import Carry, leaf_of
-from higher._truncation import Boundary, refuse_old
 from higher._later import Later
+from higher._truncation import Boundary, refuse_old
+from higher._unroll.captured import Named, Search, cut, edges_of, nested, silenced
 from higher._unroll.held import Played
 from higher._unroll.step import Inner
 from higher._unroll.surroundings import Moment, Random, Tree

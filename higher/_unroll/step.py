@@ -13,21 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, unpacked
+from higher._check import having
 from higher._dtensor import norms_of, whole
 from higher._frozen import address_of, lend, settle
-from higher._check import having
 from higher._second_order import math_attention
-from higher._weights import fast_weights
-from higher.optim.arguments import GradCallback, called_back
-from higher.optim.base import DifferentiableOptimizer
-from higher.optim.flat_groups import FlatGroups, flat_groups
-from higher.optim.state import settings_of
-from higher.patch import StatelessModule, _restored
 from higher._unroll.captured import Search
 from higher._unroll.handed import Handed, Optimizers
 from higher._unroll.held import FLAT_GROUPS, Buffers, Flags, Grads, Held, Played
 from higher._unroll.overrides import Overrides
-from higher._carry import Carry, leaf_of, mapped, packed, tensors_in, unpacked
 from higher._unroll.past import StepHistory
 from higher._unroll.surroundings import (
     Autocast,
@@ -37,6 +31,12 @@ from higher._unroll.surroundings import (
     hooks,
     hooks_counted,
 )
+from higher._weights import fast_weights
+from higher.optim.arguments import GradCallback, called_back
+from higher.optim.base import DifferentiableOptimizer
+from higher.optim.flat_groups import FlatGroups, flat_groups
+from higher.optim.state import settings_of
+from higher.patch import StatelessModule, _restored
 
 LossFn = Callable[[Any, Any], Tensor]
 

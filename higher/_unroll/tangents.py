@@ -21,8 +21,8 @@ from torch import Tensor
 
 from higher._carry import Carry, leaf_of, packed, tensors_in, unpacked
 from higher._unroll.captured import Named, captured, now
-from higher._unroll.segment import once
 from higher._unroll.held import Held
+from higher._unroll.segment import once
 from higher._unroll.step import Inner
 from higher._unroll.surroundings import Tree
 

@@ -25,17 +25,17 @@ from higher._classic import (
     _OverrideType,
     _StateType,
 )
+from higher._write_back import write_state as write_back
 from higher.optim.base import DifferentiableOptimizer, GroupedGrads
 from higher.optim.learned import Settings
 from higher.optim.registry import (
-    _opt_mapping,
     _generated_optimizers,
+    _opt_mapping,
     create_diff_optim,
     get_diff_optim,
     register_optim,
 )
 from higher.optim.settings import apply_trainable_opt_params, get_trainable_opt_params
-from higher._write_back import write_state as write_back
 
 __all__ = [
     "DifferentiableOptimizer",

@@ -20,10 +20,10 @@ from higher._truncation import Truncation
 from higher._weights import fast_weights
 from higher._windows import detach
 from higher.optim.arguments import GradCallback, called_back, positions_in
-from higher.optim.flat_groups import flat_groups, by_element
 from higher.optim.copies import deep_copied
 from higher.optim.dicts import load_state_dict, state_dict
 from higher.optim.elements import check_elements
+from higher.optim.flat_groups import by_element, flat_groups
 from higher.optim.given_grads import checked_grads
 from higher.optim.gradients import gradients
 from higher.optim.original import OriginalSettings

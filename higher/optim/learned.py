@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from higher.optim.settings import (
-    apply_trainable_opt_params,
-    get_trainable_opt_params,
-)
+from higher.optim.settings import apply_trainable_opt_params, get_trainable_opt_params
 
 
 class Settings(nn.Module, Mapping[str, "list[Any]"]):

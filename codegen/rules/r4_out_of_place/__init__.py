@@ -22,11 +22,7 @@ from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.chains import ChainRule
 from codegen.rules.r4_out_of_place.hoist import hoist
 from codegen.rules.r4_out_of_place.holders import Scope
-from codegen.rules.r4_out_of_place.inplace import (
-    inplace_method,
-    mutated,
-    mutates_place,
-)
+from codegen.rules.r4_out_of_place.inplace import inplace_method, mutated, mutates_place
 from codegen.rules.r4_out_of_place.opaque import Opaque
 from codegen.rules.r4_out_of_place.propagate import Propagation
 from codegen.rules.r4_out_of_place.questions import Questions
@@ -38,15 +34,15 @@ from codegen.syntax import (
     assign,
     block,
     bound_names,
-    read_names,
     call,
     code,
     index_of,
     is_name,
-    operand,
     map_bodies,
     method,
+    operand,
     orelse_statements,
+    read_names,
     replace_nodes,
     small,
     statements,

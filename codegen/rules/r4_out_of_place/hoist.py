@@ -21,6 +21,7 @@ from codegen.diagnostics import children, walk
 from codegen.evaluation import Evaluation
 from codegen.ir.loops import Loop, Walk
 from codegen.optable import Operation, Result
+from codegen.rules.r4_out_of_place.aliases import may_alias_classes
 from codegen.rules.r4_out_of_place.inplace import (
     chain_root,
     inplace_function,
@@ -31,7 +32,6 @@ from codegen.rules.r4_out_of_place.inplace import (
     takes_item,
 )
 from codegen.rules.r4_out_of_place.keys import acting_keys, keys_first
-from codegen.rules.r4_out_of_place.aliases import may_alias_classes
 from codegen.syntax import (
     HAVE_VALUES,
     Body,

@@ -20,14 +20,7 @@ from codegen.diagnostics import children, walk
 from codegen.evaluation import Evaluation
 from codegen.purity import pure, pure_functions
 from codegen.rules.r4_out_of_place.inplace import VIEWS, is_place
-from codegen.syntax import (
-    Statement,
-    calls,
-    is_constant,
-    is_name,
-    small,
-    with_comments,
-)
+from codegen.syntax import Statement, calls, is_constant, is_name, small, with_comments
 
 
 def keys_first(node: Statement, context: Context) -> list[Statement]:

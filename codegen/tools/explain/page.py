@@ -13,8 +13,8 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from codegen import emit, files
-from codegen.tools.explain.rows import LOWERED, Code, Row
 from codegen.rules import RULES
+from codegen.tools.explain.rows import LOWERED, Code, Row
 from codegen.translate import Translation
 
 MARKER = '<meta name="generator" content="python -m codegen --explain=html">'

@@ -9,8 +9,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from codegen.tools.explain.rows import LOWERED, Code, Row
 from codegen.rules import RULES
+from codegen.tools.explain.rows import LOWERED, Code, Row
 from codegen.translate import Translation
 
 WIDE = 110
