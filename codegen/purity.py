@@ -123,12 +123,19 @@ def iterators(body: Sequence[Statement]) -> frozenset[str]:
     found: set[str] = set()
     for node in all_statements(body):
         pair = assignment(node)
-        if pair is None:
-            continue
-        made = isinstance(pair[1], cst.Call) and dotted(pair[1].func) in _ITERATORS
-        if made or isinstance(pair[1], cst.GeneratorExp):
+        if pair is not None and _is_iterator(pair[1]) and not is_unpacked(pair[0]):
             found |= set(target_names(pair[0]))
     return frozenset(found)
+
+
+def _is_iterator(value: cst.BaseExpression) -> bool:
+    called = isinstance(value, cst.Call) and dotted(value.func) in _ITERATORS
+    return called or isinstance(value, cst.GeneratorExp)
+
+
+def is_unpacked(target: cst.BaseExpression) -> bool:
+    """Whether what ``target`` is given is read to its end at once."""
+    return isinstance(target, (cst.Tuple, cst.List))
 
 
 _ITERATORS = frozenset("iter zip map filter enumerate reversed".split())

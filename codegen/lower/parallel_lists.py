@@ -40,6 +40,7 @@ from codegen.lower.forms import (
 from codegen.lower.listed import KnownLists, Listed, Unfit
 from codegen.lower.per_parameter import PerParameter
 from codegen.lower.segments import Segments
+from codegen.purity import is_unpacked
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
@@ -101,8 +102,11 @@ def _fused(body: Body, step: Body, context: Context) -> Body:
 
 
 def _is_generator(node: Statement) -> bool:
+    """Whether a variable is a generator from here on."""
     pair = assignment(node)
-    return pair is not None and isinstance(pair[1], cst.GeneratorExp)
+    if pair is None or not isinstance(pair[1], cst.GeneratorExp):
+        return False
+    return not is_unpacked(pair[0])
 
 
 def _is_read_next(body: Body, step: Body) -> bool:

@@ -18,6 +18,7 @@ from codegen.analysis.values import CONTAINERS, MAY_HOLD_TENSORS, Kind
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.optable import Operation
+from codegen.purity import is_unpacked
 from codegen.syntax import (
     all_statements,
     code,
@@ -63,7 +64,10 @@ class Opaque:
                 self._key(inner, env)
             elif isinstance(inner, cst.AssignTarget):
                 self._target(inner.target)
-            elif isinstance(inner, (cst.Assign, cst.AnnAssign)):
+            elif isinstance(inner, cst.Assign):
+                if not all(is_unpacked(t.target) for t in inner.targets):
+                    self._lazy(inner.value)
+            elif isinstance(inner, cst.AnnAssign):
                 self._lazy(inner.value)
 
     def _lazy(self, node: cst.BaseExpression | None) -> None:
