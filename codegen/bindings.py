@@ -104,6 +104,12 @@ def surely_bound(node: cst.CSTNode) -> set[str]:
     return {n for s in sure for n in target_names(getattr(s, _BINDING[type(s)]))}
 
 
+def walrus_names(node: cst.CSTNode) -> set[str]:
+    """Names that ``:=`` may bind while ``node`` is evaluated."""
+    inner = (n for n in walk(node) if isinstance(n, cst.NamedExpr))
+    return {name for n in inner for name in target_names(n.target)}
+
+
 def lazy_parts(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """What is evaluated for ``node`` under a condition, later, or several times."""
     if isinstance(node, cst.IfExp):

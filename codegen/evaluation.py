@@ -10,12 +10,12 @@ gets a variable, where it is more than the name of a thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import cast
 
 import libcst as cst
 
-from codegen.bindings import lazy_parts
+from codegen.bindings import lazy_parts, walrus_names
 from codegen.context import Context
 from codegen.diagnostics import children, walk
 from codegen.syntax import (
@@ -26,7 +26,6 @@ from codegen.syntax import (
     is_name,
     map_parts,
     read_names,
-    target_names,
 )
 
 
@@ -73,7 +72,8 @@ class Evaluation:
         for number, operand in enumerate(operands):
             part = self.visit(operand)
             if moving and number < moving[-1]:
-                later = _walrus_names(operands[number + 1 :])
+                rest = operands[number + 1 :]
+                later = {n for o in rest for n in walrus_names(o)}
                 if not self.is_steady(part) or later & read_names(part):
                     part = self._kept(part)
             if part is not operand:
@@ -102,14 +102,6 @@ class Evaluation:
         self.context.origins.inherit(bind, node)
         self.prelude.append(bind)
         return name.deep_clone()
-
-
-def _walrus_names(nodes: Iterable[cst.CSTNode]) -> set[str]:
-    """Names that are bound while these are evaluated."""
-    inner = (n for node in nodes for n in walk(node))
-    return {
-        n for w in inner if isinstance(w, cst.NamedExpr) for n in target_names(w.target)
-    }
 
 
 def _operands(node: cst.CSTNode) -> Iterator[cst.BaseExpression]:

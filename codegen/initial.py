@@ -36,10 +36,8 @@ from codegen.syntax import (
     calls,
     code,
     dotted,
-    expr,
     map_bodies,
     small,
-    statements,
     target_names,
 )
 from codegen.upstream import Definition, Upstream

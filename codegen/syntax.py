@@ -21,7 +21,7 @@ from codegen.bindings import lazy_parts as lazy_parts
 from codegen.bindings import read_names as read_names
 from codegen.bindings import surely_bound as surely_bound
 from codegen.bindings import target_names as target_names
-from codegen.diagnostics import Origins, children, is_node, parts, walk
+from codegen.diagnostics import Origins, is_node, parts, walk
 
 Statement: TypeAlias = "cst.SimpleStatementLine | cst.BaseCompoundStatement"
 Body: TypeAlias = "tuple[Statement, ...]"

@@ -10,14 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from higher._object_graph import (
-    ATOMIC,
-    METHODS,
-    SHARED,
-    Attributes,
-    code_names,
-    referents,
-)
+from higher._object_graph import ATOMIC, METHODS, SHARED, code_names, referents
 from higher._tree import modules_of
 from higher._weights import FastWeights
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from higher._carry import mapped
 from higher._fsdp import refuse_written
-from higher._tree import modules_of, parameters_of
+from higher._tree import parameters_of
 from higher._weights import fast_weights
 from higher.optim.state import memory_of
 

@@ -151,6 +151,7 @@ __all__ = [
     "is_below_one",
     "is_positive",
     "is_used",
+    "laid_out",
     "leaky_relu",
     "lerp",
     "lgamma",

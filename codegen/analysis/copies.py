@@ -7,18 +7,10 @@ from operator import and_
 
 import libcst as cst
 
-from codegen.analysis.summaries import evaluated_at
 from codegen.diagnostics import walk
-from codegen.ir.cfg import Edge, Node, control_flow
+from codegen.ir.cfg import Edge, Node, bound_at, control_flow, evaluated_at
 from codegen.ir.solve import forward
-from codegen.syntax import (
-    assignment,
-    bound_names,
-    free_names,
-    is_name,
-    read_names,
-    target_names,
-)
+from codegen.syntax import assignment, free_names, is_name, read_names
 
 
 def is_copy_wherever_read(body: Sequence[cst.CSTNode], name: str, source: str) -> bool:
@@ -32,7 +24,7 @@ def is_copy_wherever_read(body: Sequence[cst.CSTNode], name: str, source: str) -
         pair = assignment(statement)
         if pair is not None and is_name(pair[0], name) and is_name(pair[1], source):
             return edge is not Edge.RAISED
-        return holds and not _bound_at(statement) & {name, source}
+        return holds and not bound_at(statement) & {name, source}
 
     graph = control_flow(body)
     before = forward(graph, False, transfer, and_)
@@ -51,17 +43,3 @@ def is_copy_wherever_read(body: Sequence[cst.CSTNode], name: str, source: str) -
             if any({name, source} & read_names(n) for n in later):
                 return False
     return True
-
-
-def _bound_at(statement: cst.CSTNode) -> set[str]:
-    """Names that a statement binds, and not those inside of it."""
-    found = bound_names(evaluated_at(statement) or cst.Pass())
-    if isinstance(statement, cst.For):
-        found = found | {*target_names(statement.target)}
-    if isinstance(statement, cst.With):
-        found = found.union(*(bound_names(i) for i in statement.items))
-    if isinstance(statement, cst.ExceptHandler) and statement.name is not None:
-        found = found | bound_names(statement.name)
-    if isinstance(statement, cst.FunctionDef):
-        found = found | {statement.name.value}
-    return found

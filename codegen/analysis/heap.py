@@ -29,7 +29,7 @@ from codegen.analysis.keys import is_constant_key
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.sharing import SharedSlots, Sharing, merged
 from codegen.analysis.store import Shape
-from codegen.analysis.summaries import Ended, Frame, Functions, Summaries, evaluated_at
+from codegen.analysis.summaries import Ended, Frame, Functions, Summaries
 from codegen.analysis.turns import (
     in_state,
     inside,
@@ -55,7 +55,7 @@ from codegen.analysis.values import (
     of_another_group,
 )
 from codegen.diagnostics import walk
-from codegen.ir.cfg import Edge, Node, control_flow
+from codegen.ir.cfg import Edge, Node, control_flow, evaluated_at
 from codegen.ir.loops import Loop, Walk
 from codegen.ir.solve import forward
 from codegen.syntax import all_params, code, is_name, lazy_parts, small, statements

@@ -21,17 +21,11 @@ from codegen.analysis.values import (
     Slot,
     Value,
 )
+from codegen.bindings import walrus_names
 from codegen.diagnostics import Origins, walk
+from codegen.ir.cfg import evaluated_at
 from codegen.substitution import substitute
-from codegen.syntax import (
-    all_params,
-    bound_names,
-    code,
-    dotted,
-    is_constant,
-    small,
-    target_names,
-)
+from codegen.syntax import all_params, bound_names, code, dotted, is_constant
 
 DEEPEST = 3
 """Calls within calls beyond this are not looked into."""
@@ -67,19 +61,9 @@ class Frame:
         return self._around.get(node)
 
 
-def evaluated_at(statement: cst.CSTNode) -> cst.CSTNode | None:
-    """What is evaluated at a statement itself."""
-    if isinstance(statement, (cst.If, cst.While)):
-        return statement.test
-    if isinstance(statement, cst.For):
-        return statement.iter
-    return statement if small(statement) is not None else None
-
-
 def _before_walrus(node: cst.CSTNode, env: Env) -> Env:
     """What holds while ``node`` is evaluated, before and after it binds a name."""
-    inner = [n.target for n in walk(node) if isinstance(n, cst.NamedExpr)]
-    bound = {name for target in inner for name in target_names(target)}
+    bound = walrus_names(node)
     names = {n: v for n, v in env.names.items() if n not in bound}
     return replace(env, names=names) if bound else env
 

@@ -18,7 +18,14 @@ from enum import Enum
 
 import libcst as cst
 
-from codegen.syntax import dotted, orelse_statements, small, statements
+from codegen.syntax import (
+    bound_names,
+    dotted,
+    orelse_statements,
+    small,
+    statements,
+    target_names,
+)
 
 
 class Edge(Enum):
@@ -70,6 +77,31 @@ class _Targets:
 def control_flow(body: Sequence[cst.CSTNode]) -> Graph:
     """The graph of a function's body; nested functions are nodes without an inside."""
     return _Builder().graph(body)
+
+
+def evaluated_at(statement: cst.CSTNode) -> cst.CSTNode | None:
+    """What is evaluated at a node of the graph, of an ``if`` or a loop."""
+    if isinstance(statement, (cst.If, cst.While)):
+        return statement.test
+    if isinstance(statement, cst.For):
+        return statement.iter
+    return statement if small(statement) is not None else None
+
+
+def bound_at(statement: cst.CSTNode) -> set[str]:
+    """Names that a statement may bind, and not those that statements inside of it do."""
+    if isinstance(statement, cst.FunctionDef):
+        return {statement.name.value}
+    found = bound_names(evaluated_at(statement) or cst.Pass())
+    if isinstance(statement, cst.For):
+        found |= {*target_names(statement.target)}
+    if isinstance(statement, cst.With):
+        found = found.union(*(bound_names(item) for item in statement.items))
+    if isinstance(statement, cst.Try):
+        found = found.union(*(bound_at(handler) for handler in statement.handlers))
+    if isinstance(statement, cst.ExceptHandler) and statement.name is not None:
+        found |= bound_names(statement.name)
+    return found
 
 
 class _Builder:

@@ -10,7 +10,6 @@ import libcst as cst
 from codegen.diagnostics import walk
 from codegen.syntax import (
     Statement,
-    all_statements,
     assignment,
     bound_names,
     code,

@@ -9,22 +9,10 @@ from typing import TypeAlias
 
 import libcst as cst
 
+from codegen.bindings import walrus_names
 from codegen.context import Context
-from codegen.diagnostics import walk
 from codegen.lower.blocks import WHOLE
-from codegen.syntax import (
-    Body,
-    Statement,
-    assignment,
-    bare,
-    bound_names,
-    dotted,
-    ends,
-    expr,
-    is_name,
-    string_key,
-    target_names,
-)
+from codegen.syntax import Body, bare, dotted, ends, expr, is_name, string_key
 from codegen.upstream import Definition, External, Resolved, SourceModule
 
 
@@ -118,10 +106,8 @@ class Frame:
 
     def forget_named(self, node: cst.CSTNode) -> None:
         """Names that an expression binds, perhaps before it reads them."""
-        for part in walk(node):
-            if isinstance(part, cst.NamedExpr):
-                for name in target_names(part.target):
-                    self.forget(name)
+        for name in walrus_names(node):
+            self.forget(name)
 
     def forget_paths(self) -> None:
         """Attributes and items of things may have been set."""

@@ -11,7 +11,7 @@ import libcst as cst
 from codegen.context import Context
 from codegen.lower.dependence import Dependence
 from codegen.lower.domains import ParamDomain
-from codegen.lower.filled import filled, initialises, skip_none, skips, walked
+from codegen.lower.filled import initialises, skip_none, walked
 from codegen.lower.forms import (
     appended,
     does_nothing_without,

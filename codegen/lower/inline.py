@@ -8,8 +8,8 @@ from typing import Protocol, cast
 import libcst as cst
 
 from codegen.analysis.liveness import Liveness, liveness
+from codegen.bindings import walrus_names
 from codegen.context import Context
-from codegen.diagnostics import walk
 from codegen.lower.blocks import NESTED, WHOLE, keep_comment
 from codegen.lower.callees import is_classmethod
 from codegen.lower.frame import NOT_KNOWN, Frame, Whole, known
@@ -313,12 +313,7 @@ class Inliner:
 
     def _may_share(self, name: str, value: cst.Name, rebound: set[str]) -> bool:
         """Whether the callee's parameter may be the caller's variable itself."""
-        if any(
-            value.value in target_names(n.target)
-            for arg in self.call.args
-            for n in walk(arg)
-            if isinstance(n, cst.NamedExpr)
-        ):
+        if value.value in walrus_names(self.call):
             return False  # it may be another one when the call begins
         if value.value not in self.frame.local:
             return True

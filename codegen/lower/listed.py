@@ -26,7 +26,6 @@ from codegen.syntax import (
     expr,
     read_names,
     replace_nodes,
-    statements,
     string_key,
     target_names,
 )

@@ -9,7 +9,7 @@ from typing import cast
 import libcst as cst
 
 from codegen.lower.dependence import Dependence
-from codegen.lower.filled import filled, filled_in, item_of_walk, singular, skips
+from codegen.lower.filled import filled_in, item_of_walk, singular, skips
 from codegen.lower.forms import appended, called, item_of, stmt_of
 from codegen.syntax import (
     Body,

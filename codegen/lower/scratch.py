@@ -18,12 +18,12 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.ir.cfg import bound_at
 from codegen.syntax import (
     Body,
     Statement,
     all_statements,
     assignment,
-    bound_names,
     code,
     dotted,
     keyword,
@@ -87,7 +87,7 @@ def _only_swapped_after(body: Body, buffer: str, name: str) -> bool:
     for node in all_statements(body):
         if _made_like(node) == (buffer, name):
             made = True
-        elif made and not _swap(node) and name in _bound_at(node):
+        elif made and not _swap(node) and name in bound_at(node):
             return False
     return made
 
@@ -127,14 +127,6 @@ def _named_by(value: cst.BaseExpression) -> set[str]:
     if isinstance(value, cst.BooleanOperation):
         return _named_by(value.left) | _named_by(value.right)
     return _named_by(value.value) if isinstance(value, cst.NamedExpr) else set()
-
-
-def _bound_at(node: Statement) -> set[str]:
-    """Names that a statement itself binds, whatever is inside of it."""
-    if small(node) is not None or isinstance(node, cst.FunctionDef):
-        return bound_names(node)
-    whole = map_bodies(node, lambda _: ())
-    return bound_names(whole)
 
 
 def _swap(node: cst.CSTNode) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ from codegen.syntax import (
     own_statements,
     read_names,
     small,
-    statements,
     stmt,
     string_key,
 )

@@ -39,7 +39,6 @@ from codegen.syntax import (
     assignment,
     block,
     bound_names,
-    call,
     code,
     expr,
     is_name,

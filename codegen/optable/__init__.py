@@ -12,8 +12,6 @@ against its schemas.
 
 from __future__ import annotations
 
-import re
-
 import libcst as cst
 
 from codegen.optable import (

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import libcst as cst
 
 from codegen.diagnostics import walk
-from codegen.syntax import Body, bare, bound_names, is_name, small, target_names
+from codegen.syntax import Body, bare, bound_names, target_names
 
 
 class Callables:

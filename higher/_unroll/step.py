@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from higher._unroll.surroundings import (
 from higher._weights import fast_weights
 from higher.optim.arguments import GradCallback, called_back
 from higher.optim.base import DifferentiableOptimizer
-from higher.optim.flat_groups import FlatGroups, flat_groups
+from higher.optim.flat_groups import flat_groups
 from higher.optim.state import settings_of
 from higher.patch import StatelessModule, _restored
 
