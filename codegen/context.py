@@ -29,50 +29,63 @@ class Change:
 
 @dataclass
 class Context:
-    """Origins of nodes, diagnostics so far, and which rule fired where.
-
-    ``upstream`` is the optimizer that is translated, None where a rule is run on a
-    snippet; ``complex_as_real`` says that its step sees complex numbers as pairs.
-    ``carried`` are the optimizer's own attributes that the step reads,
-    ``constructor_settings`` those that it takes from the constructor's defaults
-    whatever a group says, ``stored`` what the constructor leaves in the state and in
-    ``attributes``, in which ``dtypes``, ``shared_before`` which of it may be one tensor, ``globals`` what module-level names mean, ``annotations`` those of the
-    function at hand. ``discontinuous_at_zero`` are settings at whose zero the update itself jumps,
-    ``whole_lists`` those that loops over parameters fill to be read as a whole,
-    ``taken`` variables, whose names no new one may get, ``stands_for`` the expressions
-    that variables of ours stand for, ``kept_tensors`` keys under which the step itself
-    stores what may be one, ``asked_settings`` whether a setting was asked if it is one. ``arguments_are_local`` says
-    that nobody outside holds the annotated arguments (in examples). ``converts`` says whether the
-    step converts to short floats, ``assumes_casts_copy`` that these are taken for copies. ``asked_strides`` and ``emits_identity_tests`` are what the step asks of
-    tensors, which the functions that it calls have to keep.
-    """
+    """What is known of the optimizer at hand, and what its translation has come to."""
 
     origins: Origins = field(default_factory=Origins)
     upstream: Upstream | None = None
-    complex_as_real: bool = False
+    """The optimizer; None where a rule is run on a snippet."""
     diagnostics: list[Diagnostic] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    carried: set[str] = field(default_factory=set)
-    constructor_settings: set[str] = field(default_factory=set)
+
     globals: dict[str, Resolved] = field(default_factory=dict)
+    """What module-level names mean."""
     annotations: dict[str, str] = field(default_factory=dict)
-    stored: dict[Slot, Value] = field(default_factory=dict)
-    dtypes: dict[Slot, str] = field(default_factory=dict)
-    shared_before: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Those of the function at hand."""
+    arguments_are_local: bool = False
+    """Nobody outside holds the annotated arguments (in examples)."""
+
+    # what the constructor leaves behind
     attributes: frozenset[str] = frozenset()
+    stored: dict[Slot, Value] = field(default_factory=dict)
+    """What sort of thing it stores in the state and in ``attributes``."""
+    dtypes: dict[Slot, str] = field(default_factory=dict)
+    """Those of the tensors among them."""
+    shared_before: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Slots that may hold one tensor, by name."""
+
+    # settings
+    constructor_settings: set[str] = field(default_factory=set)
+    """Taken from the constructor's defaults whatever a group says."""
     float_settings: frozenset[str] = frozenset()
     discontinuous_at_zero: frozenset[str] = frozenset()
-    whole_lists: set[str] = field(default_factory=set)
-    taken: set[str] = field(default_factory=set)
-    stands_for: dict[str, str] = field(default_factory=dict)
-    kept_tensors: set[str] = field(default_factory=set)
+    """The update itself jumps where one of them is zero."""
     asked_settings: bool = False
-    arguments_are_local: bool = False
+    """Whether a setting was asked if it is a tensor."""
+
+    # the step
+    complex_as_real: bool = False
+    """It sees complex numbers as pairs."""
+    carried: set[str] = field(default_factory=set)
+    """The optimizer's own attributes that it reads."""
+    kept_tensors: set[str] = field(default_factory=set)
+    """Keys under which it stores what may be a tensor."""
+    whole_lists: set[str] = field(default_factory=set)
+    """Lists that loops over parameters fill to be read as a whole."""
     converts: bool = False
+    """It converts to short floats."""
     assumes_casts_copy: bool = False
+    """These conversions are taken for copies."""
+
+    # its text
+    taken: set[str] = field(default_factory=set)
+    """Variables, whose names no new one may get."""
+    stands_for: dict[str, str] = field(default_factory=dict)
+    """Variable of ours → the expression that it stands for."""
     asked_strides: int = 0
+    """How often it asks for strides, which the functions that it calls then keep."""
     emits_identity_tests: bool = False
+    """It asks which of its tensors are one, which the functions that it calls keep."""
 
     def dtypes_of(self, heap: Heap) -> Dtypes:
         """Those of a body's heap; what a snippet doesn't bind is as its parameters are."""

@@ -48,7 +48,7 @@ _NONE = "nothing has been stored"
 
 _NAMES = {"float": "float32", "double": "float64", "half": "float16"}
 _OWN = {"param", "grad"}
-_WHAT = "that of "
+_OF_VARIABLE = "variable "
 _KEPT = ("state[", "shared[", "group[", "#")
 _DEFAULTS = frozenset("zeros ones empty rand randn eye".split())
 _SHOWING = (Result.SAME, Result.VIEW, Result.MAYBE)
@@ -99,7 +99,9 @@ class Dtypes:
         for name in {n for x in nodes for n in read_names(x)}:
             node = cst.Name(name)
             if self._is_tensor(node, env) and self.of(node, env) == UNKNOWN:
-                names[name] = Value(Kind.TENSOR, frozenset({Place(f"{_WHAT}{name}")}))
+                names[name] = Value(
+                    Kind.TENSOR, frozenset({Place(f"{_OF_VARIABLE}{name}")})
+                )
         return replace(env, names=names)
 
     def of(self, node: cst.BaseExpression, env: Env) -> str:
@@ -107,7 +109,7 @@ class Dtypes:
         found = self._of(node, env)
         while not self._is_fixpoint():
             found = self._of(node, env)
-        return UNKNOWN if found is _NONE else found
+        return UNKNOWN if found == _NONE else found
 
     def _is_fixpoint(self) -> bool:
         """One round over the objects that have been met."""
@@ -115,7 +117,7 @@ class Dtypes:
         for obj in [*self._known]:
             before, found = self._known[obj], self._computed(obj)
             if found != before:
-                self._known[obj] = found if before is _NONE else UNKNOWN
+                self._known[obj] = found if before == _NONE else UNKNOWN
             same &= before == self._known[obj]
         return same
 
@@ -125,8 +127,11 @@ class Dtypes:
             return dtype
         if dtype == DEFAULT:
             return "torch.get_default_dtype()"
-        if dtype.startswith(_WHAT) and dtype.removeprefix(_WHAT) in env.names:
-            return f"{dtype.removeprefix(_WHAT)}.dtype"
+        if (
+            dtype.startswith(_OF_VARIABLE)
+            and dtype.removeprefix(_OF_VARIABLE) in env.names
+        ):
+            return f"{dtype.removeprefix(_OF_VARIABLE)}.dtype"
         tensor = env.texts.get("param" if dtype == PARAMETER else dtype)
         return tensor and f"{tensor}.dtype"
 

@@ -44,6 +44,7 @@ from codegen.analysis.values import (
     as_index,
     join,
     join_all,
+    join_kind,
     numbered,
     of_any,
     several,
@@ -289,7 +290,11 @@ class Expressions:
             return env.slots[slot]
         if string_key(node) == "params":
             return PARAMETERS
-        kind = self.slot_kinds.get(slot)
+        kind = self.slot_kinds.get(slot, Kind.NONE)
+        if slot not in self.stored:
+            # nobody has stored it yet in the first step: it was told from outside
+            kind = join_kind(kind, Kind.SCALAR_OR_TENSOR)
+            self.slot_kinds[slot] = kind
         if kind in MAY_HOLD_TENSORS and kind is not Kind.UNKNOWN:
             return self.slot_value(slot, base, env)
         return Value(
@@ -476,3 +481,10 @@ def key_text(key: cst.BaseExpression, container: str, env: Env) -> str:
     if text.startswith("-") and text[1:].isdigit() and length >= int(text[1:]):
         return str(length - int(text[1:]))
     return text
+
+
+def may_be_left_tensor(value: Value, slot_kinds: Mapping[Slot, Kind]) -> bool:
+    """Whether a setting may be a tensor that an earlier step stored."""
+    told = (p.obj.partition(TOLD) for p in value.places)
+    slots = (Slot("group", f'"{key}"') for before, _, key in told if not before)
+    return any(slot_kinds.get(slot) in MAY_HOLD_TENSORS for slot in slots)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from higher._carry import (
     Carry,
@@ -32,6 +31,7 @@ from higher._compile.facts import (
 )
 from higher._compile.graph import Form, Graph, cache
 from higher._compile.settings import floats, same_leaves, tensor, with_numbers
+from higher._compile.tensors import in_slots, put, repeated, split
 from higher._compile.update import decisions, first_state
 from higher._frozen import lend, settle
 from higher._tasks.module import Buffers
@@ -227,7 +227,7 @@ class CompiledInner(Inner):
         sizes = [len(part) for part in parts]
 
         def trace(tensors: Sequence[Tensor]) -> tuple[Form, list[Tensor]]:
-            own = list(_split(tensors, sizes))
+            own = list(split(tensors, sizes))
             outside = [*given, *read, *constants]
             stands = [*own[3], *own[4], *own[5]]
             with ExitStack() as stack:
@@ -235,7 +235,7 @@ class CompiledInner(Inner):
                 stack.enter_context(Lifted(outside, stands))
                 lifted = {id(t): s for t, s in zip(outside, stands)}
                 return self._traced(
-                    tree, step, usable.layout, own, buffers, _put(batch, lifted)
+                    tree, step, usable.layout, own, buffers, put(batch, lifted)
                 )
 
         traced = graph.is_traced
@@ -292,9 +292,9 @@ class CompiledInner(Inner):
             *(form_of_batch, self._answers, self._missing, facts_of_surroundings()),
             [layout[0], form, *layout[2:4], *layout[5:]],
             [kind_of(t)[:4] for t in carry.tensors],
-            [kind_of(t) for t in _in_slots(layout[1], carry.tensors)],
+            [kind_of(t) for t in in_slots(layout[1], carry.tensors)],
             [kind_of(b) for b in tree.buffers()],
-            _repeated([*carry.tensors, *self._read, *self._outside]),
+            repeated([*carry.tensors, *self._read, *self._outside]),
         ]
         return Facts(facts, layout[FLAT_GROUPS])
 
@@ -462,31 +462,6 @@ class CompiledInner(Inner):
 def _origins(tree: Tree) -> list[Any]:
     """The model's own parameters."""
     return [refs[0]() for refs in tree.weights.origins if refs]
-
-
-def _repeated(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """Which of them are others again."""
-    first: dict[int, int] = {}
-    places = ((i, first.setdefault(id(t), i)) for i, t in enumerate(tensors))
-    return [(i, k) for i, k in places if i != k]
-
-
-def _in_slots(layout: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Those in a part of a layout, each once."""
-    return tensors_in(unpacked(layout, tensors))
-
-
-def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[list[Tensor]]:
-    at = 0
-    for size in sizes:
-        yield list(tensors[at : at + size])
-        at += size
-
-
-def _put(batch: Any, stands: Mapping[int, Tensor]) -> Any:
-    """A batch with other tensors in its containers."""
-    leaves, form = tree_flatten(batch)
-    return tree_unflatten([stands.get(id(v), v) for v in leaves], form)
 
 
 _MOST = 4

@@ -13,6 +13,7 @@ from typing import cast
 import libcst as cst
 
 from codegen.analysis.environment import Env
+from codegen.analysis.expressions import may_be_left_tensor
 from codegen.analysis.heap import analyse
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.values import Kind, Place, Value, as_index
@@ -355,6 +356,8 @@ class OutOfPlace(ChainRule):
         if isinstance(target, cst.Subscript) and self._is_copied(target, value, env):
             return self._item_store(node, target, new, env) or [node]
         if value.kind in (Kind.NUMBER, Kind.SCALAR_OR_TENSOR):
+            if may_be_left_tensor(value, self.places.expressions.slot_kinds):
+                self._refuse_number_or_tensor(inner)
             result: list[Statement] = [assign([target], new)]
         else:
             result = self._augmented_tensor(node, inner, value, new, env)
@@ -390,13 +393,16 @@ class OutOfPlace(ChainRule):
             s for s in result if code(s).strip() != code(assign([target], new)).strip()
         ]
         if value.kind is Kind.UNKNOWN and others and is_name(target):
-            self.refuse(
-                inner,
-                f"`{code(target)}` may be a number (then only this name changes) or a "
-                "tensor (then what it was read from changes too)",
-                "write `x = x + y` or `x.add_(y)`",
-            )
+            self._refuse_number_or_tensor(inner)
         return result
+
+    def _refuse_number_or_tensor(self, inner: cst.AugAssign) -> None:
+        self.refuse(
+            inner,
+            f"`{code(inner.target)}` may be a number (then only this name changes) or a "
+            "tensor (then what it was read from changes too)",
+            "write `x = x + y` or `x.add_(y)`",
+        )
 
     # --- item stores
 
