@@ -43,7 +43,7 @@ def stored_values(upstream: Upstream) -> dict[Slot, Value]:
     A step that finds its state filled has no line that tells tensors from numbers.
     """
     found: dict[Slot, Value] = {}
-    for init in _constructors(upstream):
+    for init in _functions(upstream):
         env, values = _arguments(init), analyse(())
         for slot, node in _stores(init):
             value = _sort(values.value(node, env))
@@ -60,7 +60,7 @@ def stored_dtypes(upstream: Upstream) -> dict[Slot, str]:
     """The dtypes of the tensors that the constructor stores (see ``analysis.dtypes``)."""
     known, found = dtypes.Dtypes(analyse(())), dict[Slot, str]()
     parameter = Value(Kind.TENSOR, frozenset({Place("param")}))
-    for init in _constructors(upstream):
+    for init in _functions(upstream):
         env = Env(dict.fromkeys(_walked_parameters(init), parameter))
         for slot, node in _stores(init):
             dtype = known.of(node, env)
@@ -142,17 +142,18 @@ def _given_to(method: cst.FunctionDef, name: str) -> Iterator[tuple[str | None, 
                 yield dotted(pair[1]), always
 
 
-def _constructors(upstream: Upstream) -> Iterator[cst.FunctionDef]:
-    """Those of a class and of its bases."""
+def constructors(upstream: Upstream) -> Iterator[Definition]:
+    """Those of a class and of its bases, in the order of its lineage."""
     init = upstream.method("__init__")
     while init is not None:
-        yield cast(cst.FunctionDef, init.node)
-        init = upstream.method("__init__", after=_owner(upstream, init))
+        yield init
+        owner = init.name.partition(".")[0]
+        cls = next(c for c in upstream.lineage if c.name == owner)
+        init = upstream.method("__init__", after=cls)
 
 
-def _owner(upstream: Upstream, method: Definition) -> Definition:
-    name = method.name.partition(".")[0]
-    return next(c for c in upstream.lineage if c.name == name)
+def _functions(upstream: Upstream) -> Iterator[cst.FunctionDef]:
+    return (cast(cst.FunctionDef, init.node) for init in constructors(upstream))
 
 
 def _arguments(init: cst.FunctionDef) -> Env:

@@ -20,6 +20,7 @@ from codegen import optable
 from codegen.analysis.heap import Heap, analyse
 from codegen.analysis.sharing import Sharing, merged
 from codegen.analysis.values import VIEWED, Place
+from codegen.constructor import constructors
 from codegen.context import Context
 from codegen.layout import double_quotes
 from codegen.lower.blocks import group_loop_target
@@ -62,13 +63,7 @@ def shared_values(upstream: Upstream, context: Context) -> Sharing:
 
 def _fillers(upstream: Upstream) -> Iterator[Definition]:
     """The constructors of a class's lineage, and methods of its own that they call."""
-    pending: list[Definition] = []
-    init = upstream.method("__init__")
-    while init is not None:
-        pending.append(init)
-        owner = init.name.partition(".")[0]
-        cls = next(c for c in upstream.lineage if c.name == owner)
-        init = upstream.method("__init__", after=cls)
+    pending = [*constructors(upstream)]
     seen: set[str] = set()
     while pending:
         method = pending.pop()

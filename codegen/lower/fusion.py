@@ -85,6 +85,8 @@ class Fusion:
         return (*before, *moved, loop, *self._after)
 
     def _without_test(self) -> cst.For:
+        """The producer's loop; what it does for parameters with gradients alone, it does
+        after skipping the others."""
         producer = self.producer
         return skip_none(producer.loop, producer.item, self.context.origins)
 

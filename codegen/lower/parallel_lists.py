@@ -68,8 +68,6 @@ _HINT = (
     "walk the parameters in one loop, or in loops that share nothing but lists with "
     "one item a parameter"
 )
-
-
 _MAKE = "make a list: [...] instead of (...)"
 _READ_WHOLE = {"sum", "max", "min", "any", "all", "list", "tuple", "sorted", "set"}
 _READ_WHOLE |= {"dict", "math.fsum", "math.prod"}

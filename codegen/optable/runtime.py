@@ -1,5 +1,7 @@
 """The runtime's own functions: what rules put in the place of others."""
 
+# `become_` is no function of the runtime: it stands for a write into a buffer until R4
+# gives the buffer a new value.
 TABLE = """
 ops (input, other, *, alpha) new each: add sub rsub
 ops (input, tensor1, tensor2, *, value) new each: addcdiv addcmul
