@@ -59,6 +59,7 @@ _BINDING: dict[type, str] = {
     cst.AsName: "name",
 }
 _COMPREHENSIONS = frozenset({cst.GeneratorExp, cst.ListComp, cst.SetComp, cst.DictComp})
+_LAZY = _COMPREHENSIONS | {cst.IfExp, cst.BooleanOperation, cst.Comparison, cst.Lambda}
 _STATEMENTS: frozenset[type] = frozenset(
     {cst.SimpleStatementLine, cst.If, cst.For, cst.While, cst.With, cst.Try}
 )
@@ -90,6 +91,11 @@ def _collect_bound(node: cst.CSTNode, found: set[str]) -> None:
 
 def surely_bound(node: cst.CSTNode) -> set[str]:
     """Names that a simple statement binds whenever it runs to its end."""
+    return set(_surely_bound(node))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _surely_bound(node: cst.CSTNode) -> frozenset[str]:
     sometimes = {
         inner
         for part in walk(node)
@@ -98,10 +104,11 @@ def surely_bound(node: cst.CSTNode) -> set[str]:
         if isinstance(inner, cst.NamedExpr)
     }
     if not sometimes:
-        return bound_names(node)
+        return _bound_names(node)
     kinds = _BINDING.keys() - {cst.CompFor}
     sure = (n for n in walk(node) if type(n) in kinds and n not in sometimes)
-    return {n for s in sure for n in target_names(getattr(s, _BINDING[type(s)]))}
+    names = (target_names(getattr(s, _BINDING[type(s)])) for s in sure)
+    return frozenset(name for found in names for name in found)
 
 
 def walrus_names(node: cst.CSTNode) -> set[str]:
@@ -112,6 +119,8 @@ def walrus_names(node: cst.CSTNode) -> set[str]:
 
 def lazy_parts(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """What is evaluated for ``node`` under a condition, later, or several times."""
+    if type(node) not in _LAZY:
+        return
     if isinstance(node, cst.IfExp):
         yield from (node.body, node.orelse)
     elif isinstance(node, cst.BooleanOperation):

@@ -114,7 +114,7 @@ class Bindings:
         self._weaken(slot, value, env)
         env.slots[slot] = value
         env.possibly_absent.discard(slot)
-        if any(map(self.expressions.may_be_tuple, value.objects())):
+        if any(map(self.expressions.may_be_tuple, value.objects)):
             self.expressions.tuples.add(f"{slot.container}[{slot.key}]")
         kind = self.expressions.slot_kinds.get(slot, Kind.NONE)
         self.expressions.slot_kinds[slot] = join_kind(kind, value.kind)

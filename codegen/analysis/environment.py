@@ -195,7 +195,7 @@ class Env(Store):
         if place is None or not place.obj.startswith("#") or place.views:
             return False
         obj = place.obj
-        holders = [s for s, v in self.slots.items() if obj in v.objects()]
+        holders = [s for s, v in self.slots.items() if obj in v.objects]
         if [s for s in holders if self.is_kept(s.container)] != [slot]:
             return False
         if other.knows(obj):
@@ -203,7 +203,7 @@ class Env(Store):
         self._is_called(obj, name)
         items = [(s, v, f"{name}[{s.key}]") for s, v in self.slots_of(obj)]
         for _, value, called in items:
-            for part in value.objects():
+            for part in value.objects:
                 self._is_called(part, called)
         shape = self.shape(obj)
         same = shape is not None and (
@@ -293,7 +293,8 @@ class Env(Store):
         }
         slots: dict[Slot, Value] = {}
         for slot, value in self.slots.items():
-            new = replace(slot, container=change(Place(slot.container)).obj)
+            container = change(Place(slot.container)).obj
+            new = slot if container == slot.container else Slot(container, slot.key)
             held = value.with_places(change)
             known = slots.get(new)
             slots[new] = held if known is None else _sure(join(known, held))

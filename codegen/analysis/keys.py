@@ -10,9 +10,10 @@ from collections.abc import Callable
 from codegen import optable
 
 
-def variables(text: str) -> set[str]:
+@functools.lru_cache(maxsize=1 << 14)
+def variables(text: str) -> frozenset[str]:
     """Variables that a text reads: not ``.data``, nor words in strings."""
-    return set(re.findall(r"(?<![\"'\w.])[A-Za-z_]\w*(?![\"'\w=])", text))
+    return frozenset(re.findall(r"(?<![\"'\w.])[A-Za-z_]\w*(?![\"'\w=])", text))
 
 
 @functools.cache

@@ -49,7 +49,7 @@ class SharedSlots:
             for name in self.names[slot]:
                 self._measure(name, value, env)
             if value.kind in CONTAINERS and not all(
-                map(env.has_no_twins, value.objects())
+                map(env.has_no_twins, value.objects)
             ):
                 self._share(slot, REPEATS)
             items = env.contents(value) if value.kind in CONTAINERS else None
@@ -72,7 +72,7 @@ class SharedSlots:
 
     def _measure(self, name: str, value: Value, env: Env) -> None:
         """Which items the container in a slot has: None once that differs."""
-        made = {o for o in value.objects() if env.shapes is not None or o[0] == "#"}
+        made = {o for o in value.objects if env.shapes is not None or o[0] == "#"}
         found = {env.shape(obj) for obj in made}
         if name in self.shapes:
             found.add(self.shapes[name])
@@ -127,7 +127,7 @@ def _names_of(slot: Slot, env: Env, depth: int = _DEEPEST) -> set[str]:
     made = slot.container.startswith("#")
     names = set() if made else {_named(slot.container, slot.key)}
     for holder, value in env.slots.items() if depth else ():
-        if slot.container in value.objects() and holder != slot:
+        if slot.container in value.objects and holder != slot:
             if holder.key == REST or is_constant_key(holder.key):
                 above = _names_of(holder, env, depth - 1)
                 names |= {_named(name, slot.key) for name in above}

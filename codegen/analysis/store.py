@@ -146,13 +146,13 @@ class Store:
             if obj not in seen:
                 seen.add(obj)
                 holders = self.slots.items()
-                pending += [s.container for s, v in holders if obj in v.objects()]
+                pending += [s.container for s, v in holders if obj in v.objects]
         return False
 
     def knows(self, obj: str) -> bool:
         """Whether anything here refers to an object."""
-        return any(obj in v.objects() for v in self.names.values()) or any(
-            s.container == obj or obj in v.objects() for s, v in self.slots.items()
+        return any(obj in v.objects for v in self.names.values()) or any(
+            s.container == obj or obj in v.objects for s, v in self.slots.items()
         )
 
     def keep_reachable(self) -> None:
@@ -174,9 +174,7 @@ class Store:
 
     def may_alias(self, a: Value, b: Value) -> bool:
         """Whether two values may be, or show, the same object."""
-        return any(
-            self._may_be_one(one, two) for one in a.objects() for two in b.objects()
-        )
+        return any(self._may_be_one(one, two) for one in a.objects for two in b.objects)
 
     def _may_be_one(self, a: str, b: str) -> bool:
         if a != b and self._are_siblings(a, b):
@@ -261,7 +259,7 @@ def all_objects(value: Value | None) -> frozenset[str]:
     """What a value may denote, and what may be in it."""
     if value is None:
         return NO_OBJECTS
-    return value.objects() | all_objects(value.item)
+    return value.objects | all_objects(value.item)
 
 
 def keys_of(shape: Shape) -> list[str]:

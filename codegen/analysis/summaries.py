@@ -198,7 +198,7 @@ class Summaries(Calls):
         """A function that isn't looked into may change what it is handed."""
         for arg in node.args:
             value = self.expressions.value(arg.value, env)
-            for obj in value.objects() if value.kind in CONTAINERS else ():
+            for obj in value.objects if value.kind in CONTAINERS else ():
                 env.summarize(obj, ANY)
 
     def _function_at(self, node: cst.Call, env: Env) -> cst.FunctionDef | None:

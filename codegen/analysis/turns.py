@@ -59,7 +59,7 @@ def leave_group(env: Env) -> None:
         env.texts[earlier] = earlier
     own = {s for s in env.slots if s.container == "group"}
     inside = {obj for obj in objects(env) if obj.startswith("group[")}
-    held = inside.union(*(env.slots[s].objects() for s in own))
+    held = inside.union(*(env.slots[s].objects for s in own))
 
     if earlier == EARLIER_GROUP:
         env.age(held, of_another_group)

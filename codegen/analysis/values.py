@@ -8,6 +8,7 @@ in earlier turns of a loop. A *place* is an object seen through views.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -120,7 +121,8 @@ def of_another_group(obj: str) -> str:
 
 def of_any(place: Place) -> Place:
     """The place without what tells apart whose it is."""
-    return replace(place, obj=_one(place.obj))
+    one = _one(place.obj)
+    return place if one == place.obj else replace(place, obj=one)
 
 
 def _one(obj: str) -> str:
@@ -179,6 +181,7 @@ class Value:
         (place,) = self.places
         return place if place.exact else None
 
+    @functools.cached_property
     def objects(self) -> frozenset[str]:
         return frozenset(place.obj for place in self.places)
 

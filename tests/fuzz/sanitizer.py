@@ -55,6 +55,10 @@ class Analysed:
     globals: dict[str, Any] = field(default_factory=dict)
 
 
+class _Analysed(Exception):
+    """The step is analysed: what becomes of it need not be known."""
+
+
 def analysed(target: str) -> Analysed | None:
     """The step of a translation's that was analysed; None if none was."""
     found: list[Analysed] = []
@@ -62,18 +66,19 @@ def analysed(target: str) -> Analysed | None:
 
     def analyse(body: Any, *rest: Any) -> Heap:
         heap = original(body, *rest)
-        found.append(Analysed(tuple(body), heap))
+        if "param_groups" in cst.Module(body).code:
+            found.append(Analysed(tuple(body), heap))
+            raise _Analysed
         return heap
 
     r4_out_of_place.analyse = analyse  # type: ignore[assignment]
     try:
         codegen.translate(target)
-    except codegen.CodegenError:
-        pass  # what is refused later was analysed all the same
+    except (codegen.CodegenError, _Analysed):
+        pass
     finally:
         r4_out_of_place.analyse = original
-    steps = (f for f in found if "param_groups" in cst.Module(f.body).code)  # type: ignore[arg-type]
-    return next(steps, None)
+    return next(iter(found), None)
 
 
 class _Probes(cst.CSTTransformer):

@@ -457,7 +457,7 @@ def _own_names(node: cst.FunctionDef) -> set[str]:
 
 def _shown(base: Value, part: Value) -> set[Place]:
     """The places of ``part`` that are views of ``base``."""
-    return {p for p in part.places if p.views and p.obj in base.objects()}
+    return {p for p in part.places if p.views and p.obj in base.objects}
 
 
 _WALKS = ("group_idx, (", "p_idx, (")

@@ -206,12 +206,12 @@ class ChainRule(MutationRule):
         """Whether anything but the parameter gets the new value: the base class sees
         to the dtypes of parameters."""
         env = self.places.before.get(node, Env())
-        place = self.places.value(root, env).objects()
+        place = self.places.value(root, env).objects
         live = self.live.after.get(node, frozenset())
-        held = (n for n, v in env.names.items() if v.objects() & place)
+        held = (n for n, v in env.names.items() if v.objects & place)
         if any(name in live for name in held):
             return True
-        slots = (s for s, v in env.slots.items() if v.objects() & place)
+        slots = (s for s, v in env.slots.items() if v.objects & place)
         return any(s.container != "param" for s in slots)
 
     def _new_value(

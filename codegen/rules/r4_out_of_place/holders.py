@@ -178,15 +178,15 @@ class Holders:
                 continue
             seen.add(obj)
             for name, value in self.env.names.items():
-                if name in self.live and obj in value.objects():
+                if name in self.live and obj in value.objects:
                     return True
             holders = self.env.slots.items()
-            pending += [s.container for s, v in holders if obj in v.objects()]
+            pending += [s.container for s, v in holders if obj in v.objects]
         return False
 
     def _text_of_container(self, container: str) -> str:
         for name, value in self.env.names.items():
-            if container in value.objects():
+            if container in value.objects:
                 return name
         for slot, value in self.env.slots.items():
             if value.place == Place(container):
@@ -233,9 +233,7 @@ class Holders:
         if isinstance(node, cst.Subscript):
             held = self.rule.places.value(node.value, self.env)
             may_be_tuple = self.rule.places.expressions.may_be_tuple
-            return held.kind in CONTAINERS and not any(
-                map(may_be_tuple, held.objects())
-            )
+            return held.kind in CONTAINERS and not any(map(may_be_tuple, held.objects))
         if isinstance(node, cst.Attribute):
             return self.rule.places.value(node.value, self.env).kind is not Kind.TENSOR
         return isinstance(node, cst.Name)
@@ -331,7 +329,7 @@ class Holders:
     def _refuse_lost(self, place: Place, root: cst.BaseExpression) -> None:
         """The parameter outlives the step: its new value must go somewhere."""
         kept = self.env.slots.get(Slot("param", ".data"))
-        if place.obj == "param" and kept is not None and "param" in kept.objects():
+        if place.obj == "param" and kept is not None and "param" in kept.objects:
             self._unknown_alias(root, "the parameter")
 
     def _unknown_alias(self, node: cst.CSTNode, other: str) -> None:
