@@ -10,6 +10,7 @@ import libcst as cst
 from codegen import optable
 from codegen.analysis.environment import Env
 from codegen.analysis.values import Kind
+from codegen.diagnostics import walk
 from codegen.rules.base import Example
 from codegen.rules.typed import TypedRule
 from codegen.syntax import (
@@ -56,6 +57,24 @@ def _cleared_names(body: Body) -> Iterator[str]:
             yield from (code(a) for k, a in bound.items() if k != "condition")
 
 
+_UNSTABLE = {
+    name.rpartition(".")[2]
+    for name, operation in optable.TABLE.items()
+    if operation.stable not in (None, "ops.div") or operation.picks
+}
+"""What operations are called whose results may be unstable; a division's are where they
+need not be picked."""
+
+
+def _mentions(statement: cst.CSTNode, names: set[str]) -> bool:
+    """Whether a statement has a power, or one of these names in it."""
+    return any(
+        isinstance(node, cst.Power)
+        or (isinstance(node, cst.Name) and node.value in names)
+        for node in walk(statement)
+    )
+
+
 class StableGradients(TypedRule):
     """A square root, a norm or a division that is not picked must not put NaN or inf
     into a meta-gradient where something is exactly zero.
@@ -99,6 +118,10 @@ class StableGradients(TypedRule):
     )
 
     def apply(self, body: Body) -> Body:
+        aliases = self.context.operations()
+        own = {n for n, f in aliases.items() if f.rpartition(".")[2] in _UNSTABLE}
+        if not any(_mentions(statement, _UNSTABLE | own) for statement in body):
+            return body
         self._cleared = set(_cleared_names(body))
         return super().apply(body)
 
