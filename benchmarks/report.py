@@ -64,11 +64,11 @@ def _rows(found: Found) -> str:
         "| contestant | CPU seconds | ratio | peak memory, MB | ratio | compiling, CPU s |",
         "|---|---|---|---|---|---|",
     ]
-    unable = []
+    unable: dict[str, list[str]] = {}
     for contestant, runs in found.items():
         if not _able(runs):
             reason = next((run["unable"] for run in runs if "unable" in run), "")
-            unable.append(f"{contestant}: {reason}")
+            unable.setdefault(_sentence(reason), []).append(contestant)
             continue
         seconds, size = _median(runs, "seconds"), _median(runs, "bytes")
         spread = sorted(run["seconds"] for run in runs)
@@ -87,8 +87,16 @@ def _rows(found: Found) -> str:
             f"| {compiling} |"
         )
     if unable:
-        lines += ["", f"Not measured: {'; '.join(unable)}."]
+        lines += ["", "Not measured:", ""]
+    for reason, contestants in unable.items():
+        lines.append(f"- {', '.join(f'`{c}`' for c in contestants)}: {reason}.")
     return "\n".join(lines)
+
+
+def _sentence(reason: str) -> str:
+    """The first one of what an error says."""
+    message = reason.removeprefix("failed: ").partition("Error: ")[2] or reason
+    return message.partition(". ")[0].rstrip(". ")
 
 
 def _fraction(ratio: float) -> str:
