@@ -30,6 +30,7 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import Origins, walk
+from codegen.ir.loops import Loop
 from codegen.substitution import substitute
 from codegen.syntax import (
     Body,
@@ -50,6 +51,8 @@ from codegen.syntax import (
     target_names,
 )
 
+GROUPS = "self.param_groups"
+_WALKS = (cst.For, cst.CompFor)
 _SCALED = {"add": "alpha", "sub": "alpha", "addcmul": "value", "addcdiv": "value"}
 _NEEDS_PARENTHESES = (cst.Tuple, cst.GeneratorExp, cst.NamedExpr, cst.Yield)
 
@@ -173,7 +176,9 @@ class _Polisher:
         self.bound = Counter(_bindings(body))
         nodes = [n for s in body for n in walk(s)]
         self.read = Counter(n.value for n in nodes if isinstance(n, cst.Name))
-        self.group_changes = any(map(_changes_group, nodes)) or _escapes(nodes)
+        groups = _groups(nodes)
+        stored = any(_changes_group(n, groups) for n in nodes)
+        self.group_changes = stored or _escapes(nodes, groups)
 
     def block(self, body: Sequence[Statement]) -> Body:
         done: list[Statement] = []
@@ -322,36 +327,51 @@ def _of_group(node: cst.CSTNode) -> bool:
     )
 
 
-def _changes_group(node: cst.CSTNode) -> bool:
-    """Whether a group may hold another setting afterwards."""
+def _changes_group(node: cst.CSTNode, groups: set[cst.CSTNode]) -> bool:
+    """Whether a setting of one of these ``groups`` is stored; what isn't seen through
+    may store one, too."""
     if isinstance(node, cst.AssignTarget):
         return any(
             isinstance(n, cst.Subscript)
-            and (is_name(n.value, "group") or dotted(n.value) == "self.param_groups")
+            and (n.value in groups or dotted(n.value) == GROUPS)
             and string_key(n) != "params"
             for n in walk(node)
         )
-    if isinstance(node, cst.Call):
-        name = dotted(node.func) or ""
-        if name.startswith("group.") and name != "group.get":
-            return True
-        return any(is_name(a.value, "group") for a in node.args)
     return isinstance(node, (cst.Del, cst.AugAssign))
 
 
-def _escapes(nodes: Sequence[cst.CSTNode]) -> bool:
-    """Whether a group is used as a whole, under whatever name."""
-    plain = [n for n in nodes if is_name(n, "group")]
-    looked_into = [
-        n.value for n in nodes if isinstance(n, (cst.Subscript, cst.Attribute))
-    ]
-    walked = [
-        name
+def _groups(nodes: Sequence[cst.CSTNode]) -> set[cst.CSTNode]:
+    """Expressions that denote a group: of the loop around them, of another loop, or by
+    its number."""
+    items = (i for n in nodes if isinstance(n, _WALKS) for i in Loop.of(n).items)
+    walked = (i.target for i in items if dotted(i.source) == GROUPS)
+    names = {"group", *(n for target in walked for n in target_names(target))}
+    return {
+        n
         for n in nodes
-        if isinstance(n, (cst.For, cst.CompFor))
-        for name in walk(n.target)
-    ]
-    return not {*plain} <= {*looked_into, *walked}
+        if (isinstance(n, cst.Name) and n.value in names)
+        or (isinstance(n, cst.Subscript) and dotted(n.value) == GROUPS)
+    }
+
+
+def _escapes(nodes: Sequence[cst.CSTNode], groups: set[cst.CSTNode]) -> bool:
+    """Whether a group, or all of them, may be used as a whole, under whatever name: but
+    for being walked, a key is looked up, and no other method called."""
+    looked_into = {n.value for n in nodes if isinstance(n, cst.Subscript)}
+    looked_into |= {
+        n.value for n in nodes if isinstance(n, cst.Attribute) and is_name(n.attr, "get")
+    }
+    heads = {head for n in nodes if isinstance(n, _WALKS) for head in walk(n.target)}
+    items = (i for n in nodes if isinstance(n, _WALKS) for i in Loop.of(n).items)
+    heads |= {i.source for i in items}
+    whole = {n for n in nodes if dotted(n) == GROUPS}
+    counted = {
+        a.value
+        for n in nodes
+        if isinstance(n, cst.Call) and is_name(n.func, "len")
+        for a in n.args
+    }
+    return not {*groups, *whole - counted} <= looked_into | heads
 
 
 def _inner_names(node: cst.CSTNode) -> set[str]:

@@ -388,7 +388,7 @@ def _played(
 
 def _unseen(value: Value) -> frozenset[Place]:
     """What may lie in a container that isn't seen through."""
-    return frozenset(Place(f"{p.obj}{PART}") for p in value.places)
+    return frozenset(Place(f"{p.obj.removesuffix(PART)}{PART}") for p in value.places)
 
 
 def _holds_objects(value: Value, env: Env) -> bool:

@@ -150,6 +150,10 @@ LONGEST_PATH = 4
 """Views of views beyond this are one view of unknown make."""
 
 
+DEEPEST_ITEMS = 4
+"""Items of items below this are not told apart."""
+
+
 def seen_through(place: Place, view: View) -> Place:
     if len(place.views) < LONGEST_PATH:
         return replace(place, views=(*place.views, view))
@@ -254,11 +258,20 @@ def join(a: Value | None, b: Value | None) -> Value | None:
     return Value(
         join_kind(a.kind, b.kind),
         places,
-        join(a.item, b.item),
+        _shallow(join(a.item, b.item)),
         sources.pop() if len(sources) == 1 else None,
         a.parameter or b.parameter,
         a.selects if a.selects is b.selects else None,
     )
+
+
+def _shallow(item: Value | None, depth: int = DEEPEST_ITEMS) -> Value | None:
+    """An item whose items' items are known to that depth, and may be anything below: in
+    a loop, ``xs = [xs]`` has ever more of them."""
+    if item is None or item.item is None:
+        return item
+    inner = _shallow(item.item, depth - 1) if depth else ANY
+    return item if inner is item.item else replace(item, item=inner)
 
 
 def any_of(value: Value) -> Value:

@@ -14,7 +14,6 @@ from codegen.syntax import (
     Statement,
     code,
     dotted,
-    is_name,
     replace_nodes,
     string_key,
     target_names,
@@ -48,15 +47,18 @@ def _stored_keys(body: Body) -> set[str | None]:
             if isinstance(target, cst.Subscript) and not _is_state(target.value):
                 found.add(string_key(target))
         elif isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
-            operation = optable.container_method(node.func.attr.value)
-            writes = operation is not None and operation.in_place
-            if writes and is_name(node.func.value, "group"):
+            writes = node.func.attr.value in _OF_DICTS
+            if writes and not _is_state(node.func.value):  # it may be a group
                 key = node.args[0].value if node.args else None
                 text = (
                     key.evaluated_value if isinstance(key, cst.SimpleString) else None
                 )
                 found.add(None if text is None else str(text))
     return found
+
+
+_OF_DICTS = ("update", "setdefault", "pop", "popitem", "clear")
+"""Methods that change a dict."""
 
 
 def _is_state(node: cst.BaseExpression) -> bool:

@@ -12,8 +12,10 @@ import functools
 import hashlib
 import importlib.util
 import math
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -30,6 +32,8 @@ from .grammar import Program
 STEPS = 5
 USED = 2
 LARGEST = 1e4
+LONGEST = 60
+"""Seconds of CPU that one program may take: an analysis that finds no end is a failure."""
 
 
 class Outcome(Enum):
@@ -245,6 +249,22 @@ def runs(kind: Any, task: Task) -> list[Any] | None:
     return expected if all(x < LARGEST for x in large if not math.isnan(x)) else None
 
 
+@contextmanager
+def limited() -> Iterator[None]:
+    """Raises ``TimeoutError`` inside where that takes too long."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"no end after {LONGEST} seconds")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
 def hold(program: Program, folder: Path) -> Held:
     """Translate a program without verification, and hold it to its original."""
     path = write(program.source, folder)
@@ -254,11 +274,11 @@ def hold(program: Program, folder: Path) -> Held:
     if expected is None:
         return Held(Outcome.VOID)
     try:
-        made = load(codegen.translate(f"{path}:Fuzzed"))
+        with limited():
+            made = load(codegen.translate(f"{path}:Fuzzed"))
+            follow(kind, made, task, expected)
     except codegen.CodegenError as error:
         return refusal(error)
-    try:
-        follow(kind, made, task, expected)
     except Wrong as error:
         return Held(Outcome.WRONG, str(error))
     except Exception as error:
