@@ -359,7 +359,9 @@ def _escapes(nodes: Sequence[cst.CSTNode], groups: set[cst.CSTNode]) -> bool:
     for being walked, a key is looked up, and no other method called."""
     looked_into = {n.value for n in nodes if isinstance(n, cst.Subscript)}
     looked_into |= {
-        n.value for n in nodes if isinstance(n, cst.Attribute) and is_name(n.attr, "get")
+        n.value
+        for n in nodes
+        if isinstance(n, cst.Attribute) and is_name(n.attr, "get")
     }
     heads = {head for n in nodes if isinstance(n, _WALKS) for head in walk(n.target)}
     items = (i for n in nodes if isinstance(n, _WALKS) for i in Loop.of(n).items)

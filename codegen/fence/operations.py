@@ -59,6 +59,12 @@ class Arguments:
 
 Bound = dict[str, Value]
 _COPIES = frozenset({"copy.copy", "copy.deepcopy", "ops.deepcopy"})
+_ASKING = frozenset(
+    "builtins.bool operator.truth operator.not_ operator.eq operator.ne operator.gt "
+    "operator.lt".split()
+)
+"""Functions that tell a setting of zero from others."""
+_NUMBER_OF = frozenset({"builtins.float", "ops.value", "ops.number"})
 _CUTS = frozenset({"detach", "detach_", "data", "Parameter", "requires_grad_", "item"})
 
 
@@ -86,6 +92,8 @@ class Operations(Heap):
         if cuts and any(v.has_gradient for v in arguments.all()):
             self.refuse("cut", node, f".{name}()")
         self._check_numbers(node, operation, bound, arguments)
+        if operation.name in _ASKING and any(v.flags & RAW for v in arguments.all()):
+            self.refuse("switch", node)
         if bound is not None:
             self._check_stable(node, operation, bound)
         self.callbacks(node, arguments, map(self.elements, arguments.all()))
@@ -179,10 +187,10 @@ class Operations(Heap):
         kind, values = operation.result, [*arguments.all()]
         if operation.name in _COPIES:
             return values[0].without(RATIO) if values else NOTHING
+        raw = values[0].flags & RAW if operation.name in _NUMBER_OF and values else 0
         if operation.name == "ops.number":
-            return Value(
-                COUNTED | PLAIN if values[0].has_gradient else PLAIN, constants=None
-            )
+            counted = COUNTED if values[0].has_gradient else 0
+            return Value(PLAIN | counted | raw, constants=None)
         if kind is Result.NOTHING:
             return NONE
         if kind in (Result.NUMBER, Result.METADATA):
@@ -197,7 +205,7 @@ class Operations(Heap):
         gradient = 0 if operation.mask or operation.cuts else flags & GRADIENT
         if kind is Result.SCALAR_OR_TENSOR:
             is_plain = not flags & DIFFERENTIABLE
-            return NUMBER if is_plain else Value(SCALAR_OR_TENSOR | gradient)
+            return NUMBER if is_plain else Value(SCALAR_OR_TENSOR | gradient | raw)
         if kind is Result.ITEMS:
             items = [self.elements(v) for v in values]
             if not operation.name.startswith("ops."):  # zip(*xs), product(xs, ys)

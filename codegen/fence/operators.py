@@ -106,7 +106,12 @@ class Operators(Calls):
         return Value(PLAIN | (TENSOR if of_tensors and by_value else 0), constants=None)
 
     def boolean(self, node: ast.BoolOp) -> Value:
-        return join(self.evaluate_all(node.values))
+        *asked, last = node.values
+        values = [self.evaluate(n) for n in asked]
+        for part, value in zip(asked, values):
+            if value.flags & RAW and not _jumps(node):
+                self.refuse("switch", part)
+        return join((*values, self.evaluate(last)))
 
     def conditional(self, node: ast.IfExp) -> Value:
         self.test(node.test)
@@ -116,6 +121,14 @@ class Operators(Calls):
         if not self.in_message and any(self.flags(v) & GRADIENT for v in values):
             self.refuse("lost", node, "text")
         return NUMBER
+
+
+def _jumps(node: ast.BoolOp) -> bool:
+    """Whether ``x or 0.1`` yields a number beside zero, where x is: there the value
+    jumps, and has no derivative."""
+    last = node.values[-1]
+    other = isinstance(last, ast.Constant) and isinstance(last.value, (int, float))
+    return isinstance(node.op, ast.Or) and other and bool(last.value)  # type: ignore[attr-defined]
 
 
 _NO_ARITHMETIC = (ast.Is, ast.IsNot, ast.In, ast.NotIn)

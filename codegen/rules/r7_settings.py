@@ -15,7 +15,8 @@ from codegen.rules.base import Example
 from codegen.rules.callables import arguments_of, called_parameters
 from codegen.rules.numbers import refuse_differences
 from codegen.rules.promoted import Promoted
-from codegen.rules.typed import Called, TypedRule, is_users_function
+from codegen.rules.switches import SwitchRule
+from codegen.rules.typed import Called, is_users_function
 from codegen.syntax import (
     TIGHT_EQUAL,
     Body,
@@ -39,7 +40,7 @@ _NOT_FOR_TWINS = frozenset({"requires_grad", "inplace", "copy"})
 """Arguments that the runtime's functions don't take: they say how, not what."""
 
 
-class DifferentiableSettings(TypedRule):
+class DifferentiableSettings(SwitchRule):
     """Any float setting may be a tensor that requires grad; no operation may drop its
     gradient silently (``alpha=``, ``value=``, ``math.sqrt``, ``float()``,
     ``full_like`` do).
@@ -139,12 +140,14 @@ class DifferentiableSettings(TypedRule):
 
     def replace(self, node: cst.CSTNode, env: Env) -> cst.CSTNode | None:
         if isinstance(node, cst.Comparison):
-            return self._switch(node, env)
+            return self.switch(node, env)
         if isinstance(node, cst.IfExp):
             test = self.condition(node.test, env)
             return None if test is node.test else node.with_changes(test=test)
         if isinstance(node, cst.BinaryOperation):
             return self._floored(node, env)
+        if isinstance(node, (cst.BooleanOperation, cst.UnaryOperation)):
+            return self.asked(node, env)
         if isinstance(node, (cst.Set, cst.Dict, cst.Subscript)):
             self._refuse_hashed(node, env)
             return None
@@ -188,59 +191,6 @@ class DifferentiableSettings(TypedRule):
                     f"`{code(key)}` is a key, which a setting that is a tensor can't be",
                     "compare it with ==",
                 )
-
-    # --- settings that are off at zero
-
-    def _is_float_setting(self, node: cst.BaseExpression, env: Env) -> bool:
-        value = self.places.value(node, env)
-        if value.kind is not Kind.SCALAR_OR_TENSOR or value.place is None:
-            return False
-        name = value.place.obj.removeprefix("setting ")
-        return name in self.context.float_settings - self.context.discontinuous_at_zero
-
-    def _switch(self, node: cst.Comparison, env: Env) -> cst.CSTNode | None:
-        """``weight_decay != 0``: at zero, too, the derivative is that of the branch."""
-        if len(node.comparisons) != 1 or not self._is_float_setting(node.left, env):
-            return None
-        operator, right = node.comparisons[0].operator, node.comparisons[0].comparator
-        if not isinstance(right, (cst.Integer, cst.Float)):
-            return None
-        zero = float(right.value) == 0
-        if isinstance(operator, cst.GreaterThan) and zero:
-            return call("ops.is_positive", node.left)
-        if isinstance(operator, cst.LessThan) and float(right.value) == 1:
-            return call("ops.is_below_one", node.left)
-        if isinstance(operator, (cst.Equal, cst.NotEqual)):
-            off = {} if zero else {"off": right}
-            used = call("ops.is_used", node.left, **off)
-            if isinstance(operator, cst.NotEqual):
-                return used
-            return cst.UnaryOperation(cst.Not(), used)
-        return None
-
-    def condition(self, node: cst.BaseExpression, env: Env) -> cst.BaseExpression:
-        """``if weight_decay:`` asks the same."""
-        if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Not):
-            inner = self.condition(node.expression, env)
-            return (
-                node
-                if inner is node.expression
-                else node.with_changes(expression=inner)
-            )
-        if isinstance(node, cst.BooleanOperation):
-            left, right = self.condition(node.left, env), self.condition(
-                node.right, env
-            )
-            if left is node.left and right is node.right:
-                return node
-            return node.with_changes(left=left, right=right)
-        if isinstance(node, (cst.Name, cst.Subscript)) and self._is_float_setting(
-            node, env
-        ):
-            new = call("ops.is_used", node)
-            self.fired(node, new)
-            return new
-        return node
 
     # --- calls
 
@@ -468,6 +418,10 @@ class DifferentiableSettings(TypedRule):
 
     def _builtin(self, node: cst.Call, called: Called, env: Env) -> cst.CSTNode | None:
         operation = called.operation
+        if operation.name == "builtins.bool" and len(node.args) == 1:
+            test = self.condition(node.args[0].value, env)
+            if test is not node.args[0].value:
+                return test
         if operation.result is Result.ONE_OF:
             plain = all(a.keyword is None and not a.star for a in node.args)
             args = [a.value for a in node.args]
