@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from codegen.analysis.environment import Env
 from codegen.analysis.values import Value
 from fuzz.grammar import Program, numbered
 from fuzz.holding import imported, task_of, write
-from fuzz.sanitizer import Sanitizer, check, overlap
+from fuzz.sanitizer import Sanitizer, analysed, check, overlap
+from higher._generated import OPTIMIZERS
 from test_soundness import ALL, FOLDER, Case, Net
 
 STEPS = 3
@@ -27,14 +30,18 @@ def sanitized(program: Program, folder: Path) -> Sanitizer | None:
     path = write(program.source, folder)
     task = task_of(tuple(program.shapes))
     kind = imported(path).Fuzzed
-    return check(path, kind, task.groups(task.weights()), task.loss, STEPS)
+    groups = task.groups(task.weights())
+    found = analysed(f"{path}:Fuzzed")
+    return found and check(found, kind, groups, task.loss, STEPS)
 
 
 def of_case(case: Case) -> Sanitizer | None:
     net = Net(case.sizes)
     path = FOLDER / f"{case.name}.py"
     groups = [{"params": list(net.parameters())}]
-    return check(path, imported(path).Opt, groups, lambda _, step: net(step), STEPS)
+    kind = imported(path).Opt
+    found = analysed(f"{path}:Opt")
+    return found and check(found, kind, groups, lambda _, step: net(step), STEPS)
 
 
 def leaks(found: Sanitizer | None) -> list[str]:
@@ -62,6 +69,28 @@ def test_what_these_programs_share_is_known(case: Case) -> None:
             raise
         pytest.skip(f"it can't be run by itself: {error}")
     assert not leaks(found)
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"weight_decay": 0.1},
+    {"amsgrad": True},
+    {"momentum": 0.9, "nesterov": True},
+    {"momentum": 0.9, "centered": True},
+]
+
+
+@pytest.mark.parametrize("target", sorted(set(OPTIMIZERS) - {"torch.optim.SparseAdam"}))
+def test_what_torchs_own_share_is_known(target: str) -> None:
+    kind = getattr(torch.optim, target.rpartition(".")[2])
+    known = inspect.signature(kind).parameters
+    found = analysed(target)
+    assert found is not None
+    for settings in [{}, *(s for s in SETTINGS if s.keys() <= known.keys())]:
+        net = Net([(3, 2), (2, 3)])
+        groups = [{"params": list(net.parameters())}]
+        told = {"lr": 0.1, **settings}
+        run = check(found, kind, groups, lambda _, step: net(step), STEPS, **told)
+        assert run.pairs and not leaks(run), settings
 
 
 ALIAS = ("a = v\nb = a.view(-1)", "b[0] = 0.5\nm.add_(a)")

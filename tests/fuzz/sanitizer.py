@@ -10,12 +10,13 @@ two are one, they must be.
 from __future__ import annotations
 
 import builtins
+import inspect
 import itertools
+import sys
 import types
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import codegen
@@ -242,14 +243,11 @@ def names_of(module: types.ModuleType) -> dict[str, Any]:
 
 
 def check(
-    path: Path, kind: Any, groups: Any, loss: Any, steps: int
-) -> Sanitizer | None:
-    """Run the body that a file's optimizer was lowered to; None if it has none."""
-    found = analysed(f"{path}:{kind.__name__}")
-    if found is None:
-        return None
-    optimizer = kind(groups)
-    module = __import__("sys").modules[kind.__module__]
+    found: Analysed, kind: Any, groups: Any, loss: Any, steps: int, **settings: Any
+) -> Sanitizer:
+    """Run the body that an optimizer's step was lowered to."""
+    optimizer = kind(groups, **settings)
+    module = sys.modules[inspect.unwrap(kind.__init__).__module__]
     sanitizer = Sanitizer(found, names_of(module))
     own = {
         k: v
