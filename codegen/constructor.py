@@ -23,6 +23,7 @@ from codegen.analysis.values import (
 from codegen.diagnostics import walk
 from codegen.lower.blocks import group_loop_target
 from codegen.lower.facts import FALSE_SETTINGS
+from codegen.lower.states import display_entries
 from codegen.syntax import (
     all_params,
     assignment,
@@ -169,7 +170,8 @@ def _arguments(init: cst.FunctionDef) -> Env:
 
 
 def _stores(init: cst.FunctionDef) -> Iterator[tuple[Slot, cst.BaseExpression]]:
-    """``state["k"] = v`` and ``self.state[p]["k"] = v``; ``group["k"] = v``;
+    """``state["k"] = v``, ``self.state[p]["k"] = v`` and ``self.state[p] = {"k": v}``;
+    ``group["k"] = v``;
     ``self.state["k"] = v`` and ``self.k = v``, which all parameters share."""
     pairs = [
         (target.target, node.value)
@@ -185,6 +187,9 @@ def _stores(init: cst.FunctionDef) -> Iterator[tuple[Slot, cst.BaseExpression]]:
     }
     for target, value in pairs:
         key = string_key(target)
+        for name, held in (display_entries(value) or {}).items():
+            if _is_state(target):  # the whole of a parameter's state
+                yield Slot("state", f'"{name}"'), held
         if isinstance(target, cst.Attribute) and is_name(target.value, "self"):
             yield Slot("shared", f'"{target.attr.value}"'), value
         elif key is not None:

@@ -22,6 +22,7 @@ from codegen.analysis.sharing import Sharing, merged
 from codegen.analysis.values import VIEWED, Place
 from codegen.constructor import constructors
 from codegen.context import Context
+from codegen.ir.loops import Loop
 from codegen.layout import double_quotes
 from codegen.lower.blocks import group_loop_target
 from codegen.lower.defaults import without_setdefault
@@ -34,11 +35,14 @@ from codegen.syntax import (
     Body,
     Statement,
     all_params,
+    assign,
+    block,
     calls,
     code,
     dotted,
     map_bodies,
     small,
+    statements,
     target_names,
 )
 from codegen.upstream import Definition, Upstream
@@ -128,10 +132,16 @@ def _headed(node: Statement) -> Statement:
         return node
     group, names = group_loop_target(node), [*target_names(node.target)]
     if group is not None:
-        head = f"for group_idx, ({group}, grads) in enumerate(zip(self.param_groups, grouped_grads)): pass"
+        number = "group_idx"
+        head = f"for {number}, ({group}, grads) in enumerate(zip(self.param_groups, grouped_grads)): pass"
     elif any(f"self.state[{name}]" in code(node.body) for name in names):
-        head = f'for p_idx, ({names[-1]}, grad) in enumerate(zip(group["params"], grads)): pass'
+        number = "p_idx"
+        head = f'for {number}, ({names[-1]}, grad) in enumerate(zip(group["params"], grads)): pass'
     else:
         return node
     new = cst.ensure_type(cst.parse_statement(head), cst.For)
-    return node.with_changes(target=new.target, iter=new.iter)
+    inside = statements(node.body)
+    position = Loop.of(node).position
+    if isinstance(position, cst.Name):
+        inside = (assign([position], cst.Name(number)), *inside)
+    return node.with_changes(target=new.target, iter=new.iter, body=block(inside))

@@ -89,7 +89,7 @@ def _slots(node: Statement, context: Context, is_empty: bool) -> list[Statement]
     others = [t for t in targets if not _is_own(t)]
     if not own:
         return [node]
-    entries = _entries(inner.value)
+    entries = display_entries(inner.value)
     plain = len(own) == 1 and all(isinstance(t, cst.Name) for t in others)
     if entries is None or not is_empty or not plain:
         context.refuse(
@@ -115,7 +115,7 @@ def _is_own(target: cst.CSTNode) -> bool:
     )
 
 
-def _entries(node: cst.BaseExpression) -> dict[str, cst.BaseExpression] | None:
+def display_entries(node: cst.BaseExpression) -> dict[str, cst.BaseExpression] | None:
     """Of ``{"k": v}`` or ``dict(k=v)``."""
     if isinstance(node, cst.Call) and dotted(node.func) == "dict":
         if all(a.keyword is not None and not a.star for a in node.args):
