@@ -95,11 +95,18 @@ class Bindings:
                 if not _are_apart(listed, env):
                     env.distinct -= {base.place.obj}
                 env.relist(base.place.obj, listed)
+            elif base.place and added is not None and chosen == slice(None):
+                env.distinct -= {base.place.obj}
+                if _are_apart(added, env):
+                    env.distinct |= {base.place.obj}
+                env.relist(base.place.obj, added)
             elif base.kind in CONTAINERS:
                 # a slice, or one of several containers
+                part = isinstance(target.slice[0].slice, cst.Slice)
+                more = None if part and value.kind is Kind.SEQUENCE else value
                 for place in base.places:
                     env.summarize(place.obj)
-                    self.add(place.obj, join(value, env.contents(value)), env)
+                    self.add(place.obj, join(more, env.contents(value)), env)
             return
         self.put(slot, value, env)
 

@@ -94,7 +94,7 @@ class Interpreter(Expressions):
         if held.flags & DIFFERENTIABLE:
             self.refuse("item", target)
         if isinstance(target.slice, ast.Slice):
-            value = join((value, self.elements(value)))
+            value = self.elements(value)
         self.store(target, held, index, value)
 
     def _store_attribute(self, target: ast.Attribute, value: Value) -> None:

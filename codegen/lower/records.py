@@ -1,4 +1,5 @@
-"""Records of tensors, as dicts: a translation replaces items, and copies containers.
+"""Records of tensors, as dicts, and named tuples, as lists: a translation replaces
+items, and copies containers.
 
     @dataclass                               if "s" not in state:
     class Slots:                                 state["s"] = {"m": torch.zeros_like(p), "n": 0}
@@ -11,8 +12,17 @@
     s.n += 1
     s.m.add_(grad)
 
-A dataclass is a record if its body is fields alone, named like nothing that tensors
-have, and a step does nothing with it but make instances and use their fields.
+    class Pair(NamedTuple):                  pair = [p, grad]
+        first: Tensor                    →   pair[0].add_(pair[1])
+        second: Tensor                       x, y = pair
+
+    pair = Pair(p, grad)
+    pair.first.add_(pair.second)
+    x, y = pair
+
+A dataclass, or a named tuple, is a record if its body is fields alone, named like
+nothing that tensors have, and a step does nothing with it but make instances and use
+their fields, or their items.
 """
 
 from __future__ import annotations
@@ -34,6 +44,7 @@ from codegen.syntax import (
     block,
     bound_names,
     calls,
+    code,
     comprehension_names,
     dotted,
     is_constant,
@@ -41,17 +52,19 @@ from codegen.syntax import (
     small,
     statements,
 )
-from codegen.upstream import Definition
+from codegen.upstream import Definition, External
 
 
 @dataclass(frozen=True)
 class Record:
-    """Fields in order, with the constants that they are by default."""
+    """Fields in order, with the constants that they are by default; those of a named
+    tuple are items, too."""
 
     fields: Mapping[str, cst.BaseExpression | None]
+    is_tuple: bool = False
 
-    def made(self, call: cst.Call) -> cst.Dict | None:
-        """An instance as a dict; None where the arguments don't fit."""
+    def made(self, call: cst.Call) -> cst.Dict | cst.List | None:
+        """An instance as a dict, or as a list; None where the arguments don't fit."""
         if any(a.star for a in call.args):
             return None
         given = {n: v for n, v in self.fields.items() if v is not None}
@@ -64,9 +77,17 @@ class Record:
         twice = named.keys() & {*[*self.fields][: len(plain)]}
         if twice or given.keys() != self.fields.keys():
             return None
+        if self.is_tuple:
+            return cst.List([cst.Element(given[name]) for name in self.fields])
         return cst.Dict(
             [cst.DictElement(_key(name), given[name]) for name in self.fields]
         )
+
+    def key(self, name: str) -> cst.BaseExpression:
+        """Where a field is found."""
+        if self.is_tuple:
+            return cst.Integer(str([*self.fields].index(name)))
+        return _key(name)
 
 
 def records_as_dicts(body: Body, context: Context) -> Body:
@@ -74,7 +95,12 @@ def records_as_dicts(body: Body, context: Context) -> Body:
     records = dict(_records(body, context))
     if not records:
         return body
-    fields = frozenset(f for r in records.values() for f in r.fields)
+    fields: dict[str, cst.BaseExpression] = {}
+    for record in records.values():
+        for name in record.fields:
+            key = record.key(name)
+            if code(fields.setdefault(name, key)) != code(key):
+                return body  # of which of them a field is can't be told
     local = _variables(body) - set(_others(body, fields, records, context))
 
     def replace(node: cst.CSTNode) -> cst.CSTNode | None:
@@ -85,7 +111,8 @@ def records_as_dicts(body: Body, context: Context) -> Body:
                 return None  # of a module, or of something else that has such a field
             if (dotted(node) or "").startswith("self."):
                 return None
-            index = cst.SubscriptElement(cst.Index(_key(node.attr.value)))
+            key = fields[node.attr.value].deep_clone()
+            index = cst.SubscriptElement(cst.Index(key))
             return cst.Subscript(node.value, [index])
         return None
 
@@ -140,20 +167,50 @@ def _records(body: Body, context: Context) -> Iterator[tuple[str, Record]]:
             uses[node.value] = uses.get(node.value, 0) + 1
     for name, calls in made.items():
         found = context.globals.get(name)
-        record = _record(found) if isinstance(found, Definition) else None
+        record = _record(found, context) if isinstance(found, Definition) else None
         if record is None or uses[name] != len(calls):
+            continue
+        if record.is_tuple and _asks_for_tuples(body):
             continue
         if all(record.made(call) is not None for call in calls):
             yield name, record
 
 
-def _record(definition: Definition) -> Record | None:
-    node = definition.node
-    if not isinstance(node, cst.ClassDef) or node.bases or len(node.decorators) != 1:
-        return None
+def _asks_for_tuples(body: Body) -> bool:
+    """Whether anything tells a tuple from a list, or calls a method of named tuples."""
+    nodes = [n for s in body for n in walk(s)]
+    methods = (n.attr.value for n in nodes if isinstance(n, cst.Attribute))
+    asked = (dotted(c.func) for n in nodes for c in calls(n))
+    return bool({"type", "isinstance"} & {*asked} or _OF_NAMED_TUPLES & {*methods})
+
+
+_OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make", "_field_defaults"}
+
+
+def _is_named_tuple(
+    node: cst.ClassDef, definition: Definition, context: Context
+) -> bool:
+    if node.decorators or len(node.bases) != 1 or node.keywords:
+        return False
+    base = dotted(node.bases[0].value) or ""
+    found = context.optimizer.library.resolve(definition.module, base)
+    return isinstance(found, External) and found.full_name == "typing.NamedTuple"
+
+
+def _is_dataclass(node: cst.ClassDef) -> bool:
+    if node.bases or len(node.decorators) != 1:
+        return False
     decorator = node.decorators[0].decorator
     func = decorator.func if isinstance(decorator, cst.Call) else decorator
-    if (dotted(func) or "").rpartition(".")[2] != "dataclass":
+    return (dotted(func) or "").rpartition(".")[2] == "dataclass"
+
+
+def _record(definition: Definition, context: Context) -> Record | None:
+    node = definition.node
+    if not isinstance(node, cst.ClassDef):
+        return None
+    is_tuple = _is_named_tuple(node, definition, context)
+    if not is_tuple and not _is_dataclass(node):
         return None
     fields: dict[str, cst.BaseExpression | None] = {}
     for statement in statements(node.body):
@@ -168,7 +225,7 @@ def _record(definition: Definition) -> Record | None:
         if optable.attribute(name) or optable.method(name):
             return None
         fields[name] = line.value
-    return Record(fields) if fields else None
+    return Record(fields, is_tuple) if fields else None
 
 
 def _key(name: str) -> cst.SimpleString:

@@ -10,6 +10,7 @@ What can tell the difference is refused.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator
 
 import libcst as cst
@@ -31,11 +32,12 @@ from codegen.syntax import (
     statements,
 )
 
-_CAUGHT = frozenset(
-    "ArithmeticError BaseException Exception OverflowError ValueError "
-    "ZeroDivisionError".split()
+_OF_OPERATORS = frozenset(
+    "ArithmeticError BaseException Exception OverflowError ZeroDivisionError".split()
 )
-"""What Python's arithmetic raises, and what is caught with it."""
+"""What Python's operators raise, and what is caught with it."""
+_OF_MATH = _OF_OPERATORS | {"ValueError"}
+"""What the functions of ``math`` raise besides, of what is not in their domain."""
 
 _RAISING = (cst.Power, cst.FloorDivide, cst.Modulo)
 """Operators of which a tensor's raises nothing; a division is picked elsewhere."""
@@ -69,7 +71,7 @@ def refuse_differences(
                     "a root of a negative number is complex, and that of a tensor is NaN",
                     "take the root of abs(x), or of a value that is never negative",
                 )
-        if isinstance(node, cst.Try) and any(map(_catches, node.handlers)):
+        if isinstance(node, cst.Try):
             _refuse_raising(node, context, places, has_derivative)
 
 
@@ -84,8 +86,15 @@ def _own_nodes(node: Statement) -> Iterator[cst.CSTNode]:
             yield from walk(part)
 
 
-def _catches(handler: cst.ExceptHandler) -> bool:
-    return handler.type is None or bool(read_names(handler.type) & _CAUGHT)
+def _catches(handler: cst.ExceptHandler, raised: frozenset[str]) -> bool:
+    """Whether a handler may take one of these exceptions."""
+    if handler.type is None:
+        return True
+    caught = read_names(handler.type)
+    return bool(caught & raised or caught - _BUILTIN - {"torch"})
+
+
+_BUILTIN = frozenset(vars(builtins))
 
 
 def _refuse_raising(
@@ -94,7 +103,9 @@ def _refuse_raising(
     for inner in all_statements(statements(node.body)):
         env = places.before.get(inner, Env())
         for part in _own_nodes(inner):
-            operands = _operands(part)
+            operands, raised = _operands(part)
+            if not any(_catches(h, raised) for h in node.handlers):
+                continue
             if any(has_derivative(o, env) for o in operands):
                 context.refuse(
                     "R7",
@@ -105,17 +116,24 @@ def _refuse_raising(
                 )
 
 
-def _operands(node: cst.CSTNode) -> list[cst.BaseExpression]:
-    """What is computed with, where Python's numbers may raise and tensors don't."""
+def _operands(
+    node: cst.CSTNode,
+) -> tuple[list[cst.BaseExpression], frozenset[str]]:
+    """What is computed with, where Python's numbers may raise and tensors don't, and
+    what they raise."""
     if isinstance(node, cst.BinaryOperation) and isinstance(node.operator, _RAISING):
-        return [node.left, node.right]
+        divisor = None if isinstance(node.operator, cst.Power) else node.right
+        if isinstance(divisor, cst.Integer) and divisor.evaluated_value != 0:
+            return [], _OF_OPERATORS
+        return [node.left, node.right], _OF_OPERATORS
     if isinstance(node, cst.Call):
         operation = optable.function(dotted(node.func) or "")
         if operation is not None and operation.name.startswith("math."):
-            return [] if operation.decides else [a.value for a in node.args]
+            args = [] if operation.decides else [a.value for a in node.args]
+            return args, _OF_MATH
         if is_name(node.func, "pow"):
-            return [a.value for a in node.args]
-    return []
+            return [a.value for a in node.args], _OF_MATH
+    return [], frozenset()
 
 
 # --- draws -----------------------------------------------------------------------

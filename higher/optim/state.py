@@ -190,6 +190,8 @@ class Mover:
         if is_dataclass(value) and not isinstance(value, type):
             # as a translation keeps it: its items are replaced, and copied
             return {f.name: self.copy(getattr(value, f.name)) for f in fields(value)}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return [*map(self.copy, value)]  # a named tuple: likewise
         if type(value) in (list, tuple):
             return type(value)(self.copy(v) for v in value)
         return copy.copy(value)

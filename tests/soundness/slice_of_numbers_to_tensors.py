@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, dict(lr=lr))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if len(state) == 0:
+                    state["b"] = [0, 0]
+                b = state["b"]
+                p.add_(p.grad + b[0], alpha=-group["lr"])
+                b[0] += p.grad
+                b[:] = [p.grad.clone(), b[0]]
+                b[1].mul_(0.5)
