@@ -44,7 +44,8 @@ class Calls(Values):
                 made = [self._own_call(name, d, self.scope, node) for d in nested]
                 return unified(made)
             if name in self.sources and not self.is_local(func):
-                self._function(name, self.sources[name], f"{name}.")
+                if name not in self.functions:  # one that calls itself is in there
+                    self._function(name, self.sources[name], f"{name}.")
                 return self._own_call(name, self.sources[name], f"{name}.", node)
         if isinstance(func, (cst.Name, cst.Attribute)) and not self.is_local(func):
             operation = optable.function(self.context.full_name(func))
@@ -126,8 +127,6 @@ class Calls(Values):
     def _function(self, name: str, node: cst.FunctionDef, scope: str) -> None:
         """A function's effects, whoever calls it; nested ones have the step's names."""
         own = self.scope != scope
-        if own and name in self.functions:
-            return
         self.functions.setdefault(name, Effects())
         self.returned.setdefault(name, Region())
         outer = self.now, self.scope, self.turn, self.positions, self.function
