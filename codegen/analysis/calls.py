@@ -176,6 +176,7 @@ class Calls:
             self.expressions.tuples.add(self.expressions.new().obj)
             item = Value(Kind.TENSOR, frozenset({self.expressions.new(" item'")}))
             if result is Result.VIEWS:
+                self.expressions.parted.add(self.expressions.new().obj)
                 item = base.through(View("opaque", text and f"{text}{ANY_ITEM}"))
             return Value(Kind.SEQUENCE, frozenset({self.expressions.new()}), item)
         return made

@@ -71,7 +71,8 @@ class Expressions:
     ``slot_kinds`` are kinds of what slots hold when a step begins, ``stored`` what a
     constructor leaves there, ``sharing`` which of them may be one tensor (see ``heap``),
     ``constructed`` which a constructor left so, ``viewed`` which may be a part of another,
-    ``tuples`` objects and slots that may be tuples, whose items can't be replaced;
+    ``tuples`` objects and slots that may be tuples, whose items can't be replaced,
+    ``parted`` those that hold the parts of one tensor, as an operation made them;
     ``operations`` names that mean some of the table; ``order`` numbers expressions, so
     that what one makes is called alike in each round.
     """
@@ -97,6 +98,7 @@ class Expressions:
         self.order = order or {}
         self.displays = Displays(self)
         self.tuples: set[str] = set()
+        self.parted: set[str] = set()
         self.operations: dict[str, str] = {}
         self.sites: dict[cst.CSTNode | None, int] = {}
         self.site: cst.CSTNode | None = None

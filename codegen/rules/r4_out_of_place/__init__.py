@@ -22,9 +22,9 @@ from codegen.purity import effects, pure_functions
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.chains import ChainRule
 from codegen.rules.r4_out_of_place.hoist import hoist
-from codegen.rules.r4_out_of_place.holders import Scope
 from codegen.rules.r4_out_of_place.inplace import inplace_method, mutated, mutates_place
 from codegen.rules.r4_out_of_place.opaque import Opaque
+from codegen.rules.r4_out_of_place.parts import Scope, names_walked
 from codegen.rules.r4_out_of_place.propagate import Propagation
 from codegen.rules.r4_out_of_place.questions import Questions
 from codegen.rules.r4_out_of_place.strides import Asked, asked
@@ -126,6 +126,7 @@ class OutOfPlace(ChainRule):
         )
         self.opaque = Opaque(self.context, self.places, self.refuse)
         self.order = list(all_statements(body))
+        self.walked = names_walked(body)
         self.questions = Questions(self.context, self.places, self.refuse, self.order)
         self.dtypes = self.context.dtypes_of(self.places)
         self.live: Liveness = liveness(body)
@@ -232,7 +233,9 @@ class OutOfPlace(ChainRule):
         live = self.live.after.get(node, frozenset())
         later = tuple(self._mutated_later(node))
         return Propagation(
-            self, Scope(env, live, self._grads_read_later(node), later), node
+            self,
+            Scope(env, live, self._grads_read_later(node), later, self.walked),
+            node,
         )
 
     def _grads_read_later(self, node: Statement) -> bool:

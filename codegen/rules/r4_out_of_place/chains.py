@@ -15,7 +15,7 @@ from codegen.analysis.heap import Heap
 from codegen.analysis.liveness import Liveness
 from codegen.analysis.values import Kind, Value
 from codegen.diagnostics import walk
-from codegen.rules.r4_out_of_place.holders import MutationRule
+from codegen.rules.r4_out_of_place.parts import MutationRule
 from codegen.rules.r4_out_of_place.inplace import (
     chain_links,
     chain_root,

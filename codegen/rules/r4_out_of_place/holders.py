@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import libcst as cst
 
-from codegen.analysis.environment import EARLIER_GROUP, Env
-from codegen.analysis.heap import Heap
+from codegen.analysis.environment import EARLIER_GROUP
 from codegen.analysis.values import (
     ANOTHERS,
     ANY_GRADIENT,
@@ -25,42 +23,16 @@ from codegen.analysis.values import (
     is_many,
     of_any,
 )
-from codegen.rules.base import Rule
+from codegen.rules.r4_out_of_place.parts import MutationRule, Parts, Scope
 from codegen.syntax import code, expr, is_name, same
 
 
-@dataclass
-class Scope:
-    """What holds before a mutation: places, live names, whether grads are read again,
-    and what is mutated afterwards."""
-
-    env: Env
-    live: frozenset[str]
-    grads_read_later: bool = False
-    mutated_later: tuple[Value, ...] = ()
-
-
-class MutationRule(Rule):
-    """What the propagation asks of its rule, and tells it."""
-
-    places: Heap
-    wrote_through = False
-    """Whether it finds out at run time what is a view of what."""
-    emits_identity_tests = False
-    """Whether the translation asks at run time which tensors are the same."""
-    asked_unbound: dict[str, None]
-    """Names that it asks for where they may not be bound."""
-
-
-class Holders:
+class Holders(Parts):
     """Who holds what is mutated where it stands, shows it, or may."""
 
     def __init__(self, rule: MutationRule, scope: Scope, at: cst.CSTNode) -> None:
-        self.rule = rule
+        super().__init__(rule, scope)
         self.at = at
-        self.env = scope.env
-        self.live = scope.live
-        self.scope = scope
         self.source: Slot | None = None
         self.root: cst.BaseExpression = cst.Name("x")
         self.links_left = False
@@ -96,6 +68,8 @@ class Holders:
             if self._may_be_in_rest(slot, held, value):
                 return self._text_of_container(slot.container)
         for container, held in self._summaries():
+            if self._are_parts(container, value):
+                continue
             if self.env.may_alias(held, value) and not self._sure_item(
                 container, value
             ):
@@ -107,6 +81,8 @@ class Holders:
         for slot, held in self.env.slots.items():
             sure = value.place is not None and held.place == value.place
             if not sure and self.rule.places.expressions.may_be_tuple(slot.container):
+                if self._are_parts(slot.container, value):
+                    continue
                 if self.env.may_alias(held, value) and self._matters(slot.container):
                     return slot.container
         return None
@@ -256,6 +232,8 @@ class Holders:
                 continue
             if not self._slot_matters(slot) or self._is_another_item(slot, held, value):
                 continue
+            if self._are_parts(slot.container, value):
+                continue
             text = self.env.slot_text(slot)
             if text is not None:
                 yield expr(text), held, slot
@@ -298,7 +276,7 @@ class Holders:
 
     def _shown_elsewhere(self, value: Value, place: Place) -> bool:
         """Whether anybody sees another part of the object."""
-        return any(
+        return any(True for _ in self._parts_of(value)) or any(
             held.place != place and any(p.obj == place.obj for p in held.places)
             for _, held, _ in self._related(value)
         )

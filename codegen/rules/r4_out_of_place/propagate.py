@@ -109,6 +109,11 @@ class Propagation(Holders):
                 continue
             text = code(targets[0]) + "".join(v.text for v in seen.views)
             result.append(assign([holder], expr(text)))
+        for name, how in self._parts_of(value):
+            if not targets:
+                self._unknown_alias(root, name)
+                break
+            result.append(assign([cst.Name(name)], expr(code(targets[0]) + how)))
         return result
 
     def _rebind_one_of(

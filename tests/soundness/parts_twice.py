@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Opt(Optimizer):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, dict(lr=lr))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                g = p.grad.clone()
+                rows = g.unbind()
+                same = rows
+                first, *rest = rows
+                row = rows[0]
+                rows[0].mul_(0.5)
+                row.add_(0.1)
+                same[1].add_(rows[0])
+                p.add_(g * same[0].sum() + row.sum(), alpha=-group["lr"])
