@@ -15,11 +15,11 @@ import libcst as cst
 
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.inplace import may_mutate
 from codegen.layout import space
 from codegen.lower.specialize import Specializer
 from codegen.pipeline import HELPER_PASSES, run_passes
 from codegen.polish import with_scalars
-from codegen.rules.r4_out_of_place.inplace import may_mutate
 from codegen.syntax import (
     Body,
     all_params,

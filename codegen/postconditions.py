@@ -15,6 +15,7 @@ from codegen import optable
 from codegen.analysis.liveness import liveness
 from codegen.context import Context
 from codegen.diagnostics import children, walk
+from codegen.inplace import inplace_function, inplace_method, mutated_roots
 from codegen.ir.loops import Loop
 from codegen.layout import strings_inside_fstrings
 from codegen.lower.conversions import short_float
@@ -24,11 +25,6 @@ from codegen.lower.literals import truth
 from codegen.lower.names import WRITTEN, walks_group
 from codegen.purity import iterators, pure, pure_functions
 from codegen.rules.r3_indexed_state import KNOWN_ATTRIBUTES
-from codegen.rules.r4_out_of_place.inplace import (
-    inplace_function,
-    inplace_method,
-    mutated_roots,
-)
 from codegen.syntax import (
     Body,
     Statement,

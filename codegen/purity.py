@@ -17,8 +17,11 @@ import libcst as cst
 
 from codegen import optable
 from codegen.diagnostics import children, walk
+from codegen.inplace import mutated, root_name
+from codegen.ir.cfg import bound_at
 from codegen.syntax import (
     Statement,
+    all_params,
     all_statements,
     assign,
     assignment,
@@ -26,9 +29,12 @@ from codegen.syntax import (
     block,
     calls,
     dotted,
+    is_constant,
     is_name,
     lazy_parts,
     negate,
+    small,
+    statements,
     target_names,
 )
 
@@ -142,17 +148,51 @@ _ITERATORS = frozenset("iter zip map filter enumerate reversed".split())
 
 
 def pure_functions(sources: Mapping[str, cst.FunctionDef]) -> frozenset[str]:
-    """Those of a step's helpers whose calls may go or come twice.
-
-    They change no argument, which is asked for elsewhere, but a tensor of their own at
-    most; so what counts are draws and calls of unknown functions.
-    """
-    found = frozenset(sources)
+    """Those of a step's helpers whose calls may go or come twice: they draw nothing, call
+    nobody unknown, and change tensors of their own at most."""
+    found = frozenset(n for n, node in sources.items() if _changes_its_own(node))
     while True:
         kept = frozenset(n for n in found if _does_nothing(sources[n], found))
         if kept == found:
             return found
         found = kept
+
+
+def _changes_its_own(node: cst.FunctionDef) -> bool:
+    """Whether a function has itself made all that it changes: variables that it binds to
+    results of arithmetic and of operations that share no memory with their arguments.
+    """
+    given = {param.name.value for param in all_params(node.params)}
+    values: dict[str, list[cst.BaseExpression]] = {}
+    for statement in all_statements(statements(node.body)):
+        pair = assignment(statement)
+        if pair is not None and isinstance(pair[0], cst.Name):
+            values.setdefault(pair[0].value, []).append(pair[1])
+        elif not isinstance(small(statement), cst.AugAssign):
+            given |= bound_at(statement)
+    for changed in mutated(node.body):
+        name = root_name(changed)
+        if name is None or name in given or name not in values:
+            return False
+        whole = isinstance(changed, cst.Name)
+        if not all(_is_new(v, whole) for v in values[name]):
+            return False
+    return True
+
+
+_NEW = (optable.Result.NEW, optable.Result.NUMBER, optable.Result.COMPUTED)
+
+
+def _is_new(value: cst.BaseExpression, whole: bool) -> bool:
+    """Whether an expression makes a tensor or a number; what adds lists makes one, too,
+    ``whole`` but for its items."""
+    value = cast(cst.BaseExpression, bare(value))
+    if isinstance(value, (cst.BinaryOperation, cst.UnaryOperation)):
+        return whole
+    if not isinstance(value, cst.Call):
+        return is_constant(value)
+    operation = optable.spelled(value)
+    return operation is not None and operation.result in _NEW
 
 
 def _does_nothing(node: cst.FunctionDef, functions: Collection[str]) -> bool:

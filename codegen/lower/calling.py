@@ -9,6 +9,7 @@ import libcst as cst
 from codegen.context import Context
 from codegen.diagnostics import walk
 from codegen.evaluation import Evaluation
+from codegen.inplace import may_mutate
 from codegen.lower.blocks import NESTED, WHOLE
 from codegen.lower.called import called
 from codegen.lower.callees import calls_argument, returns_parts, walks_parameters
@@ -16,7 +17,6 @@ from codegen.lower.frame import Frame, Kind
 from codegen.lower.helpers import given_to
 from codegen.lower.kinds import kind_of
 from codegen.lower.own import SelfResolver
-from codegen.rules.r4_out_of_place.inplace import may_mutate
 from codegen.syntax import all_params, assign, calls, dotted
 from codegen.upstream import Definition
 

@@ -21,8 +21,8 @@ import libcst as cst
 from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.inplace import CONTAINER_METHODS, may_mutate
 from codegen.lower.tuples import split_tuple
-from codegen.rules.r4_out_of_place.inplace import CONTAINER_METHODS, may_mutate
 from codegen.syntax import (
     Body,
     Statement,

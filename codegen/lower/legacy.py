@@ -25,7 +25,7 @@ import libcst as cst
 from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import Origins, walk
-from codegen.rules.r4_out_of_place.inplace import is_place
+from codegen.inplace import is_place
 from codegen.syntax import (
     TIGHT_EQUAL,
     Body,

@@ -19,6 +19,7 @@ import libcst as cst
 
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.context import Context
+from codegen.inplace import may_mutate
 from codegen.lower import facts
 from codegen.lower.blocks import NESTED, keep_comment, without_docstring
 from codegen.lower.called import called
@@ -36,7 +37,6 @@ from codegen.lower.reading import Reader
 from codegen.lower.tuples import flatten_tuple, split_tuple
 from codegen.lower.unfilled import without_unfilled
 from codegen.purity import effects
-from codegen.rules.r4_out_of_place.inplace import may_mutate
 from codegen.substitution import substitute
 from codegen.syntax import (
     HAVE_VALUES,

@@ -9,10 +9,10 @@ import libcst as cst
 
 from codegen import optable
 from codegen.diagnostics import walk
+from codegen.inplace import chain_root
 from codegen.ir.loops import Loop, Walk
 from codegen.optable import Result
 from codegen.rules.base import Example, Rule
-from codegen.rules.r4_out_of_place.inplace import chain_root
 from codegen.syntax import (
     Body,
     Statement,

@@ -18,11 +18,11 @@ from codegen.analysis.heap import analyse
 from codegen.analysis.liveness import Liveness, liveness
 from codegen.analysis.values import Kind, Place, Value, as_index
 from codegen.diagnostics import walk
+from codegen.inplace import inplace_method, mutated, mutates_place
 from codegen.purity import effects, pure_functions
 from codegen.rules.base import Example
 from codegen.rules.r4_out_of_place.chains import ChainRule
 from codegen.rules.r4_out_of_place.hoist import hoist
-from codegen.rules.r4_out_of_place.inplace import inplace_method, mutated, mutates_place
 from codegen.rules.r4_out_of_place.opaque import Opaque
 from codegen.rules.r4_out_of_place.parts import Scope, names_walked
 from codegen.rules.r4_out_of_place.propagate import Propagation

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from codegen.rules.r4_out_of_place.inplace import VIEWS, mutates_place
+from codegen.inplace import VIEWS, mutates_place
 from codegen.syntax import (
     Body,
     Statement,

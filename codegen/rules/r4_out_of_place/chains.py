@@ -15,13 +15,8 @@ from codegen.analysis.heap import Heap
 from codegen.analysis.liveness import Liveness
 from codegen.analysis.values import Kind, Value
 from codegen.diagnostics import walk
+from codegen.inplace import chain_links, chain_root, inplace_function, inplace_method
 from codegen.rules.r4_out_of_place.parts import MutationRule
-from codegen.rules.r4_out_of_place.inplace import (
-    chain_links,
-    chain_root,
-    inplace_function,
-    inplace_method,
-)
 from codegen.rules.r4_out_of_place.propagate import Propagation
 from codegen.rules.r4_out_of_place.strides import Asked, laid_out
 from codegen.rules.r4_out_of_place.twins import (

@@ -19,10 +19,7 @@ from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import children, walk
 from codegen.evaluation import Evaluation
-from codegen.ir.loops import Loop, Walk
-from codegen.optable import Operation, Result
-from codegen.rules.r4_out_of_place.aliases import may_alias_classes
-from codegen.rules.r4_out_of_place.inplace import (
+from codegen.inplace import (
     chain_root,
     inplace_function,
     inplace_method,
@@ -31,6 +28,9 @@ from codegen.rules.r4_out_of_place.inplace import (
     mutates_place,
     takes_item,
 )
+from codegen.ir.loops import Loop, Walk
+from codegen.optable import Operation, Result
+from codegen.rules.r4_out_of_place.aliases import may_alias_classes
 from codegen.rules.r4_out_of_place.keys import acting_keys, keys_first
 from codegen.syntax import (
     HAVE_VALUES,

@@ -18,8 +18,8 @@ from codegen import optable
 from codegen.context import Context
 from codegen.diagnostics import children, walk
 from codegen.evaluation import Evaluation
+from codegen.inplace import VIEWS, is_place
 from codegen.purity import pure, pure_functions
-from codegen.rules.r4_out_of_place.inplace import VIEWS, is_place
 from codegen.syntax import Statement, calls, is_constant, is_name, small, with_comments
 
 

@@ -14,8 +14,8 @@ from codegen.analysis.heap import Heap
 from codegen.analysis.values import Kind
 from codegen.context import Context
 from codegen.diagnostics import walk
+from codegen.inplace import mutated, mutated_roots
 from codegen.rules.r4_out_of_place.hoist import walked
-from codegen.rules.r4_out_of_place.inplace import mutated, mutated_roots
 from codegen.rules.r4_out_of_place.strides import refuse_memory
 from codegen.syntax import (
     Statement,

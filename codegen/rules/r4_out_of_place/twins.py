@@ -7,8 +7,8 @@ from collections.abc import Callable
 import libcst as cst
 
 from codegen import optable
+from codegen.inplace import chain_links, inplace_method, is_place
 from codegen.rules.base import Rule
-from codegen.rules.r4_out_of_place.inplace import chain_links, inplace_method, is_place
 from codegen.syntax import TIGHT_EQUAL, call, keyword, method
 
 Pin = Callable[[cst.Call, cst.BaseExpression], cst.BaseExpression]
