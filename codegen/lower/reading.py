@@ -12,6 +12,7 @@ from codegen.diagnostics import walk
 from codegen.lower import facts
 from codegen.lower.blocks import group_loop_target, without_docstring
 from codegen.lower.callees import calls_through, is_of_numbers, is_torchs
+from codegen.lower.discarded import loops_of_discarded
 from codegen.lower.frame import Frame
 from codegen.lower.names import hidden_names, rename
 from codegen.lower.own import mangled
@@ -93,6 +94,7 @@ class Reader:
             return None if read_names(named) & params else frame.full_name(named)
 
         body = spelled(body, self.context, resolve)
+        body = loops_of_discarded(body, self.origins)
         body = rename(body, hidden_names(body) - params, self.origins)
         own = bound_names(block(body)) | params | frame.local
         body = tuple(
