@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import libcst as cst
@@ -13,6 +14,7 @@ from codegen.analysis.dtypes import PARAMETER, UNKNOWN, Dtypes
 from codegen.analysis.heap import Heap
 from codegen.analysis.values import Slot, Value
 from codegen.diagnostics import CodegenError, Diagnostic, Origin, Origins
+from codegen.ir.solve import Unsolved
 from codegen.syntax import dotted
 from codegen.upstream import Definition, External, Resolved, SourceModule, Upstream
 
@@ -157,6 +159,20 @@ class Context:
         """at FILE:LINE, for a message that is about another place."""
         origin = self.origins.of(node)
         return f" at {origin.file}:{origin.line}" if origin is not None else ""
+
+    @contextmanager
+    def refusing_unsolved(self, body: Sequence[cst.CSTNode]) -> Iterator[None]:
+        """Refuse ``body`` where an analysis of it comes to no end."""
+        try:
+            yield
+        except Unsolved as unsolved:
+            self.refuse(
+                "R4",
+                unsolved.statement or body[0],
+                "what loops leave in containers here can't be told, turn by turn",
+                "keep tensors in variables, or in containers that no loop fills",
+            )
+            self.raise_if_refused()
 
     def raise_if_refused(self) -> None:
         if self.diagnostics:

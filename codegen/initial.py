@@ -55,7 +55,8 @@ def shared_values(upstream: Upstream, context: Context) -> Sharing:
     while True:
         more = found
         for annotations, body in bodies:
-            heap = analyse(body, annotations, shared=more)
+            with context.refusing_unsolved(body):
+                heap = analyse(body, annotations, shared=more)
             views = {name: frozenset({VIEWED}) for name in heap.shared.viewed}
             more = merged(more, merged(heap.shared.found, views))
             if not found:

@@ -79,10 +79,11 @@ class Pass:
         return self.transform.__name__
 
     def __call__(self, body: Body, context: Context) -> Body:
-        if isinstance(self.transform, type):
-            new: Body | None = self.transform(context).apply(body)
-        else:
-            new = self.transform(body, context)
+        with context.refusing_unsolved(body):
+            if isinstance(self.transform, type):
+                new: Body | None = self.transform(context).apply(body)
+            else:
+                new = self.transform(body, context)
         if self.stops:
             context.raise_if_refused()
         return body if new is None else new

@@ -23,6 +23,7 @@ from codegen.analysis.values import (
     join,
     join_all,
     several,
+    showing,
 )
 
 Fact = tuple[str, bool]
@@ -366,7 +367,7 @@ class Env(Store):
             return view.dulled() if computed(view.text) else view
 
         if any(computed(v.text) for v in self._views()):
-            self.rename(lambda p: replace(p, views=tuple(map(dulled, p.views))))
+            self.rename(lambda p: showing(p, tuple(map(dulled, p.views))))
 
     def close(self, value: Value, names: Iterable[str]) -> Value:
         """``value`` as it is known where these variables are bound no more."""
@@ -399,6 +400,6 @@ def dulled_by(name: str) -> Callable[[Place], Place]:
         if not any(name in variables(v.text) for v in place.views):
             return place
         views = (v.dulled() if name in variables(v.text) else v for v in place.views)
-        return replace(place, views=tuple(views))
+        return showing(place, tuple(views))
 
     return dulled

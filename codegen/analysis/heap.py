@@ -57,7 +57,7 @@ from codegen.analysis.values import (
 from codegen.diagnostics import walk
 from codegen.ir.cfg import Edge, Node, control_flow, evaluated_at
 from codegen.ir.loops import Loop, Walk
-from codegen.ir.solve import forward
+from codegen.ir.solve import MOST_VISITS, Unsolved, forward
 from codegen.syntax import all_params, code, is_name, lazy_parts, small, statements
 
 
@@ -391,8 +391,11 @@ def analyse(
     tuples: set[str] = set()
     shapes: dict[str, Shape] | None = None
     order = {n: i for i, n in enumerate((n for s in body for n in walk(s)), 1)}
-    first = True
+    first, rounds = True, 0
     while True:
+        rounds += 1
+        if rounds > MOST_VISITS:
+            raise Unsolved(body[0] if body else None)
         expressions = Expressions(kinds, stored or {}, sharing, functions, first, order)
         expressions.tuples |= tuples
         expressions.operations = dict(operations or {})

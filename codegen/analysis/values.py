@@ -149,15 +149,23 @@ PART = f" part{MANY}"
 LONGEST_PATH = 4
 """Views of views beyond this are one view of unknown make."""
 
-
 DEEPEST_ITEMS = 4
 """Items of items below this are not told apart."""
 
 
 def seen_through(place: Place, view: View) -> Place:
     if len(place.views) < LONGEST_PATH:
-        return replace(place, views=(*place.views, view))
-    return replace(place, views=(View("opaque", ""),))
+        return showing(place, (*place.views, view))
+    return showing(place, (View("opaque", ""),))
+
+
+def showing(place: Place, views: tuple[View, ...]) -> Place:
+    """The object of ``place`` through other views. What shows an unknown part at one of
+    them does so as a whole: of paths that differ in the rest there would be thousands.
+    """
+    if any(not view.text and not view.whole for view in views):
+        views = (View("opaque", ""),)
+    return place if views == place.views else replace(place, views=views)
 
 
 @dataclass(frozen=True)
@@ -280,7 +288,7 @@ def any_of(value: Value) -> Value:
     def any_place(place: Place) -> Place:
         if not place.views:
             return place
-        return replace(place, views=(*place.views[:-1], View("opaque", "")))
+        return showing(place, (*place.views[:-1], View("opaque", "")))
 
     return value.with_places(any_place)
 

@@ -1,18 +1,31 @@
 """Dataflow equations over a control-flow graph, solved by a worklist to the fixpoint.
 
 A client gives the transfer function of a node and the join of two facts. Facts must
-only grow under ``join``, and finitely often.
+only grow under ``join``, and finitely often: where they don't, no fact is true.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TypeVar
+
+import libcst as cst
 
 from codegen.ir.cfg import Edge, Graph, Node
 
 Fact = TypeVar("Fact")
+
+MOST_VISITS = 200
+"""How often a fact may grow: where that has an end it does so some twenty times."""
+
+
+class Unsolved(Exception):
+    """Facts before a statement grow with every round."""
+
+    def __init__(self, statement: cst.CSTNode | None) -> None:
+        super().__init__("an analysis comes to no end")
+        self.statement = statement
 
 
 def forward(
@@ -23,15 +36,22 @@ def forward(
 ) -> dict[Node, Fact]:
     """The fact before each node that can be reached.
 
+    Raises:
+        Unsolved: one of them grows without an end.
+
     ``transfer(node, edge, before)`` is what holds when the node is left by ``edge``, None
     where it surely isn't.
     """
     before: dict[Node, Fact] = {graph.entry: entry}
     position = {node: number for number, node in enumerate(graph.nodes)}
     pending = {graph.entry}
+    visits: Counter[Node] = Counter()
     while pending:
         node = min(pending, key=position.__getitem__)
         pending.remove(node)
+        visits[node] += 1
+        if visits[node] > MOST_VISITS:
+            raise Unsolved(node.statement)
         for edge, target in node.successors:
             fact = transfer(node, edge, before[node])
             if fact is None:
