@@ -125,6 +125,8 @@ class Bindings:
             self.expressions.tuples.add(f"{slot.container}[{slot.key}]")
         kind = self.expressions.slot_kinds.get(slot, Kind.NONE)
         self.expressions.slot_kinds[slot] = join_kind(kind, value.kind)
+        if value.kind is Kind.TENSOR:
+            self.expressions.tensors_left.add(slot)
 
     def _weaken(self, slot: Slot, value: Value, env: Env) -> None:
         """Slots that may be the one that is stored to may hold the new value."""

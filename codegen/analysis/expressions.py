@@ -9,7 +9,7 @@ m if c else v       one of two
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol, cast
 
@@ -89,6 +89,7 @@ class Expressions:
         order: Mapping[cst.CSTNode, int] | None = None,
     ) -> None:
         self.slot_kinds = dict(slot_kinds)
+        self.tensors_left: set[Slot] = set()
         self.stored = stored
         self.sharing = sharing
         self.constructed: Mapping[str, frozenset[str]] = {}
@@ -485,8 +486,9 @@ def key_text(key: cst.BaseExpression, container: str, env: Env) -> str:
     return text
 
 
-def may_be_left_tensor(value: Value, slot_kinds: Mapping[Slot, Kind]) -> bool:
-    """Whether a setting may be a tensor that an earlier step stored."""
+def may_be_left_tensor(value: Value, tensors: Container[Slot]) -> bool:
+    """Whether a setting is in one of these slots, in which a step leaves tensors."""
     told = (p.obj.partition(TOLD) for p in value.places)
-    slots = (Slot("group", f'"{key}"') for before, _, key in told if not before)
-    return any(slot_kinds.get(slot) in MAY_HOLD_TENSORS for slot in slots)
+    return any(
+        Slot("group", f'"{key}"') in tensors for before, _, key in told if not before
+    )

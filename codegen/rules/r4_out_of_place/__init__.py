@@ -359,7 +359,7 @@ class OutOfPlace(ChainRule):
         if isinstance(target, cst.Subscript) and self._is_copied(target, value, env):
             return self._item_store(node, target, new, env) or [node]
         if value.kind in (Kind.NUMBER, Kind.SCALAR_OR_TENSOR):
-            if may_be_left_tensor(value, self.places.expressions.slot_kinds):
+            if may_be_left_tensor(value, self.places.expressions.tensors_left):
                 self._refuse_number_or_tensor(inner)
             result: list[Statement] = [assign([target], new)]
         else:
