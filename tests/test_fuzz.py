@@ -72,24 +72,6 @@ a.mul_(decay)
 a = m if state['step'] % 2 else v
 a.T.mul_(0.5)
 """,
-    "views of views in nested loops": """
-bufs = state["bufs"]
-a, b = grad * beta, m.clone()
-pile = [b.clone(), a.clone()]
-bufs.clear()
-bufs.extend([v, torch.zeros_like(p)])
-for x1 in range(2):
-    pile[x1] = pile[1 - x1].clone()
-for t2 in [a, a, v]:
-    if not calls % 2:
-        continue
-    v[0].mul_(0.5)
-    for t3 in (m, grad):
-        x4 = bufs[:]
-        x4[0].mul_(beta**calls)
-        x5 = t2.reshape(-1)
-        x5[0] = beta
-""",
     "item of a list": """
 bufs = state['bufs']
 bufs[0].mul_(beta).add_(grad)

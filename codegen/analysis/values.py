@@ -160,11 +160,11 @@ def seen_through(place: Place, view: View) -> Place:
 
 
 def showing(place: Place, views: tuple[View, ...]) -> Place:
-    """The object of ``place`` through other views. What shows an unknown part at one of
-    them does so as a whole: of paths that differ in the rest there would be thousands.
-    """
-    if any(not view.text and not view.whole for view in views):
-        views = (View("opaque", ""),)
+    """The object of ``place`` through other views. A view of an unknown part is one, too:
+    paths that differ behind that would be told apart by the thousand."""
+    unknown = View("opaque", "")
+    if unknown in views:
+        views = (*views[: views.index(unknown)], unknown)
     return place if views == place.views else replace(place, views=views)
 
 
